@@ -1,0 +1,55 @@
+"""Differentiable co-design of CLIP models and edge accelerators.
+
+What a user needs is importable from here:
+
+    from codesign import Accelerator, Scenario, clip_vit_b16, estimate
+    estimate(clip_vit_b16(), Accelerator(), Scenario()).carbon_kgco2e
+"""
+
+import importlib as _importlib
+from pathlib import Path as _Path
+from typing import TYPE_CHECKING, Any
+
+# In a checkout models/, train/ and configs/ stand beside this folder, not in it
+# (setup.cfg maps them). Python started in the checkout's root finds this folder
+# before the installed package; these lines let it find its subpackages too.
+_here = _Path(__file__).resolve().parent
+if not (_here / "models").is_dir() and (_here.parent / "setup.cfg").is_file():
+    __path__.append(str(_here.parent))
+
+if TYPE_CHECKING:
+    from codesign.accelerator import Accelerator as Accelerator
+    from codesign.architecture import Architecture as Architecture
+    from codesign.architecture import Tower as Tower
+    from codesign.architecture import clip_vit_b16 as clip_vit_b16
+    from codesign.cost.estimate import estimate as estimate
+    from codesign.cost.model import Costs as Costs
+    from codesign.design_file import Design as Design
+    from codesign.design_file import load_design as load_design
+    from codesign.scenario import Scenario as Scenario
+    from codesign.space import DesignSpace as DesignSpace
+
+# Imported when first asked for, so that `codesign --help` need not wait for JAX.
+_PUBLIC = {
+    "Accelerator": "accelerator",
+    "Architecture": "architecture",
+    "Costs": "cost.model",
+    "Design": "design_file",
+    "DesignSpace": "space",
+    "Scenario": "scenario",
+    "Tower": "architecture",
+    "clip_vit_b16": "architecture",
+    "estimate": "cost.estimate",
+    "load_design": "design_file",
+}
+__all__ = sorted(_PUBLIC)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'codesign' has no attribute {name!r}")
+    return getattr(_importlib.import_module(f"codesign.{_PUBLIC[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

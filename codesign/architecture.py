@@ -1,0 +1,85 @@
+"""Architecture: the discrete dimensions of a CLIP, as a pytree.
+
+The elastic dimensions (layers, width, heads, ffn of both towers) are leaves, so
+that the same object holds Python integers, traced scalars or a batch of relaxed
+designs; everything else is static structure.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+
+TOWERS = ("vision", "text")
+ELASTIC = ("layers", "width", "heads", "ffn")
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Tower:
+    """Elastic dimensions of one transformer tower.
+
+    Attributes:
+      layers: number of transformer blocks.
+      width: residual channels D.
+      heads: attention heads H; the qkv width is `heads * head_dim`, not `width`.
+      ffn: hidden units F of the MLP.
+
+    Each is an int in a discrete design, a float scalar in a relaxed one, or an
+    array [...] of either in a batch.
+    """
+
+    layers: Any
+    width: Any
+    heads: Any
+    ffn: Any
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Architecture:
+    """A CLIP: two towers and what they share.
+
+    Attributes:
+      vision: image tower.
+      text: text tower.
+      patch: side of a square image patch, pixels.
+      image: side of the square input image, pixels; a multiple of `patch`.
+      channels: colour channels of the input image.
+      context: text length in tokens.
+      projection: width E of the joint embedding.
+      head_dim: channels per attention head, the same in both towers.
+      vocab: size of the token table.
+      activation: "gelu" (exact, erf) or "quick_gelu" (x * sigmoid(1.702 x)).
+    """
+
+    vision: Tower
+    text: Tower
+    patch: int = dataclasses.field(default=16, metadata={"static": True})
+    image: int = dataclasses.field(default=224, metadata={"static": True})
+    channels: int = dataclasses.field(default=3, metadata={"static": True})
+    context: int = dataclasses.field(default=77, metadata={"static": True})
+    projection: int = dataclasses.field(default=512, metadata={"static": True})
+    head_dim: int = dataclasses.field(default=64, metadata={"static": True})
+    vocab: int = dataclasses.field(default=49408, metadata={"static": True})
+    activation: str = dataclasses.field(default="gelu", metadata={"static": True})
+
+    @property
+    def patches(self) -> int:
+        """Patches per image, (image / patch)^2."""
+        return (self.image // self.patch) ** 2
+
+    @property
+    def vision_tokens(self) -> int:
+        """Tokens of the image tower: the patches and the class token."""
+        return self.patches + 1
+
+
+def clip_vit_b16() -> Architecture:
+    """CLIP ViT-B/16 (Radford et al., ICML 2021, table 20), exact GELU as in DataComp's."""
+    return Architecture(
+        vision=Tower(layers=12, width=768, heads=12, ffn=3072),
+        text=Tower(layers=12, width=512, heads=8, ffn=2048),
+    )

@@ -1,0 +1,320 @@
+"""The `codesign` program.
+
+Results go to stdout, progress to stderr, so that a result can always be piped; with
+--json the result is one JSON value. Bad input ends in one line and exit code 2, a
+failure in one line and exit code 1, Ctrl-C in 130. Whatever else goes wrong is a bug and
+shows its traceback.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import errno
+import json
+import os
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+# Heavy modules (JAX, matplotlib) are imported by the commands that need them: help is instant.
+from codesign.errors import RunError, UserError, did_you_mean
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from codesign.design_file import Design
+
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+# Piped output has no width of its own; the widest table needs this much.
+_PIPE_WIDTH = 110
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the program.
+
+    Args:
+      argv: arguments after the program's name; default: those of the process.
+
+    Returns:
+      The exit code.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        try:
+            return _run(argv)
+        finally:
+            sys.stdout.flush()  # Here, where a closed pipe is still caught.
+    except UserError as error:
+        return _fail(error, 2)
+    except RunError as error:
+        return _fail(error, 1)
+    except BrokenPipeError:
+        # The reader (head, less) has seen enough. Python flushes stdout once more at exit.
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        if error.errno not in _DISK_FULL:
+            raise
+        place = f": {error.filename}" if error.filename else ""
+        return _fail(f"{error.strerror}{place}", 1)
+    except KeyboardInterrupt as interrupt:
+        print(str(interrupt) or "interrupted", file=sys.stderr)
+        return 130
+
+
+def _fail(error: object, code: int) -> int:
+    print(f"codesign: {error}", file=sys.stderr)
+    return code
+
+
+def _run(argv: list[str]) -> int:
+    _check_command(argv)
+    args, extra = _parser().parse_known_args(argv)
+    if args.command is not _search and extra:
+        raise UserError(f"unexpected argument '{extra[0]}'; see codesign {argv[0]} --help")
+    args.overrides = extra
+    command: Callable[[argparse.Namespace], int] = args.command
+    return command(args)
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse whose errors are one line, raised like every other bad input."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; see {self.prog} --help")
+
+
+class _SearchHelp(argparse.Action):
+    """--help of search: after a CONFIG, its fields too."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, *_: Any
+    ) -> None:
+        from codesign.overrides import config_names, format_overrides
+
+        if getattr(namespace, "config", None):
+            more = format_overrides(namespace.config).rstrip()
+        else:
+            more = f"configs: {', '.join(config_names()) or 'none'}"
+        print(f"{parser.format_help()}\n{more}")
+        parser.exit()
+
+
+class _Version(argparse.Action):
+    """--version, read from the installed package only when asked for."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        import importlib.metadata
+
+        print(f"codesign {importlib.metadata.version('codesign')}")
+        parser.exit()
+
+
+_COMMANDS = ("search", "cost", "report")
+
+
+def _check_command(argv: list[str]) -> None:
+    if argv and not argv[0].startswith("-") and argv[0] not in _COMMANDS:
+        hint = did_you_mean(argv[0], _COMMANDS)
+        raise UserError(f"there is no command '{argv[0]}'; {hint}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="codesign",
+        description="Differentiable co-design of CLIP models and edge accelerators.",
+        epilog="codesign COMMAND --help tells more.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
+    _add_search(commands)
+    _add_cost(commands)
+    _add_report(commands)
+    return parser
+
+
+def _add_command(commands: Any, name: str, run: Any, summary: str, **more: Any) -> Any:
+    parser = commands.add_parser(
+        name, help=summary, allow_abbrev=False,
+        description=summary[0].upper() + summary[1:] + ".", **more,
+    )  # fmt: skip
+    parser.add_argument(
+        "--json", action="store_true", help="print the result as JSON, and nothing else, on stdout"
+    )
+    parser.set_defaults(command=run)
+    return parser
+
+
+def _add_search(commands: Any) -> None:
+    parser = _add_command(
+        commands,
+        "search",
+        _search,
+        "search architectures and accelerators together; writes a run folder",
+        add_help=False,
+        usage="codesign search CONFIG [--out DIR] [--resume] [--json] [--FIELD VALUE ...]",
+        epilog="codesign search CONFIG --help lists the config's fields; any of them is "
+        "overridden by --FIELD VALUE, such as --seed 1.",
+    )
+    parser.add_argument("config", metavar="CONFIG", help="name of a config, or path of a .py file")
+    parser.add_argument("--out", metavar="DIR", help="run folder (default: runs/CONFIG)")
+    parser.add_argument("--resume", action="store_true", help="continue the run in the folder")
+    parser.add_argument("-h", "--help", action=_SearchHelp, nargs=0, help="show this and exit")
+
+
+def _add_cost(commands: Any) -> None:
+    parser = _add_command(
+        commands, "cost", _cost, "latency, energy, area and carbon of one design, by part"
+    )
+    parser.add_argument("file", metavar="FILE", help="a design as JSON, or a run's designs.json")
+    parser.add_argument("--name", help="the design to take from a list of designs")
+
+
+def _add_report(commands: Any) -> None:
+    parser = _add_command(
+        commands, "report", _report, "rebuild the reports of runs; compare several runs"
+    )
+    parser.add_argument("runs", metavar="RUN", nargs="+", help="a run folder, such as runs/NAME")
+
+
+def _search(args: argparse.Namespace) -> int:
+    """`codesign search`: the run itself is train.joint's."""
+    from codesign.overrides import config_name, config_to_json, load_config
+    from codesign.report.tables import savings
+    from codesign.runs import RunFolder, jsonable
+
+    config = load_config(args.config, args.overrides)
+    _check_scenarios(config)
+    name = config_name(args.config)
+    out = Path(args.out if args.out is not None else Path("runs") / name)
+    folder = RunFolder.create(out, config_to_json(config), resume=args.resume, name=name)
+    try:
+        from codesign.train.joint import run_search
+
+        result = run_search(config, folder, _console(stderr=True))
+    except KeyboardInterrupt:
+        again = _resume_command(args)
+        message = f"interrupted; the run is kept: {again} continues it"
+        raise KeyboardInterrupt(message) from None
+    designs, summary = result["designs"], result["summary"]
+    report = folder.path / "report.html"
+    if args.json:
+        found = {"run": str(out), "report": str(report), "designs": designs, "summary": summary}
+        _print_json(jsonable(found | {"savings": savings(designs)}))
+    else:
+        _print_run(name, designs, str(report))
+    return 0
+
+
+def _check_scenarios(config: Any) -> None:
+    """Refuses a config's impossible scenario now rather than at its first pricing."""
+    import dataclasses
+
+    from codesign.design_file import check_scenario
+    from codesign.scenario import Scenario
+
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if isinstance(value, Scenario):
+            check_scenario(value, f"--{field.name}")
+
+
+def _resume_command(args: argparse.Namespace) -> str:
+    """The command that continues an interrupted search: the same, with --resume."""
+    out = ["--out", args.out] if args.out is not None else []
+    as_json = ["--json"] if args.json else []
+    words = ["codesign", "search", args.config, *args.overrides, *out, *as_json, "--resume"]
+    return shlex.join(words)
+
+
+def _print_run(name: str, designs: Sequence[dict[str, Any]], report: str) -> None:
+    from codesign.report.tables import designs_table, savings
+
+    console = _console()
+    console.print(designs_table(designs, title=name))
+    for saving in savings(designs):
+        console.print(str(saving), markup=False, highlight=False)
+    console.print(f"report: {report}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _cost(args: argparse.Namespace) -> int:
+    """`codesign cost`."""
+    from codesign.design_file import design_to_json, load_design
+    from codesign.report.tables import costs_table
+
+    design = load_design(args.file, name=args.name)
+    costs = _costs(design)
+    plain = design_to_json(design)
+    if args.json:
+        _print_json(plain | {"costs": costs})
+        return 0
+    console = _console()
+    console.print(_design_line(plain), markup=False, highlight=False)
+    console.print(costs_table(costs))
+    return 0
+
+
+def _costs(design: Design) -> dict[str, Any]:
+    """The design's costs as plain numbers, in the order of designs.json."""
+    from codesign.cost.estimate import estimate
+    from codesign.runs import jsonable
+
+    costs = estimate(design.architecture, design.accelerator, design.scenario)
+    fields = (
+        "latency_s", "energy_j", "area_mm2", "tops",
+        "operational_kgco2e", "embodied_kgco2e", "carbon_kgco2e", "breakdown",
+    )  # fmt: skip
+    plain: dict[str, Any] = jsonable({field: getattr(costs, field) for field in fields})
+    return plain
+
+
+def _design_line(plain: dict[str, Any]) -> str:
+    from codesign.report.tables import accelerator_text, tower_text
+
+    towers = plain["architecture"]
+    chip = ", ".join(accelerator_text(plain["accelerator"]))
+    vision, text = tower_text(towers["vision"]), tower_text(towers["text"])
+    return f"{plain['name']}: vision {vision}, text {text}; {chip}"
+
+
+def _report(args: argparse.Namespace) -> int:
+    """`codesign report`."""
+    from codesign.report import write_report
+    from codesign.report.tables import comparison_table, run_summary, savings
+    from codesign.runs import jsonable, read_run
+
+    # All are read before one is written: a misspelt folder leaves the others as they were.
+    runs = [read_run(path) for path in args.runs]
+    reports = [write_report(run.path) for run in runs]
+    summaries = [run_summary(run.name, run.designs, run.summary) for run in runs]
+    if args.json:
+        _print_json([
+            {"run": str(run.path), "report": str(report)}
+            | summary
+            | {"savings": jsonable(savings(run.designs))}
+            for run, report, summary in zip(runs, reports, summaries, strict=True)
+        ])  # fmt: skip
+        return 0
+    for run, report in zip(runs, reports, strict=True):
+        _print_run(run.name, run.designs, str(report))
+    if len(runs) > 1:
+        _console().print(comparison_table(summaries))
+    return 0
+
+
+def _console(stderr: bool = False) -> Console:
+    from rich.console import Console
+
+    console = Console(stderr=stderr)
+    if not console.is_terminal:
+        console.width = _PIPE_WIDTH
+    return console
+
+
+def _print_json(obj: Any) -> None:
+    print(json.dumps(obj, indent=2, ensure_ascii=False, allow_nan=False))

@@ -1,0 +1,370 @@
+"""Cost of one GEMM on the template accelerator: the best mapping of a fixed lattice.
+
+O[m, n] = sum_k I[m, k] W[k, n], all operands in DRAM before and after, int8, with
+int32 partial sums. The machine is fixed where its wires are: the array holds
+weights, n lies along its pe_x columns, k along its pe_y rows, and each PE's
+register holds up to 32 weights of one column, so a column's accumulator collects
+pe_y * 32 products before a partial sum goes back to the local buffer (L2).
+
+What a mapping chooses, and what the lattice below enumerates:
+
+* core split: m, k or n is divided over the cores;
+* L2 tile (m2, k2, n2): n2 and k2 from ladders, aligned to the array, m2 as large
+  as the double-buffered tiles then allow;
+* schedule: which operand the global buffer (GLB) keeps while the others stream
+  through it, and which loop runs innermost between GLB and L2.
+
+Every candidate is priced in a vectorised sweep without derivatives; the one with
+the smallest energy x delay (as Timeloop's and ZigZag's mappers choose) is priced
+again with them, so a gradient costs one mapping, not the lattice. ceil and floor
+carry the derivative of the identity: off the grid of array sizes the derivative is
+the average slope. docs/cost-model.md derives each term.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from codesign.accelerator import Accelerator
+from codesign.cost.technology import PARTIAL_SUM_BYTES, WEIGHT_REGISTER_WORDS, Technology
+
+Array = jax.Array
+
+SPLITS = ("m", "k", "n")
+# Trips of the n and k loops above L2; the last entries stand for the smallest tile
+# the array can work on (one column block; one block of full registers; one row block).
+N_TRIPS = (1.0, 2.0, 4.0, 8.0, 16.0, np.inf)
+K_TRIPS = (1.0, 2.0, 4.0, 8.0, "registers", np.inf)
+
+
+class Schedule(NamedTuple):
+    """Loops above L2, outermost first.
+
+    Attributes:
+      keeps: operand whose block stays in the GLB while the others stream: "I", "W"
+        or "O".
+      rows: for "O", the share of the m dimension the kept block spans.
+      dram: loops between DRAM and GLB. "M" and "N" walk the kept blocks, lower-case
+        letters the L2 tiles.
+      inner: loops between GLB and L2, inside those of `dram` that walk blocks.
+    """
+
+    keeps: str
+    rows: float
+    dram: str
+    inner: str
+
+
+SCHEDULES = (
+    Schedule("I", 1.0, "Mn", "Mnmk"),
+    Schedule("I", 1.0, "Mn", "Mnkm"),
+    Schedule("W", 1.0, "Nm", "Nmnk"),
+    Schedule("W", 1.0, "Nm", "Nmkn"),
+    Schedule("O", 1.0, "MNk", "MNknm"),
+    Schedule("O", 0.25, "MNk", "MNknm"),
+    Schedule("O", 0.0625, "MNk", "MNknm"),
+)
+
+
+class Lattice(NamedTuple):
+    """Mappings as arrays [P]: index of the core split and of the tile ladders."""
+
+    split: Array
+    n_step: Array
+    k_step: Array
+
+
+_GRID = np.array(
+    list(itertools.product(range(len(SPLITS)), range(len(N_TRIPS)), range(len(K_TRIPS)))),
+    dtype=np.int32,
+).T
+_N_TRIPS = np.array(N_TRIPS, dtype=np.float32)
+_K_TRIPS = np.array([1.0 if t == "registers" else t for t in K_TRIPS], dtype=np.float32)
+_K_REGISTERS = np.array([t == "registers" for t in K_TRIPS])
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class GemmCosts:
+    """Cost of a GEMM; scalars or arrays [...].
+
+    Attributes:
+      cycles: latency, clock cycles.
+      mac_pj, register_pj, l2_pj, glb_pj, dram_pj: dynamic energy by part, pJ.
+    """
+
+    cycles: Any
+    mac_pj: Any
+    register_pj: Any
+    l2_pj: Any
+    glb_pj: Any
+    dram_pj: Any
+
+    @property
+    def dynamic_pj(self) -> Any:
+        """Dynamic energy, pJ."""
+        return self.mac_pj + self.register_pj + self.l2_pj + self.glb_pj + self.dram_pj
+
+
+def _rounded(x: Array, to: Array) -> Array:
+    return x + jax.lax.stop_gradient(to - x)
+
+
+def ceil(x: Array) -> Array:
+    """Smallest integer >= x, forgiving float32 rounding; derivative 1."""
+    return _rounded(x, jnp.ceil(x - 1e-4))
+
+
+def floor(x: Array) -> Array:
+    """Largest integer <= x, forgiving float32 rounding; derivative 1."""
+    return _rounded(x, jnp.floor(x + 1e-4))
+
+
+class _Tiles(NamedTuple):
+    """L2 tiles of one core, their trips, and the tile the chip works on; arrays [P]."""
+
+    m2: Array
+    k2: Array
+    n2: Array
+    trips: dict[str, Array]  # "m", "k", "n"
+    chip: dict[str, Array]  # tile of all cores together
+    cores: dict[str, Array]  # cores that share a dimension: C along the split one, else 1
+    core_dims: dict[str, Array]
+    fits: Array
+
+
+def _aligned(dim: Array, trips: Array, block: Array) -> Array:
+    """dim / trips, rounded up to whole blocks, but at most dim and at least one block."""
+    return jnp.minimum(dim, jnp.maximum(block, ceil(dim / trips / block) * block))
+
+
+def _tiles(dims: dict[str, Array], accelerator: Accelerator, lattice: Lattice) -> _Tiles:
+    rows = accelerator.pe_y
+    registers = rows * WEIGHT_REGISTER_WORDS
+    cores = {
+        d: jnp.where(lattice.split == i, accelerator.cores, 1) for i, d in enumerate(SPLITS)
+    }
+    core_dims = {d: ceil(dims[d] / cores[d]) for d in SPLITS}
+    n2 = _aligned(core_dims["n"], jnp.asarray(_N_TRIPS)[lattice.n_step], accelerator.pe_x)
+    k_block = jnp.where(jnp.asarray(_K_REGISTERS)[lattice.k_step], registers, rows)
+    k_trips = jnp.asarray(_K_TRIPS)[lattice.k_step]
+    k2 = jnp.where(
+        jnp.asarray(_K_REGISTERS)[lattice.k_step],
+        jnp.minimum(core_dims["k"], registers),
+        _aligned(core_dims["k"], k_trips, k_block),
+    )
+    # Two copies of each tile, so that one is filled or drained while the other is used.
+    # Weights of a single register block only pass through L2 on their way to the PEs.
+    in_registers = (k2 <= registers) & (n2 <= accelerator.pe_x)
+    free = accelerator.l2_kib * 1024.0 / 2 - jnp.where(in_registers, 0, k2 * n2)
+    m_max = floor(free / (k2 + PARTIAL_SUM_BYTES * n2))
+    fits = m_max >= 1
+    m_trips = ceil(core_dims["m"] / jnp.maximum(m_max, 1))
+    m2 = ceil(core_dims["m"] / m_trips)
+    trips = {"m": m_trips, "k": ceil(core_dims["k"] / k2), "n": ceil(core_dims["n"] / n2)}
+    tile = {"m": m2, "k": k2, "n": n2}
+    chip = {d: jnp.minimum(dims[d], tile[d] * cores[d]) for d in SPLITS}
+    return _Tiles(m2, k2, n2, trips, chip, cores, core_dims, fits)
+
+
+def _blocks(
+    schedule: Schedule, dims: dict[str, Array], tiles: _Tiles, glb_bytes: Array
+) -> tuple[dict[str, Array], Array]:
+    """Trips over GLB blocks {"M", "N"} and whether the schedule fits the GLB."""
+    m, k, n = dims["m"], dims["k"], dims["n"]
+    chip = tiles.chip
+    one = jnp.ones_like(tiles.m2)
+    # Outputs in the GLB are finished bytes unless the k loop leaves partial sums there.
+    spills = schedule.inner[-1] != "k"
+    out = jnp.where(spills & (tiles.trips["k"] > 1), PARTIAL_SUM_BYTES, 1)
+    if schedule.keeps == "I":  # m1 rows of I, whole in k; W and O stream in chunks of n
+        m1 = (glb_bytes - 2 * k * chip["n"]) / (k + 2 * out * chip["n"])
+        return {"M": ceil(m / jnp.clip(floor(m1), 1, m)), "N": one}, m1 >= chip["m"]
+    if schedule.keeps == "W":  # n1 columns of W, whole in k; I and O stream in chunks of m
+        n1 = (glb_bytes - 2 * k * chip["m"]) / (k + 2 * out * chip["m"])
+        return {"M": one, "N": ceil(n / jnp.clip(floor(n1), 1, n))}, n1 >= chip["n"]
+    m1 = jnp.clip(ceil(m * schedule.rows), chip["m"], m)
+    n1 = (glb_bytes - 2 * m1 * chip["k"]) / (PARTIAL_SUM_BYTES * m1 + 2 * chip["k"])
+    return {"M": ceil(m / m1), "N": ceil(n / jnp.clip(floor(n1), 1, n))}, n1 >= chip["n"]
+
+
+def _refetches(loops: Sequence[tuple[str, Array]], irrelevant: str) -> Array:
+    """How often each word of an operand is moved, given the loops above its buffer.
+
+    A loop over the dimension the operand lacks moves it again on every trip, unless
+    no loop inside it changes the operand's tile: then the tile just stays.
+    """
+    times = jnp.ones_like(loops[0][1])
+    moves_inside = jnp.zeros_like(loops[0][1], dtype=bool)
+    for dim, trips in reversed(loops):
+        if dim == irrelevant:
+            times = times * jnp.where(moves_inside, trips, 1)
+        else:
+            moves_inside = moves_inside | (trips > 1)
+    return times
+
+
+def _loops(order: str, trips: dict[str, Array], blocks: dict[str, Array]) -> list:
+    """Loop nest as (dimension, trips); tile loops inside block loops walk one block."""
+    nest = []
+    for letter in order:
+        dim = letter.lower()
+        if letter.isupper():
+            nest.append((dim, blocks[letter]))
+        else:
+            nest.append((dim, jnp.maximum(1.0, trips[dim] / blocks.get(dim.upper(), 1.0))))
+    return nest
+
+
+def _price(
+    schedule: Schedule,
+    dims: dict[str, Array],
+    tiles: _Tiles,
+    accelerator: Accelerator,
+    tech: Technology,
+) -> tuple[GemmCosts, Array]:
+    """Cost of one schedule on tiles [P], and which of them fit."""
+    m, k, n = dims["m"], dims["k"], dims["n"]
+    size_i, size_w, size_o = m * k, k * n, m * n
+    cores, trips = tiles.cores, tiles.trips
+    all_cores = accelerator.cores
+    blocks, fits = _blocks(schedule, dims, tiles, accelerator.glb_mib * 2.0**20)
+
+    dram = _loops(schedule.dram, trips, blocks)
+    dram_read = size_i * _refetches(dram, "n") + size_w * _refetches(dram, "m")
+    dram_write = size_o
+
+    inner = _loops(schedule.inner, trips, blocks)
+    i_moved = size_i * _refetches(inner, "n")
+    w_moved = size_w * _refetches(inner, "m")
+    visits = cores["k"] * _refetches(inner, "k")
+    partial = PARTIAL_SUM_BYTES * size_o * (visits - 1)  # written to, then read from the GLB
+    glb_read = i_moved + w_moved + partial + size_o
+    glb_write = dram_read + partial + size_o
+
+    # Accumulations in L2: one read-modify-write per block of full registers.
+    registers = accelerator.pe_y * WEIGHT_REGISTER_WORDS
+    passes = trips["k"] * ceil(tiles.k2 / registers)
+    column_blocks = ceil(tiles.core_dims["n"] / accelerator.pe_x)
+    # Registers are refilled per tile of rows, unless one block of weights is all they walk.
+    in_tile = [
+        ("n", ceil(tiles.n2 / accelerator.pe_x)),
+        ("k", ceil(tiles.k2 / registers)),
+    ]
+    register_fills = size_w * _refetches([*inner, *in_tile], "m") * cores["m"]
+    # Every pass but the very last, which requantises, writes partial sums; every pass of
+    # a core but its first reads them back.
+    summed = PARTIAL_SUM_BYTES * size_o * cores["k"] * (passes - 1)
+    merged = PARTIAL_SUM_BYTES * size_o * (cores["k"] - 1)
+    to_l2_i, to_l2_w = i_moved * cores["n"], w_moved * cores["m"]
+    l2_read = (
+        size_i * column_blocks * cores["n"] + register_fills + summed + partial + size_o
+    )
+    l2_write = to_l2_i + to_l2_w + summed + merged + size_o + partial
+
+    compute = (
+        tiles.core_dims["m"] * column_blocks * ceil(tiles.core_dims["k"] / accelerator.pe_y)
+    )
+    l2_words = accelerator.l2_words_per_cycle * all_cores
+    on_chip = jnp.maximum(compute, jnp.maximum(l2_read, l2_write) / l2_words)
+    on_chip = jnp.maximum(on_chip, jnp.maximum(glb_read, glb_write) / tech.glb_words_per_cycle)
+    # Before the array can start: the first tiles of I and W, and the first registers.
+    chip = tiles.chip
+    first_registers = (
+        jnp.minimum(accelerator.pe_x, tiles.n2) * jnp.minimum(registers, tiles.k2)
+    )
+    fill = (
+        chip["m"] * chip["k"] + chip["k"] * chip["n"]
+    ) / tech.dram_words_per_cycle + first_registers / accelerator.l2_words_per_cycle
+    drain = chip["m"] * chip["n"] / tech.dram_words_per_cycle
+    cycles = jnp.maximum(
+        fill + on_chip + drain,
+        jnp.maximum(
+            dram_read / tech.dram_words_per_cycle + drain,
+            dram_write / tech.dram_words_per_cycle + fill,
+        ),
+    )
+    macs = m * k * n
+    costs = GemmCosts(
+        cycles=cycles,
+        mac_pj=macs * tech.mac_pj + jnp.zeros_like(cycles),
+        register_pj=macs * tech.register_read_pj + register_fills * tech.register_write_pj,
+        l2_pj=l2_read * tech.l2_read_pj + l2_write * tech.l2_write_pj,
+        glb_pj=glb_read * tech.glb_read_pj + glb_write * tech.glb_write_pj,
+        dram_pj=(dram_read + dram_write) * tech.dram_pj,
+    )
+    return costs, tiles.fits & fits
+
+
+class _Best(NamedTuple):
+    """The best mapping so far: energy x delay (pJ cycles), tile and schedule; scalars."""
+
+    edp: Array
+    point: Lattice
+    schedule: Array
+
+
+def _choose(condition: Array, if_true: Any, if_false: Any) -> Any:
+    """jnp.where of whole pytrees."""
+    return jax.tree.map(functools.partial(jnp.where, condition), if_true, if_false)
+
+
+def _best_mapping(
+    dims: dict[str, Array], accelerator: Accelerator, tech: Technology
+) -> _Best:
+    """The mapping of least energy x delay; infinite edp where none fits.
+
+    Scans the lattice, so that under vmap each step is one pass over the batch and
+    nothing of the size batch x lattice is ever stored.
+    """
+
+    def step(best: _Best, point: Lattice) -> tuple[_Best, None]:
+        tiles = _tiles(dims, accelerator, point)
+        # A chain of selections, not a stack: XLA keeps it one vectorised loop.
+        for i, schedule in enumerate(SCHEDULES):
+            cost, fits = _price(schedule, dims, tiles, accelerator, tech)
+            energy = cost.dynamic_pj + cost.cycles * tech.leakage_pj
+            here = _Best(
+                jnp.where(fits, energy * cost.cycles, jnp.inf), point, jnp.asarray(i, jnp.int32)
+            )
+            best = _choose(here.edp < best.edp, here, best)
+        return best, None
+
+    zero = jnp.zeros((), jnp.int32)
+    start = _Best(jnp.full((), jnp.inf, jnp.float32), Lattice(zero, zero, zero), zero)
+    every = Lattice(*(jnp.asarray(axis) for axis in _GRID))
+    return jax.lax.scan(step, start, every)[0]
+
+
+def gemm_costs(
+    m: Array, k: Array, n: Array, accelerator: Accelerator, tech: Technology
+) -> GemmCosts:
+    """Cost of the GEMM [m, k] x [k, n] under its best mapping.
+
+    Args:
+      m, k, n: dimensions, scalars, at least 1; integers or relaxed floats.
+      accelerator: scalar leaves.
+      tech: scalar leaves.
+
+    Returns:
+      GemmCosts of scalars; infinite cycles where no mapping fits the buffers.
+      vmap for batches of GEMMs or accelerators.
+    """
+    as_float = lambda x: jnp.asarray(x, jnp.float32)  # noqa: E731
+    dims = {"m": as_float(m), "k": as_float(k), "n": as_float(n)}
+    accelerator = jax.tree.map(as_float, accelerator)
+    best = _best_mapping(*jax.lax.stop_gradient((dims, accelerator, tech)))
+    tiles = _tiles(dims, accelerator, best.point)
+    cost, _ = _price(SCHEDULES[0], dims, tiles, accelerator, tech)
+    for i, schedule in enumerate(SCHEDULES[1:], start=1):
+        other, _ = _price(schedule, dims, tiles, accelerator, tech)
+        cost = _choose(best.schedule == i, other, cost)
+    return dataclasses.replace(cost, cycles=jnp.where(jnp.isfinite(best.edp), cost.cycles, jnp.inf))

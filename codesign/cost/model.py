@@ -1,0 +1,138 @@
+"""Costs of a design: latency, energy, area and carbon, from its operators up."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from codesign.accelerator import Accelerator
+from codesign.architecture import Architecture
+from codesign.cost import carbon
+from codesign.cost.mapper import GemmCosts, gemm_costs
+from codesign.cost.technology import Technology, area_breakdown_mm2, technology, tops
+from codesign.cost.vector_unit import VectorCosts, vector_costs
+from codesign.scenario import Scenario
+from codesign.workload import Workload, clip_workload
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Costs:
+    """What a design costs; scalars or arrays [...].
+
+    Attributes:
+      latency_s: one inference, both towers one after the other, s.
+      energy_j: one inference, J.
+      area_mm2: chip area, mm2.
+      tops: peak 1e12 int8 operations/s.
+      operational_kgco2e: energy of the whole life, kgCO2e.
+      embodied_kgco2e: making chip and DRAM, kgCO2e.
+      breakdown: {"latency_s", "energy_j", "area_mm2", "embodied_kgco2e"} by part;
+        each adds up to its total.
+    """
+
+    latency_s: Any
+    energy_j: Any
+    area_mm2: Any
+    tops: Any
+    operational_kgco2e: Any
+    embodied_kgco2e: Any
+    breakdown: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
+
+    @property
+    def carbon_kgco2e(self) -> Any:
+        """Operational and embodied carbon together, kgCO2e."""
+        return self.operational_kgco2e + self.embodied_kgco2e
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Execution:
+    """Time and energy of running a workload once; scalars or arrays [...].
+
+    Attributes:
+      gemm_cycles, vector_cycles: clock cycles on the PE arrays and the vector units.
+      energy_pj: dynamic energy by part, pJ.
+    """
+
+    gemm_cycles: Any
+    vector_cycles: Any
+    energy_pj: dict[str, Any]
+
+    @property
+    def cycles(self) -> Any:
+        """Clock cycles in all."""
+        return self.gemm_cycles + self.vector_cycles
+
+
+def execution(gemms: GemmCosts, vector: VectorCosts, workload: Workload) -> Execution:
+    """Sums operators' costs [..., G] and [..., V] over the workload, counts included."""
+    g = lambda x: jnp.sum(x * workload.count, axis=-1)  # noqa: E731
+    v = lambda x: jnp.sum(x * workload.vector_count, axis=-1)  # noqa: E731
+    return Execution(
+        gemm_cycles=g(gemms.cycles),
+        vector_cycles=v(vector.cycles),
+        energy_pj={
+            "mac": g(gemms.mac_pj),
+            "register": g(gemms.register_pj),
+            "l2": g(gemms.l2_pj) + v(vector.l2_pj),
+            "glb": g(gemms.glb_pj) + v(vector.glb_pj),
+            "dram": g(gemms.dram_pj) + v(vector.dram_pj),
+            "vector": v(vector.lane_pj),
+        },
+    )
+
+
+def run_workload(workload: Workload, accelerator: Accelerator, tech: Technology) -> Execution:
+    """Runs one workload on one accelerator (scalar leaves); vmap for batches."""
+    by_gemm = jax.vmap(gemm_costs, in_axes=(0, 0, 0, None, None))
+    gemms = by_gemm(workload.m, workload.k, workload.n, accelerator, tech)
+    return execution(gemms, vector_costs(workload, accelerator, tech), workload)
+
+
+def costs_of(
+    run: Execution, accelerator: Accelerator, tech: Technology, scenario: Scenario
+) -> Costs:
+    """Costs of an execution on an accelerator; shapes broadcast."""
+    latency_s = run.cycles / scenario.clock_hz
+    energy_j = {name: 1e-12 * pj for name, pj in run.energy_pj.items()}
+    energy_j["leakage"] = 1e-12 * tech.leakage_pj * run.cycles
+    area_mm2 = area_breakdown_mm2(accelerator, scenario)
+    total_energy_j, total_area_mm2 = sum(energy_j.values()), sum(area_mm2.values())
+    embodied = {
+        "chip": total_area_mm2 * carbon.logic_kgco2e_per_mm2(scenario),
+        "dram": carbon.dram_kgco2e(scenario) + jnp.zeros_like(total_area_mm2),
+    }
+    return Costs(
+        latency_s=latency_s,
+        energy_j=total_energy_j,
+        area_mm2=total_area_mm2,
+        tops=tops(accelerator, scenario),
+        operational_kgco2e=carbon.operational_kgco2e(total_energy_j, scenario),
+        embodied_kgco2e=sum(embodied.values()),
+        breakdown={
+            "latency_s": {
+                "gemm": run.gemm_cycles / scenario.clock_hz,
+                "vector": run.vector_cycles / scenario.clock_hz,
+            },
+            "energy_j": energy_j,
+            "area_mm2": area_mm2,
+            "embodied_kgco2e": embodied,
+        },
+    )
+
+
+def clip_costs(
+    architecture: Architecture, accelerator: Accelerator, scenario: Scenario
+) -> Costs:
+    """Costs of one CLIP on one accelerator: scalar leaves, relaxed or not; jit and vmap it.
+
+    Differentiable in both; infinite latency where a GEMM fits no mapping.
+    """
+    accelerator = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), accelerator)
+    tech = technology(accelerator, scenario)
+    run = run_workload(clip_workload(architecture), accelerator, tech)
+    return costs_of(run, accelerator, tech, scenario)

@@ -1,0 +1,293 @@
+"""Configs by name or path, and `--a.b value` overrides of any of their fields.
+
+A config is a Python module that defines `config`, an instance of a frozen dataclass
+whose fields are numbers, strings, tuples, Optionals or further frozen dataclasses.
+An override replaces one field of that instance; everything else stays the very object
+the module made.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import json
+import math
+import pkgutil
+import re
+import sys
+import types
+import typing
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from codesign.errors import UserError, did_you_mean
+from codesign.runs import jsonable
+
+if typing.TYPE_CHECKING:
+    from jsonargparse import ArgumentParser
+
+_PACKAGE = "codesign.configs"
+_NOT_FINITE = re.compile(r"[+-]?\.?(nan|inf|infinity)", re.IGNORECASE)
+
+
+@dataclasses.dataclass(frozen=True)
+class Field:
+    """One field that can be overridden.
+
+    Attributes:
+      path: its dotted name, "optim.lr".
+      kind: its type.
+      value: its value in the config.
+      help: its line in the dataclass docstring's `Attributes:`.
+    """
+
+    path: str
+    kind: Any
+    value: Any
+    help: str
+
+
+def config_names() -> list[str]:
+    """Names of the configs that come with the package."""
+    package = importlib.import_module(_PACKAGE)
+    names = (module.name for module in pkgutil.iter_modules(package.__path__))
+    return sorted(name for name in names if not name.startswith("_"))
+
+
+def config_name(name_or_path: str) -> str:
+    """The short name of a config: the module's, or the file's without ".py"."""
+    return Path(name_or_path).stem if _is_path(name_or_path) else name_or_path
+
+
+def load_config(name_or_path: str, argv: Sequence[str] = ()) -> Any:
+    """A config with overrides applied.
+
+    Args:
+      name_or_path: a module of codesign.configs, or the path of a .py file.
+      argv: overrides, ["--optim.lr", "3e-4", "--space.layers=[1,2]"].
+
+    Returns:
+      An instance of the dataclass that the module's `config` is.
+
+    Raises:
+      UserError: for an unknown config or field, or a value of the wrong type.
+    """
+    config = _load_instance(name_or_path)
+    fields = {field.path: field for field in config_fields(config)}
+    for path, text in _pairs(argv, fields):
+        value = _parse(fields[path], text)
+        try:
+            config = _replace(config, path.split("."), value)
+        except (ValueError, TypeError) as error:  # a dataclass's own __post_init__
+            raise UserError(f"--{path} {text}: {error}") from error
+    return config
+
+
+def format_overrides(name_or_path: str) -> str:
+    """Help for the fields of a config: name, type, default, meaning; one block of text."""
+    config = _load_instance(name_or_path)
+    parser = _new_parser()
+    groups: dict[str, Any] = {}
+    for field in config_fields(config):
+        section = field.path.partition(".")[0] if "." in field.path else config_name(name_or_path)
+        if section not in groups:
+            groups[section] = parser.add_argument_group(f"fields of {section}")
+        _add(groups[section], field)
+    text = parser.format_help()
+    return text[text.index("fields of") :] if "fields of" in text else text
+
+
+def config_to_json(config: Any) -> dict[str, Any]:
+    """The config as plain JSON values, field by field, for config.json."""
+    plain = jsonable(config)
+    if not isinstance(plain, dict):
+        raise TypeError(f"a config is a dataclass, not a {type(config).__name__}")
+    return plain
+
+
+def config_hash(config: Any) -> str:
+    """Twelve hex digits that are equal for equal configs, in any process."""
+    text = json.dumps(config_to_json(config), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def config_fields(config: Any, prefix: str = "") -> Iterator[Field]:
+    """Every field of a config, nested dataclasses opened, in the order of definition."""
+    hints = typing.get_type_hints(type(config))
+    helps = _attribute_docs(type(config))
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        path = prefix + field.name
+        if dataclasses.is_dataclass(value):
+            yield from config_fields(value, path + ".")
+        elif field.init:
+            kind = _kind(hints[field.name], value)
+            yield Field(path, kind, value, helps.get(field.name, ""))
+
+
+def _kind(hint: Any, value: Any) -> Any:
+    """The type to parse with: the annotation, made useful to a parser."""
+    if hint is Any:
+        return str if value is None else type(value)
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        # Any text is a str, so it must be the last member tried: "300" is a number first.
+        members = sorted(typing.get_args(hint), key=lambda member: member is str)
+        return typing.Union[tuple(members)]  # noqa: UP007 -- built from a tuple
+    return hint
+
+
+def _attribute_docs(cls: type) -> dict[str, str]:
+    from docstring_parser import parse
+
+    docs = parse(inspect.getdoc(cls) or "").params
+    return {doc.arg_name: " ".join((doc.description or "").split()) for doc in docs}
+
+
+def _is_path(name_or_path: str) -> bool:
+    return name_or_path.endswith(".py") or "/" in name_or_path or "\\" in name_or_path
+
+
+def _load_instance(name_or_path: str) -> Any:
+    if _is_path(name_or_path):
+        module = _import_file(Path(name_or_path))
+    else:
+        names = config_names()
+        if name_or_path not in names:
+            hint = did_you_mean(name_or_path, names)
+            raise UserError(
+                f"there is no config '{name_or_path}'; {hint} "
+                f"(configs: {', '.join(names) or 'none'}; or the path of a .py file)"
+            )
+        module = importlib.import_module(f"{_PACKAGE}.{name_or_path}")
+    config = getattr(module, "config", None)
+    if not dataclasses.is_dataclass(config) or isinstance(config, type):
+        raise UserError(f"{name_or_path} defines no 'config', an instance of a dataclass")
+    return config
+
+
+def _import_file(path: Path) -> types.ModuleType:
+    if not path.is_file():
+        raise UserError(f"there is no config file {path}")
+    name = f"_codesign_config_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise UserError(f"{path} is not a Python file; a config's name ends in .py")
+    module = importlib.util.module_from_spec(spec)
+    # Dataclasses look their annotations up in sys.modules.
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # the user's own code: any error in it is bad input
+        message = str(error).partition("\n")[0]
+        raise UserError(f"{path}{_line(error, path)}: {type(error).__name__}: {message}") from error
+    return module
+
+
+def _line(error: Exception, path: Path) -> str:
+    """ ", line 12", where in the config file the error arose."""
+    if isinstance(error, SyntaxError):
+        return f", line {error.lineno}"
+    traceback, line = error.__traceback__, ""
+    while traceback:
+        if traceback.tb_frame.f_code.co_filename == str(path):
+            line = f", line {traceback.tb_lineno}"
+        traceback = traceback.tb_next
+    return line
+
+
+def _pairs(argv: Sequence[str], fields: dict[str, Field]) -> Iterator[tuple[str, str]]:
+    """(path, text) for each override in `argv`."""
+    rest = list(argv)
+    while rest:
+        option = rest.pop(0)
+        if not option.startswith("--") or option == "--":
+            raise UserError(f"unexpected argument '{option}'; overrides look like --field value")
+        path, equals, text = option[2:].partition("=")
+        if path not in fields:
+            raise UserError(_unknown(path, fields))
+        if not equals:
+            if not rest or rest[0].startswith("--"):
+                raise UserError(f"--{path} needs a value ({_type_name(fields[path].kind)})")
+            text = rest.pop(0)
+        yield path, text
+
+
+def _unknown(path: str, fields: dict[str, Field]) -> str:
+    inside = [name for name in fields if name.startswith(path + ".")]
+    if inside:
+        return f"--{path} is a group of fields; set one of them, such as --{inside[0]}"
+    hint = did_you_mean(path, fields).replace("'", "'--", 1)
+    return f"unknown option --{path}; {hint}"
+
+
+def _parse(field: Field, text: str) -> Any:
+    """`text` as a value of the field's type."""
+    from jsonargparse import ArgumentError
+
+    wrong = f"--{field.path} {text}: expected {_type_name(field.kind)}"
+    if field.kind is not str and _NOT_FINITE.fullmatch(text.strip()):
+        raise UserError(f"{wrong}, and a finite number")
+    parser = _new_parser()
+    _add(parser, field)
+    try:
+        parsed = parser.parse_args([f"--{field.path}={text}"], defaults=False)
+        value = parser.instantiate(parsed)
+    except (ArgumentError, ValueError, TypeError) as error:
+        raise UserError(wrong) from error
+    for name in field.path.split("."):
+        value = value[name]
+    if not _finite(value):
+        raise UserError(f"{wrong}, and finite numbers only")
+    return value
+
+
+def _finite(value: Any) -> bool:
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return not isinstance(value, (tuple, list)) or all(map(_finite, value))
+
+
+def _new_parser() -> ArgumentParser:
+    from jsonargparse import ArgumentParser
+
+    # "==SUPPRESS==": the command's own help already says how it is used.
+    return ArgumentParser(exit_on_error=False, add_help=False, usage="==SUPPRESS==")
+
+
+def _add(parser: Any, field: Field) -> None:
+    # An empty help would drop the type and the default too.
+    text = field.help or " "
+    parser.add_argument(f"--{field.path}", type=field.kind, default=field.value, help=text)
+
+
+def _type_name(kind: Any) -> str:
+    """A type as a user reads it: "float", "tuple[int, ...]", "int or none", "'a' or 'b'"."""
+    origin = typing.get_origin(kind)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(_type_name(member) for member in typing.get_args(kind))
+    if origin is typing.Literal:
+        return " or ".join(repr(choice) for choice in typing.get_args(kind))
+    if kind is type(None):
+        return "null"
+    if kind is int:
+        return "a whole number"
+    if kind is float:
+        return "a number"
+    if kind is bool:
+        return "true or false"
+    if kind is str:
+        return "text"
+    if origin is tuple:
+        return f"a list such as [1,2] ({kind})"
+    return getattr(kind, "__name__", str(kind))
+
+
+def _replace(config: Any, path: list[str], value: Any) -> Any:
+    name, *rest = path
+    if rest:
+        value = _replace(getattr(config, name), rest, value)
+    return dataclasses.replace(config, **{name: value})

@@ -1,0 +1,164 @@
+"""report.html: one self-contained page from what a run folder holds."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from codesign.report import plots, tables
+from codesign.runs import REPORT, Run, read_run, write_bytes
+
+_TEMPLATE = "report.html"
+
+
+@dataclasses.dataclass(frozen=True)
+class Picture:
+    """One figure of the page.
+
+    Attributes:
+      file: its name in the run folder.
+      title: its heading.
+      alt: what it shows, for those who cannot see it.
+      caption: how to read it.
+      png: its bytes.
+    """
+
+    file: str
+    title: str
+    alt: str
+    caption: str
+    png: bytes
+
+    @property
+    def uri(self) -> str:
+        """The picture as a data URI."""
+        return "data:image/png;base64," + base64.b64encode(self.png).decode()
+
+
+def write_report(folder: str | os.PathLike[str]) -> Path:
+    """Writes report.html and its figures into a run folder, from that folder alone.
+
+    Args:
+      folder: holds config.json and what else the run has written so far.
+
+    Returns:
+      The path of report.html.
+
+    Raises:
+      UserError: where the folder holds no run, or a damaged one.
+      RunError: where the disk refuses.
+    """
+    run = read_run(folder)
+    shown = pictures(run)
+    for picture in shown:
+        write_bytes(run.path / picture.file, picture.png)
+    write_bytes(run.path / REPORT, render(run, shown).encode())
+    return run.path / REPORT
+
+
+def pictures(run: Run) -> list[Picture]:
+    """The figures that the run has data for."""
+    names = _line_names(run)
+    config = run.record.get("config")
+    space = config.get("space") if isinstance(config, Mapping) else None
+    drawn = {
+        "pareto.png": plots.pareto(run.designs),
+        "carbon.png": plots.carbon(run.designs),
+        "trajectories.png": plots.trajectories(
+            run.metrics, space if isinstance(space, Mapping) else {}, names
+        ),
+        "training.png": plots.training(run.metrics, names),
+    }
+    return [Picture(file, *_WORDS[file], png) for file, png in drawn.items() if png is not None]
+
+
+# Title, alternative text and caption of each figure.
+_WORDS = {
+    "pareto.png": (
+        "Accuracy and carbon",
+        "Scatter plot of zero-shot accuracy against total carbon of every design.",
+        """Each point is a discrete design, measured. The line is the Pareto front of the found
+        designs: no found design is both more accurate and lower in carbon. Stars are the
+        references; colour is latency; an orange-red edge marks a broken limit.""",
+    ),
+    "carbon.png": (
+        "Where the carbon comes from",
+        "Bar chart of operational and embodied carbon of every design.",
+        """Operational carbon is energy over the device's life; embodied carbon is the making of
+        chip and DRAM.""",
+    ),
+    "trajectories.png": (
+        "How the designs moved",
+        "Line charts of every relaxed dimension over the steps of the joint phase.",
+        """One line a design. Grey lines are the choices that a dimension has; at the dashed line
+        designs were snapped to them. Dimensions of a single choice are left out.""",
+    ),
+    "training.png": (
+        "Training",
+        "Line chart of the loss of every design over the steps.",
+        "Loss of each design, phases shaded.",
+    ),
+}
+
+
+def _line_names(run: Run) -> list[str]:
+    """Names of the found designs, in order: those of the lines where the counts agree."""
+    return [str(d.get("name", "")) for d in run.designs if not tables.is_reference(d)]
+
+
+def render(run: Run, shown: Sequence[Picture]) -> str:
+    """The page as HTML."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("codesign.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(_TEMPLATE).render(
+        name=run.name,
+        seed=run.record.get("seed"),
+        versions=run.record.get("versions", {}),
+        config=json.dumps(run.record.get("config", {}), indent=2, ensure_ascii=False),
+        facts=_facts(run),
+        stacks=tables.stacked(tables.PAGE_STACKS),
+        designs=run.designs,
+        savings=[str(saving) for saving in tables.savings(run.designs)],
+        pictures=shown,
+        is_reference=tables.is_reference,
+    )
+
+
+def _facts(run: Run) -> list[tuple[str, str]]:
+    """The run as a whole, what is known of it: (name, value)."""
+    summary = run.summary
+    known = [
+        ("designs found", str(sum(not tables.is_reference(d) for d in run.designs))),
+        ("steps", str(run.metrics[-1]["step"] + 1) if run.metrics else tables.MISSING),
+        ("hypervolume", tables.si(summary.get("hypervolume"), "")),
+        ("reference point", _point(summary.get("reference_point"))),
+        ("wall time", tables.duration(summary.get("wall_time_s"))),
+        ("energy of this run", tables.si(_watt_hours(summary), "Wh")),
+        ("carbon of this run", tables.si(summary.get("run_carbon_kgco2e"), "kgCO2e")),
+    ]
+    return [(name, value) for name, value in known if value != tables.MISSING]
+
+
+def _watt_hours(summary: Mapping[str, Any]) -> float | None:
+    energy_kwh = tables.number(summary, "run_energy_kwh")
+    return None if energy_kwh is None else energy_kwh * 1e3
+
+
+def _point(point: Any) -> str:
+    if isinstance(point, Mapping):
+        return ", ".join(f"{key} {value}" for key, value in point.items())
+    if isinstance(point, list):
+        return ", ".join(str(value) for value in point)
+    return tables.MISSING

@@ -1,0 +1,435 @@
+"""Figures of a run, as PNG bytes: Pareto front, carbon, trajectories, training.
+
+Every function takes plain data and gives the bytes of a PNG, or None where the run has
+nothing to show. Colours are Okabe and Ito's and matplotlib's cividis, which hold up for
+colour-blind readers; shapes and labels repeat what colour says.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import PathCollection
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
+
+from codesign.report.tables import cost, is_reference, number, si
+
+DPI = 150
+BLUE, ORANGE, GREEN, VERMILION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
+GREY, LIGHT = "#555555", "#DDDDDD"
+_PHASES = {"warmup": "#F3F3F3", "joint": "#E3EEF6", "tune": "#FBF1DD"}
+# More lines than this are told apart by a colour bar, not by a legend.
+_MOST_NAMES = 10
+
+Row = Mapping[str, Any]
+
+
+def pareto(designs: Sequence[Row]) -> bytes | None:
+    """Accuracy against total carbon, coloured by latency, with the Pareto front."""
+    points = [_Point(d) for d in designs if _Point.complete(d)]
+    if not points:
+        return None
+    figure, axes = _figure(8.0, 5.0)
+    found = [p for p in points if not p.reference]
+    references = [p for p in points if p.reference]
+    latencies = [p.latency_ms for p in points]
+    drawn = _scatter(axes, found, "o", 70, "found", latencies)
+    drawn = _scatter(axes, references, "*", 210, "reference", latencies) or drawn
+    _front(axes, [p for p in found if p.on_front])
+    if any(not p.feasible for p in points):
+        axes.scatter(
+            [], [], s=70, facecolors="none", edgecolors=VERMILION, linewidths=1.8,
+            label="breaks a limit",
+        )  # fmt: skip
+    axes.set_xscale("log")
+    axes.margins(0.12)
+    _plain_log_ticks(axes)
+    axes.set_xlabel("total carbon over the device's life, kgCO2e (log)")
+    axes.set_ylabel("zero-shot accuracy, %")
+    axes.grid(color=LIGHT, linewidth=0.6, zorder=0)
+    assert drawn is not None
+    figure.colorbar(drawn, ax=axes, label="latency, ms", pad=0.02)
+    legend = axes.legend(loc="lower right", frameon=True, framealpha=0.9, fontsize=8)
+    for handle in legend.legend_handles[: bool(found) + bool(references)]:
+        if isinstance(handle, PathCollection):  # A shape has no one latency to be coloured by.
+            handle.set_array(None)
+            handle.set_facecolor("#BBBBBB")
+            handle.set_edgecolor(GREY)
+    labelled = references + [p for p in found if p.on_front]
+    _label(figure, axes, labelled, points)
+    return _png(figure)
+
+
+def _scatter(
+    axes: Axes, group: list[_Point], marker: str, size: float, label: str, latencies: list[float]
+) -> PathCollection | None:
+    """The points of one kind, on the colours of all latencies; None where there are none."""
+    if not group:
+        return None
+    low, high = min(latencies), max(latencies)
+    return axes.scatter(
+        [p.carbon for p in group],
+        [p.accuracy for p in group],
+        c=[p.latency_ms for p in group],
+        marker=marker,
+        s=size,
+        edgecolors=[GREY if p.feasible else VERMILION for p in group],
+        linewidths=[0.8 if p.feasible else 1.8 for p in group],
+        zorder=3,
+        label=label,
+        cmap="cividis",
+        vmin=low,
+        # A single latency still needs a range of colours.
+        vmax=high if high > low else low * 1.1 + 1e-9,
+    )
+
+
+class _Point:
+    """A design as the Pareto figure draws it."""
+
+    def __init__(self, design: Row) -> None:
+        self.name = str(design.get("name", ""))
+        self.reference = is_reference(design)
+        self.carbon = cost(design, "carbon_kgco2e") or 0.0
+        self.accuracy = 100 * (number(design, "accuracy") or 0.0)
+        self.latency_ms = 1e3 * (cost(design, "latency_s") or 0.0)
+        self.feasible = design.get("feasible") is not False
+        self.on_front = design.get("pareto") is True
+
+    @staticmethod
+    def complete(design: Row) -> bool:
+        """Whether the design can be drawn on a logarithmic axis of carbon."""
+        carbon = cost(design, "carbon_kgco2e")
+        return carbon is not None and carbon > 0 and number(design, "accuracy") is not None
+
+
+def _front(axes: Axes, points: list[_Point]) -> None:
+    """The staircase under which every point is dominated."""
+    if not points:
+        return
+    points = sorted(points, key=lambda p: p.carbon)
+    axes.step(
+        [p.carbon for p in points],
+        [p.accuracy for p in points],
+        where="post",
+        color=BLUE,
+        linewidth=1.4,
+        zorder=2,
+        label="Pareto front",
+    )
+
+
+def _steps(points: list[_Point]) -> list[tuple[float, float]]:
+    """Places along the front's staircase, so that no name is written across it."""
+    front = sorted((p for p in points if p.on_front and not p.reference), key=lambda p: p.carbon)
+    places: list[tuple[float, float]] = []
+    for left, right in itertools.pairwise(front):
+        across = np.geomspace(left.carbon, right.carbon, 50)
+        places += [(float(x), left.accuracy) for x in across]
+        places += [(right.carbon, float(y)) for y in np.linspace(left.accuracy, right.accuracy, 50)]
+    return places
+
+
+def _label(figure: Figure, axes: Axes, labelled: list[_Point], points: list[_Point]) -> None:
+    """Names beside the points, each in the first place free of other names and points."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    renderer = canvas.get_renderer()
+    inside = axes.get_window_extent(renderer)
+    legend = axes.get_legend()
+    taken = [legend.get_window_extent(renderer).padded(2)] if legend else []
+    radius = 2 * figure.dpi / 72
+    dots = axes.transData.transform([(p.carbon, p.accuracy) for p in points] + _steps(points))
+    for point in labelled:
+        text = axes.annotate(
+            point.name,
+            (point.carbon, point.accuracy),
+            textcoords="offset points",
+            xytext=(0, 0),
+            fontsize=8,
+            fontweight="bold" if point.reference else "normal",
+            color="black",
+            zorder=4,
+        )
+        for (dx, dy), (across, up) in itertools.product(((9, 4), (14, 11), (20, 20)), _SIDES):
+            text.set_position((dx * across, dy * up))
+            text.set(ha=("center", "left", "right")[across], va=("center", "bottom", "top")[up])
+            box = text.get_window_extent(renderer).padded(1)
+            free = not any(box.overlaps(other) for other in taken)
+            near = box.padded(radius)
+            if free and not any(near.contains(x, y) for x, y in dots) and _within(box, inside):
+                taken.append(box)
+                break
+        else:
+            text.remove()  # A crowd: the table names it.
+
+
+_SIDES = ((1, 1), (1, -1), (-1, 1), (-1, -1), (0, 1), (0, -1), (1, 0), (-1, 0))
+
+
+def _within(box: Any, frame: Any) -> bool:
+    return bool(
+        box.x0 >= frame.x0 and box.x1 <= frame.x1 and box.y0 >= frame.y0 and box.y1 <= frame.y1
+    )
+
+
+def carbon(designs: Sequence[Row]) -> bytes | None:
+    """Operational and embodied carbon of each design, stacked; embodied by part if known."""
+    shown = [d for d in designs if cost(d, "carbon_kgco2e") is not None]
+    if not shown:
+        return None
+    parts = [_carbon_parts(d) for d in shown]
+    kinds = [kind for kind in _CARBON_COLOURS if any(kind in part for part in parts)]
+    figure, axes = _figure(8.0, 1.5 + 0.34 * len(shown))
+    places = np.arange(len(shown))
+    start = np.zeros(len(shown))
+    for kind in kinds:
+        width = np.array([part.get(kind, 0.0) for part in parts])
+        colour, hatch = _CARBON_COLOURS[kind]
+        axes.barh(
+            places, width, left=start, color=colour, hatch=hatch, edgecolor="white",
+            linewidth=0.6, label=kind, height=0.72,
+        )  # fmt: skip
+        start += width
+    for place, total in enumerate(start):
+        axes.text(total, place, f"  {si(total, 'kgCO2e')}", va="center", fontsize=8, color=GREY)
+    names = [f"{d.get('name', '')}{' *' if is_reference(d) else ''}" for d in shown]
+    axes.set_yticks(places, names, fontsize=8)
+    axes.invert_yaxis()
+    axes.margins(y=0.02)
+    axes.set_xlim(0, max(start) * 1.18 or 1)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: si(x, "kg")))
+    axes.set_xlabel("carbon over the device's life, CO2e   (* reference)")
+    axes.grid(axis="x", color=LIGHT, linewidth=0.6)
+    axes.set_axisbelow(True)
+    figure.legend(loc="outside upper center", ncols=len(kinds), frameon=False, fontsize=8)
+    return _png(figure)
+
+
+_CARBON_COLOURS = {
+    "operational": (BLUE, ""),
+    "embodied": (ORANGE, ""),
+    "embodied: chip": (ORANGE, ""),
+    "embodied: DRAM": (GREEN, "//"),
+}
+
+
+def _carbon_parts(design: Row) -> dict[str, float]:
+    """A design's carbon by part, kgCO2e."""
+    parts = {"operational": cost(design, "operational_kgco2e") or 0.0}
+    breakdown = design["costs"].get("breakdown")
+    split = breakdown.get("embodied_kgco2e") if isinstance(breakdown, Mapping) else None
+    if isinstance(split, Mapping) and {"chip", "dram"} <= set(split):
+        parts["embodied: chip"] = float(split["chip"])
+        parts["embodied: DRAM"] = float(split["dram"])
+    else:
+        parts["embodied"] = cost(design, "embodied_kgco2e") or 0.0
+    return parts
+
+
+def trajectories(
+    metrics: Sequence[Row], space: Mapping[str, Any], names: Sequence[str] = ()
+) -> bytes | None:
+    """Each relaxed dimension over the steps, a line a design, over the choices it has.
+
+    Args:
+      metrics: rows of metrics.jsonl; those with "relaxed" are drawn.
+      space: choices by group and dimension, {"vision": {"layers": [2, 4]}, ...}.
+      names: a name for each line, where known.
+    """
+    rows = [row for row in metrics if isinstance(row.get("relaxed"), Mapping)]
+    dimensions = list(dict.fromkeys(key for row in rows for key in row["relaxed"]))
+    dimensions = [key for key in dimensions if _varies(key, space)]
+    if not dimensions:
+        return None
+    columns = min(4, len(dimensions))
+    lines = math.ceil(len(dimensions) / columns)
+    figure = Figure(figsize=(2.6 * columns + 0.6, 1.9 * lines + 0.7), dpi=DPI, layout="constrained")
+    grid = figure.subplots(lines, columns, squeeze=False, sharex=True)
+    snap = _snap_step(metrics)
+    count = max(len(_as_list(row["relaxed"].get(key))) for row in rows for key in dimensions)
+    colours = _line_colours(count)
+    for axes, key in zip(grid.flat, dimensions, strict=False):
+        _trajectory(axes, key, rows, _choices(key, space), snap, colours)
+    for axes in grid.flat[len(dimensions) :]:
+        axes.set_visible(False)
+    for axes in grid.flat[max(len(dimensions) - columns, 0) : len(dimensions)]:
+        axes.tick_params(labelbottom=True)
+        axes.set_xlabel("step", fontsize=8)
+    _line_key(figure, colours, names, snap)
+    return _png(figure)
+
+
+def _trajectory(
+    axes: Axes,
+    key: str,
+    rows: Sequence[Row],
+    choices: Sequence[float],
+    snap: int | None,
+    colours: Sequence[Any],
+) -> None:
+    for choice in choices:
+        axes.axhline(choice, color=LIGHT, linewidth=0.9, zorder=1)
+    held = [row for row in rows if key in row["relaxed"]]
+    steps = [row["step"] for row in held]
+    for i, colour in enumerate(colours):
+        values = [_at(_as_list(row["relaxed"][key]), i) for row in held]
+        axes.plot(steps, values, color=colour, linewidth=1.2, zorder=2)
+    if snap is not None:
+        axes.axvline(snap, color=VERMILION, linewidth=1.0, linestyle="--", zorder=3)
+    if len(choices) > 1 and _geometric(choices):
+        axes.set_yscale("log", base=2)
+        axes.yaxis.set_minor_formatter(NullFormatter())
+        axes.minorticks_off()
+    if choices:
+        shown = choices[:: math.ceil(len(choices) / 6)]
+        axes.set_yticks(shown, [f"{choice:g}" for choice in shown])
+    axes.set_title(key.replace(".", " ").replace("_", " "), fontsize=8.5)
+    axes.tick_params(labelsize=7)
+
+
+def training(metrics: Sequence[Row], names: Sequence[str] = ()) -> bytes | None:
+    """Loss of each design over the steps, the phases shaded."""
+    rows = [row for row in metrics if _as_list(row.get("loss"))]
+    if not rows:
+        return None
+    figure, axes = _figure(8.0, 3.6)
+    count = max(len(_as_list(row["loss"])) for row in rows)
+    colours = _line_colours(count)
+    # A phase that trains one network for all designs has one loss: it is drawn alone.
+    for alone, group in itertools.groupby(rows, key=lambda row: len(_as_list(row["loss"])) == 1):
+        part = list(group)
+        steps = [row["step"] for row in part]
+        palette = [GREY] if alone and count > 1 else colours
+        for i, colour in enumerate(palette):
+            values = [_at(_as_list(row["loss"]), i) for row in part]
+            axes.plot(steps, values, color=colour, linewidth=1.1)
+    _shade_phases(axes, metrics)
+    axes.set_xlabel("step")
+    axes.set_ylabel("loss")
+    axes.margins(x=0.01)
+    _line_key(figure, colours, names, None)
+    return _png(figure)
+
+
+def _shade_phases(axes: Axes, metrics: Sequence[Row]) -> None:
+    spans = [
+        (phase, [row["step"] for row in group])
+        for phase, group in itertools.groupby(metrics, key=lambda row: row.get("phase"))
+        if phase
+    ]
+    for i, (phase, steps) in enumerate(spans):
+        end = spans[i + 1][1][0] if i + 1 < len(spans) else steps[-1]
+        axes.axvspan(steps[0], end, color=_PHASES.get(phase, "#EEEEEE"), zorder=0, linewidth=0)
+        axes.annotate(
+            str(phase), (steps[0], 1), xycoords=("data", "axes fraction"), xytext=(3, -3),
+            textcoords="offset points", va="top", fontsize=8, color=GREY,
+        )  # fmt: skip
+
+
+def _line_colours(count: int) -> list[Any]:
+    """`count` colours from dark to light, short of the palest."""
+    import matplotlib
+
+    return [matplotlib.colormaps["cividis"](x) for x in np.linspace(0, 0.92, max(count, 1))]
+
+
+def _line_key(
+    figure: Figure, colours: Sequence[Any], names: Sequence[str], snap: int | None
+) -> None:
+    """Says which line is which design: by name where there are few and each has one."""
+    from matplotlib.lines import Line2D
+
+    handles = []
+    if 1 < len(colours) <= _MOST_NAMES:
+        known = (
+            names if len(names) == len(colours) else [f"design {i}" for i in range(len(colours))]
+        )
+        handles = [Line2D([], [], color=c, label=n) for c, n in zip(colours, known, strict=True)]
+    elif len(colours) > 1:
+        handles = [
+            Line2D([], [], color=colours[0], label="design 0"),
+            Line2D([], [], color=colours[-1], label=f"design {len(colours) - 1}"),
+        ]
+    if snap is not None:
+        handles.append(
+            Line2D([], [], color=VERMILION, linestyle="--", label="snapped to the choices")
+        )
+    if handles:
+        figure.legend(
+            handles=handles,
+            loc="outside upper center",
+            ncols=min(len(handles), 7),
+            frameon=False,
+            fontsize=7.5,
+        )
+
+
+def _snap_step(metrics: Iterable[Row]) -> int | None:
+    """The first step after the joint phase, at which designs are rounded to choices."""
+    phases = [(row["step"], row.get("phase")) for row in metrics]
+    last = max((step for step, phase in phases if phase == "joint"), default=None)
+    after = [step for step, phase in phases if last is not None and step > last]
+    return min(after, default=None)
+
+
+def _choices(key: str, space: Mapping[str, Any]) -> list[float]:
+    value: Any = space
+    for name in key.split("."):
+        value = value.get(name) if isinstance(value, Mapping) else None
+    if not isinstance(value, Sequence) or isinstance(value, str):
+        return []
+    return sorted(float(v) for v in value if isinstance(v, (int, float)))
+
+
+def _varies(key: str, space: Mapping[str, Any]) -> bool:
+    """Whether there is something to see: a dimension of one choice is a flat line."""
+    return len(_choices(key, space)) != 1
+
+
+def _geometric(choices: Sequence[float]) -> bool:
+    return choices[0] > 0 and choices[-1] / choices[0] >= 6
+
+
+def _as_list(value: Any) -> list[Any]:
+    if value is None:
+        return []
+    return list(value) if isinstance(value, Sequence) else [value]
+
+
+def _at(values: Sequence[Any], i: int) -> float:
+    return values[i] if i < len(values) and values[i] is not None else math.nan
+
+
+def _plain_log_ticks(axes: Axes) -> None:
+    """Plain numbers on a logarithmic axis, enough of them where it spans under a decade."""
+    low, high = axes.get_xlim()
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    if high / low > 1e4:
+        return
+    if high / low < 8:  # Powers of ten, and their small multiples, would leave it bare.
+        axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+        axes.minorticks_off()
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:.6g}"))
+
+
+def _figure(width: float, height: float) -> tuple[Figure, Axes]:
+    # Figure, not pyplot: no global state, no display, nothing to close.
+    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
+    axes = figure.subplots()
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
+    return buffer.getvalue()

@@ -1,0 +1,372 @@
+"""A run's folder: what is in it, and how it gets there so that a kill loses nothing.
+
+    runs/<name>/config.json     what repeats the run: config, seed, versions
+                metrics.jsonl   one line a step
+                checkpoints/    Orbax
+                designs.json    the designs found, and the references
+                summary.json    the run as a whole: time, hypervolume, carbon
+                report.html     and its figures, *.png
+
+Whole files are written aside and renamed; metrics.jsonl only grows, and a resumed
+run cuts it back to its checkpoint first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib.metadata
+import json
+import math
+import os
+import platform
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from codesign.errors import RunError, UserError
+
+CONFIG = "config.json"
+METRICS = "metrics.jsonl"
+DESIGNS = "designs.json"
+SUMMARY = "summary.json"
+CHECKPOINTS = "checkpoints"
+REPORT = "report.html"
+
+_DISTRIBUTIONS = {
+    "codesign": "codesign",
+    "jax": "jax",
+    "flax": "flax",
+    "optax": "optax",
+    "orbax": "orbax-checkpoint",
+    "numpy": "numpy",
+}
+_MOST_DIFFERENCES = 3
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that decide a run's numbers."""
+    found = {"python": platform.python_version()}
+    for name, distribution in _DISTRIBUTIONS.items():
+        try:
+            found[name] = importlib.metadata.version(distribution)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def jsonable(obj: Any, where: str = "") -> Any:
+    """`obj` as plain JSON values: arrays to lists, tuples to lists, paths to strings.
+
+    Args:
+      obj: any nest of mappings, sequences, dataclasses, arrays and scalars.
+      where: path of `obj`, for the message.
+
+    Raises:
+      RunError: for NaN or infinity, which JSON cannot hold, and for a value of no JSON type.
+    """
+    if obj is None or isinstance(obj, (bool, int, str)):
+        return obj
+    if isinstance(obj, float):
+        if not math.isfinite(obj):
+            raise RunError(f"{where or 'value'} is {obj}: only finite numbers can be written")
+        return float(obj)
+    if isinstance(obj, Mapping):
+        return {str(key): jsonable(value, _join(where, str(key))) for key, value in obj.items()}
+    if isinstance(obj, (list, tuple)):
+        return [jsonable(value, f"{where}[{i}]") for i, value in enumerate(obj)]
+    if dataclasses.is_dataclass(obj) and not isinstance(obj, type):
+        fields = dataclasses.fields(obj)
+        return {f.name: jsonable(getattr(obj, f.name), _join(where, f.name)) for f in fields}
+    if isinstance(obj, os.PathLike):
+        return os.fspath(obj)
+    if hasattr(obj, "tolist"):  # NumPy and JAX, scalars and arrays
+        return jsonable(obj.tolist(), where)
+    raise RunError(f"{where or 'value'} is a {type(obj).__name__}, which JSON cannot hold")
+
+
+def _join(where: str, key: str) -> str:
+    return f"{where}.{key}" if where else key
+
+
+def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
+    """Writes `data` to `path` as a whole: after a kill the old file or the new one is there.
+
+    Raises:
+      RunError: where the disk refuses.
+    """
+    path = Path(path)
+    # Aside in the same folder, because a rename is atomic only within a file system.
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(aside, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    except OSError as error:
+        raise RunError(f"cannot write {path}: {error.strerror}") from error
+    finally:
+        with contextlib.suppress(OSError):
+            aside.unlink(missing_ok=True)
+
+
+def write_json(path: str | os.PathLike[str], obj: Any) -> None:
+    """Writes `obj` to `path` as indented JSON, atomically.
+
+    Raises:
+      RunError: where the disk refuses, or a number is not finite.
+    """
+    text = json.dumps(jsonable(obj), indent=2, ensure_ascii=False, allow_nan=False)
+    write_bytes(path, (text + "\n").encode())
+
+
+def read_json(path: str | os.PathLike[str]) -> Any:
+    """The JSON in `path`.
+
+    Raises:
+      UserError: where the file is missing, unreadable or not JSON.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not a text file") from error
+    except json.JSONDecodeError as error:
+        place = f"line {error.lineno} column {error.colno}"
+        raise UserError(f"{path} is not JSON: {error.msg} at {place}") from error
+
+
+@dataclasses.dataclass(frozen=True)
+class RunFolder:
+    """An open run folder.
+
+    Attributes:
+      path: the folder.
+      resumed: whether it held a run that is being continued.
+    """
+
+    path: Path
+    resumed: bool = False
+
+    @classmethod
+    def create(
+        cls,
+        path: str | os.PathLike[str],
+        config_json: Mapping[str, Any],
+        resume: bool = False,
+        name: str | None = None,
+    ) -> RunFolder:
+        """Opens `path` for a new run, or for the continuation of the run it holds.
+
+        Args:
+          path: the folder; made where it is missing.
+          config_json: the config as plain JSON values (`overrides.config_to_json`).
+          resume: continue the run in the folder; where there is none, start one.
+          name: the config's name, for the report; default: the folder's.
+
+        Raises:
+          UserError: where the folder cannot be written, already holds a run, or holds
+            the run of another config.
+        """
+        path = Path(path)
+        _make_writable(path)
+        held = any((path / name).exists() for name in (CONFIG, METRICS, DESIGNS))
+        if held and not resume:
+            raise UserError(
+                f"{path} already holds a run; add --resume to continue it, or --out FOLDER "
+                "for another"
+            )
+        config = jsonable(config_json)
+        if held:
+            _check_same_config(path, config)
+        else:
+            record = {
+                "name": name or path.name,
+                "seed": config.get("seed"),
+                "config": config,
+                "versions": versions(),
+            }
+            write_json(path / CONFIG, record)
+        return cls(path, resumed=held)
+
+    @property
+    def metrics(self) -> Path:
+        """metrics.jsonl of this run."""
+        return self.path / METRICS
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of this run's checkpoints, absolute, as Orbax wants it."""
+        return (self.path / CHECKPOINTS).resolve()
+
+    def write_json(self, name: str, obj: Any) -> Path:
+        """Writes `obj` as the file `name` of the folder, atomically; returns its path."""
+        write_json(self.path / name, obj)
+        return self.path / name
+
+    def write_bytes(self, name: str, data: bytes) -> Path:
+        """Writes `data` as the file `name` of the folder, atomically; returns its path."""
+        write_bytes(self.path / name, data)
+        return self.path / name
+
+    def append_metrics(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Adds one line a row to metrics.jsonl, flushed to the system.
+
+        Each row has an int "step" that never falls from row to row.
+
+        Raises:
+          RunError: where the disk refuses, or a number is not finite (a NaN loss).
+        """
+        lines = [_metrics_line(row) for row in rows]
+        if not lines:
+            return
+        try:
+            with open(self.metrics, "ab") as file:
+                # One write, so that a kill tears the last line at most.
+                file.write("".join(lines).encode())
+        except OSError as error:
+            raise RunError(f"cannot write {self.metrics}: {error.strerror}") from error
+
+    def truncate_metrics(self, step: int) -> None:
+        """Drops the lines of metrics.jsonl past `step`, and a torn last line, atomically.
+
+        Args:
+          step: the last step that the checkpoint holds; -1 where there is no checkpoint.
+        """
+        if not self.metrics.exists():
+            return
+        kept = [row for row in read_metrics(self.metrics) if row["step"] <= step]
+        write_bytes(self.metrics, "".join(map(_metrics_line, kept)).encode())
+
+
+def _metrics_line(row: Mapping[str, Any]) -> str:
+    where = f"step {row.get('step', '?')}"
+    return json.dumps(jsonable(row, where), ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """The lines of a metrics.jsonl; a torn last one, left by a kill, is passed over.
+
+    Raises:
+      UserError: where another line is no JSON object with a whole "step".
+    """
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    lines = data.split(b"\n")
+    # What follows the last newline was never finished, even if it happens to parse.
+    return [_parse_metrics(line, path, i + 1) for i, line in enumerate(lines[:-1]) if line]
+
+
+def _parse_metrics(line: bytes, path: str | os.PathLike[str], number: int) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise UserError(f"{path} line {number} is not JSON; restore the file") from error
+    if not isinstance(row, dict) or not isinstance(row.get("step"), int):
+        raise UserError(f"{path} line {number} has no whole number 'step'; restore the file")
+    return row
+
+
+def _make_writable(path: Path) -> None:
+    probe = path / f".probe.{os.getpid()}.tmp"
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except FileExistsError as error:
+        raise UserError(f"{path} is a file, not a folder; choose another --out") from error
+    except OSError as error:
+        raise UserError(
+            f"cannot write to {path}: {error.strerror}; choose another --out"
+        ) from error
+
+
+def _check_same_config(path: Path, config: dict[str, Any]) -> None:
+    if not (path / CONFIG).exists():
+        raise UserError(f"{path} holds a run without {CONFIG}; it cannot be resumed")
+    record = read_json(path / CONFIG)
+    if not isinstance(record, dict) or not isinstance(record.get("config"), dict):
+        raise UserError(f"{path / CONFIG} holds no config; it cannot be resumed")
+    different = list(_differences(record["config"], config))
+    if different:
+        shown = ", ".join(different[:_MOST_DIFFERENCES])
+        more = len(different) - _MOST_DIFFERENCES
+        raise UserError(
+            f"{path} holds the run of another config: {shown}"
+            + (f" and {more} more" if more > 0 else "")
+            + "; set these back to resume, or use --out FOLDER"
+        )
+
+
+def _differences(old: Any, new: Any, where: str = "") -> Iterator[str]:
+    """Each differing field as "optim.lr was 0.001, is 0.01", in the new config's order."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in dict.fromkeys([*new, *old]):
+            yield from _differences(old.get(key), new.get(key), _join(where, key))
+    elif old != new or isinstance(old, bool) != isinstance(new, bool):
+        yield f"{where} was {json.dumps(old)}, is {json.dumps(new)}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What a run folder holds, read back; absent files are empty.
+
+    Attributes:
+      path: the folder.
+      record: config.json: name, seed, config, versions.
+      metrics: the rows of metrics.jsonl.
+      designs: the entries of designs.json.
+      summary: summary.json.
+    """
+
+    path: Path
+    record: dict[str, Any]
+    metrics: list[dict[str, Any]]
+    designs: list[dict[str, Any]]
+    summary: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """The config's name, or the folder's."""
+        return str(self.record.get("name") or self.path.resolve().name)
+
+
+def read_run(path: str | os.PathLike[str]) -> Run:
+    """Reads a run folder.
+
+    Raises:
+      UserError: where it is not one, or a file in it is damaged.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise UserError(f"{path} is not a folder; give the folder of a run, such as runs/NAME")
+    if not (path / CONFIG).is_file():
+        raise UserError(f"{path} is not the folder of a run: it has no {CONFIG}")
+    return Run(
+        path=path,
+        record=_read_typed(path / CONFIG, dict),
+        metrics=read_metrics(path / METRICS) if (path / METRICS).exists() else [],
+        designs=_read_designs(path / DESIGNS),
+        summary=_read_typed(path / SUMMARY, dict),
+    )
+
+
+def _read_typed(path: Path, kind: type) -> Any:
+    if not path.exists():
+        return kind()
+    obj = read_json(path)
+    if not isinstance(obj, kind):
+        raise UserError(f"{path} should hold a JSON {'object' if kind is dict else 'list'}")
+    return obj
+
+
+def _read_designs(path: Path) -> list[dict[str, Any]]:
+    designs = _read_typed(path, list)
+    for i, design in enumerate(designs):
+        if not isinstance(design, dict):
+            raise UserError(f"{path}: entry {i} is not an object")
+    return designs

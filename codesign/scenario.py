@@ -1,0 +1,57 @@
+"""Scenario: where a design is made, where it lives, and the platform it sits on."""
+
+from __future__ import annotations
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class Scenario:
+    """Everything about a design's life that a search does not change.
+
+    The defaults are the reference's (CATransformers, arXiv 2505.01386): a 22 nm
+    int8 chip with 1 GB of LPDDR, made in Taiwan, used in California.
+
+    Attributes:
+      use_grid: grid that powers the device: a name in cost/data/use_grid.csv or a
+        number, gCO2e/kWh.
+      fab_grid: grid that powers the fab: a name in cost/data/act_grid_location.csv
+        or a number, gCO2e/kWh.
+      node_nm: technology node of the chip, nm; a row of cost/data/act_logic.csv.
+      gas_abatement_pct: share of fluorinated process gas destroyed, 95, 97 or 99 %.
+      logic_yield: good dies over all dies, in (0, 1].
+      dram_yield: the same of the DRAM.
+      dram_gb: DRAM on the board, GB.
+      dram_technology: a row of cost/data/act_dram.csv.
+      inferences_per_s: inferences (one image and one text each) while in use.
+      hours_per_day: hours of use a day, in (0, 24].
+      lifetime_years: years in service.
+      clock_mhz: clock of the chip, MHz.
+      dram_words_per_cycle: DRAM bandwidth, bytes a clock cycle, read and write each.
+      glb_words_per_cycle: global-buffer bandwidth, bytes a cycle, read and write each.
+    """
+
+    use_grid: str | float = "california"
+    fab_grid: str | float = "taiwan"
+    node_nm: int = 22
+    gas_abatement_pct: int = 95
+    logic_yield: float = 0.875
+    dram_yield: float = 0.875
+    dram_gb: float = 1.0
+    dram_technology: str = "lpddr3_20nm"
+    inferences_per_s: float = 1.0
+    hours_per_day: float = 6.0
+    lifetime_years: float = 3.0
+    clock_mhz: float = 625.0
+    dram_words_per_cycle: float = 128.0
+    glb_words_per_cycle: float = 512.0
+
+    @property
+    def clock_hz(self) -> float:
+        """Clock frequency, Hz."""
+        return self.clock_mhz * 1e6
+
+    @property
+    def lifetime_inferences(self) -> float:
+        """Inferences over the whole life."""
+        return self.inferences_per_s * 3600 * self.hours_per_day * 365 * self.lifetime_years

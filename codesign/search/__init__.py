@@ -1,0 +1,1 @@
+"""Search: limits and targets, the augmented Lagrangian, exact choices, Pareto sets."""

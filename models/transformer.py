@@ -1,0 +1,229 @@
+"""The pre-LN transformer both CLIP towers share, with its layers stacked and gated.
+
+Axis letters, used in every einsum string and in the `axes` metadata of every parameter:
+
+  B  batch              L  layers (stacked)     V  vocabulary
+  T  tokens (queries)   D  residual channels    E  joint embedding
+  S  tokens (keys)      H  heads                C  colours
+  F  FFN units          K  channels of a head   P, Q  rows and columns of a patch
+                                                Y, X  rows and columns of the patch grid
+
+The qkv width H x K is independent of D. L, D, H and F are the elastic axes: slicing,
+reordering and scoring read them off `Param.axes` (see `slicing.py`, `importance.py`), so
+a parameter that states its axes is elastic with no further code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from codesign.architecture import Tower
+from codesign.models.gates import TowerGates
+
+LAYER_NORM_EPSILON = 1e-5  # of every released CLIP; Flax's default is 1e-6
+
+ELASTIC_AXES = {"L": "layers", "D": "width", "H": "heads", "F": "ffn"}
+
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+    "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
+}
+
+
+class LayerRank(nnx.Variable):
+    """int32 [L]: importance rank of each layer of a tower, 0 the most important.
+
+    The layer of the highest rank is removed first. It is its own Variable type, so that it
+    travels with the model's state and into checkpoints, yet is filtered apart from `Param`.
+    """
+
+
+def shape_of(axes: str, sizes: Mapping[str, int]) -> tuple[int, ...]:
+    """Shape of an array whose axes are the letters of `axes`."""
+    return tuple(sizes[letter] for letter in axes)
+
+
+def normal(axes: str, sizes: Mapping[str, int], std: float, rngs: nnx.Rngs) -> nnx.Param:
+    """f32 parameter drawn from N(0, std^2), its axes written on it."""
+    values = std * jax.random.normal(rngs.params(), shape_of(axes, sizes), jnp.float32)
+    return nnx.Param(values, axes=axes)
+
+
+def constant(axes: str, sizes: Mapping[str, int], value: float) -> nnx.Param:
+    """f32 parameter filled with `value`, its axes written on it."""
+    return nnx.Param(jnp.full(shape_of(axes, sizes), value, jnp.float32), axes=axes)
+
+
+def contract(spec: str, x: jax.Array, weight: jax.Array) -> jax.Array:
+    """einsum in the compute dtype, which is that of the activations `x`."""
+    return jnp.einsum(spec, x, weight.astype(x.dtype))
+
+
+def gated(x: jax.Array, gate: jax.Array | None) -> jax.Array:
+    """x * gate in x's dtype; x itself without a gate."""
+    return x if gate is None else x * gate.astype(x.dtype)
+
+
+def layer_norm(
+    x: jax.Array, scale: jax.Array, bias: jax.Array, gates: jax.Array | None = None
+) -> jax.Array:
+    """LayerNorm over the open channels only; statistics in f32, result in x's dtype.
+
+    With gates g: mean = sum(g x) / sum(g), variance = sum(g (x - mean)^2) / sum(g), and the
+    result is multiplied by g. With 0/1 gates that is the LayerNorm of the sliced network.
+    A closed channel of the residual stream is read by nobody else, so its value is harmless.
+
+    Args:
+      x: [..., D].  scale, bias: [D].  gates: [D] in [0, 1], not all zero, or None.
+    """
+    x32 = x.astype(jnp.float32)
+    if gates is None:
+        mean = jnp.mean(x32, axis=-1, keepdims=True)
+        variance = jnp.mean(jnp.square(x32 - mean), axis=-1, keepdims=True)
+    else:
+        share = gates / jnp.sum(gates)
+        mean = jnp.sum(share * x32, axis=-1, keepdims=True)
+        variance = jnp.sum(share * jnp.square(x32 - mean), axis=-1, keepdims=True)
+    normalised = (x32 - mean) * jax.lax.rsqrt(variance + LAYER_NORM_EPSILON)
+    return gated(normalised * scale + bias, gates).astype(x.dtype)
+
+
+class LayerNorm(nnx.Module):
+    """Scale and bias [D] of a `layer_norm` outside the blocks."""
+
+    def __init__(self, width: int) -> None:
+        self.scale = constant("D", {"D": width}, 1.0)
+        self.bias = constant("D", {"D": width}, 0.0)
+
+    def __call__(self, x: jax.Array, gates: jax.Array | None = None) -> jax.Array:
+        """[..., D] -> [..., D]; gates [D] as in `layer_norm`."""
+        return layer_norm(x, self.scale[...], self.bias[...], gates)
+
+
+def attention(
+    x: jax.Array, weights: Mapping[str, jax.Array], causal: bool, head_gates: jax.Array | None
+) -> jax.Array:
+    """Multi-head attention [B,T,D] -> [B,T,D]; softmax in f32, no padding mask.
+
+    Args:
+      x: [B,T,D], normalised.  weights: one layer's, without the axis L.
+      causal: position t attends to s <= t.
+      head_gates: [H], multiplies what each head hands to the output projection.
+    """
+    query = contract("BTD,DHK->BTHK", x, weights["query"]) + weights["query_bias"].astype(x.dtype)
+    key = contract("BSD,DHK->BSHK", x, weights["key"]) + weights["key_bias"].astype(x.dtype)
+    value = contract("BSD,DHK->BSHK", x, weights["value"]) + weights["value_bias"].astype(x.dtype)
+    logits = jnp.einsum("BTHK,BSHK->BHTS", query, key, preferred_element_type=jnp.float32)
+    logits = logits * query.shape[-1] ** -0.5
+    if causal:
+        visible = jnp.tri(x.shape[1], dtype=bool)  # [T,S]
+        logits = jnp.where(visible, logits, jnp.finfo(jnp.float32).min)
+    probabilities = jax.nn.softmax(logits, axis=-1).astype(x.dtype)
+    heads = jnp.einsum("BHTS,BSHK->BTHK", probabilities, value)
+    heads = gated(heads, None if head_gates is None else head_gates[:, None])
+    return contract("BTHK,HKD->BTD", heads, weights["out"]) + weights["out_bias"].astype(x.dtype)
+
+
+def mlp(
+    x: jax.Array,
+    weights: Mapping[str, jax.Array],
+    activation: Callable[[jax.Array], jax.Array],
+    unit_gates: jax.Array | None,
+) -> jax.Array:
+    """Two dense layers [B,T,D] -> [B,T,F] -> [B,T,D]; unit_gates [F] act on the hidden units."""
+    hidden = contract("BTD,DF->BTF", x, weights["fc1"]) + weights["fc1_bias"].astype(x.dtype)
+    hidden = gated(activation(hidden), unit_gates)
+    return contract("BTF,FD->BTD", hidden, weights["fc2"]) + weights["fc2_bias"].astype(x.dtype)
+
+
+class Transformer(nnx.Module):
+    """L pre-LN blocks, x += attention(ln_1 x), x += mlp(ln_2 x), run as one `lax.scan`.
+
+    Initialised as OpenAI's CLIP text tower (openai/CLIP `initialize_parameters`): q, k, v
+    with std D^-1/2, both output projections with D^-1/2 (2L)^-1/2, fc1 with (2D)^-1/2, biases 0.
+
+    Args:
+      tower: discrete dimensions.
+      head_dim: channels K of a head.
+      activation: a key of `ACTIVATIONS`.
+      remat: recompute each block in the backward pass instead of storing its activations.
+    """
+
+    def __init__(
+        self, tower: Tower, head_dim: int, activation: str, *, remat: bool, rngs: nnx.Rngs
+    ) -> None:
+        sizes = {
+            "L": tower.layers,
+            "D": tower.width,
+            "H": tower.heads,
+            "K": head_dim,
+            "F": tower.ffn,
+        }
+        inward_std = tower.width**-0.5
+        outward_std = inward_std * (2 * tower.layers) ** -0.5
+        self.activation = activation
+        self.remat = remat
+        self.layer_rank = LayerRank(jnp.arange(tower.layers, dtype=jnp.int32), axes="L")
+        self.ln_1_scale = constant("LD", sizes, 1.0)
+        self.ln_1_bias = constant("LD", sizes, 0.0)
+        self.query = normal("LDHK", sizes, inward_std, rngs)
+        self.query_bias = constant("LHK", sizes, 0.0)
+        self.key = normal("LDHK", sizes, inward_std, rngs)
+        self.key_bias = constant("LHK", sizes, 0.0)
+        self.value = normal("LDHK", sizes, inward_std, rngs)
+        self.value_bias = constant("LHK", sizes, 0.0)
+        self.out = normal("LHKD", sizes, outward_std, rngs)
+        self.out_bias = constant("LD", sizes, 0.0)
+        self.ln_2_scale = constant("LD", sizes, 1.0)
+        self.ln_2_bias = constant("LD", sizes, 0.0)
+        self.fc1 = normal("LDF", sizes, (2 * tower.width) ** -0.5, rngs)
+        self.fc1_bias = constant("LF", sizes, 0.0)
+        self.fc2 = normal("LFD", sizes, outward_std, rngs)
+        self.fc2_bias = constant("LD", sizes, 0.0)
+
+    def __call__(
+        self, x: jax.Array, gates: TowerGates | None = None, *, causal: bool = False
+    ) -> jax.Array:
+        """Residual stream [B,T,D] -> [B,T,D].
+
+        Raises:
+          ValueError: gates of another shape than the tower's.
+        """
+        weights = nnx.to_pure_dict(nnx.state(self, nnx.Param))  # name -> [L,...]
+        if gates is not None:
+            self._check_gates(gates)
+        channels = None if gates is None else gates.channels
+        per_layer = None if gates is None else (gates.layers, gates.heads, gates.ffn)
+        activation = ACTIVATIONS[self.activation]
+
+        def block(
+            x: jax.Array, layer: tuple[dict[str, jax.Array], tuple[jax.Array, ...] | None]
+        ) -> tuple[jax.Array, None]:
+            w, layer_gates = layer
+            open_layer, heads, units = layer_gates or (None, None, None)
+            normed = layer_norm(x, w["ln_1_scale"], w["ln_1_bias"], channels)
+            x = x + gated(attention(normed, w, causal, heads), open_layer)
+            normed = layer_norm(x, w["ln_2_scale"], w["ln_2_bias"], channels)
+            x = x + gated(mlp(normed, w, activation, units), open_layer)
+            return x, None
+
+        # The scan already keeps XLA from merging the recomputation with the forward pass.
+        step = jax.checkpoint(block, prevent_cse=False) if self.remat else block
+        x, _ = jax.lax.scan(step, x, (weights, per_layer))
+        return x
+
+    def _check_gates(self, gates: TowerGates) -> None:
+        layers, width, ffn = self.fc1.shape
+        heads = self.query_bias.shape[1]
+        expected = TowerGates((layers,), (layers, heads), (layers, ffn), (width,))
+        for name, shape in vars(expected).items():
+            came = jnp.shape(getattr(gates, name))
+            if came != shape:
+                raise ValueError(
+                    f"gates.{name} has shape {came}, the tower needs {shape}; make gates with "
+                    "choices that end at the supernet's own dimensions"
+                )

@@ -1,0 +1,273 @@
+"""The program: exit codes, one-line errors, clean JSON; costs and searches are stand-ins."""
+
+import dataclasses
+import json
+import shlex
+import subprocess
+import sys
+import types
+
+import pytest
+
+from codesign.cli import main
+from codesign.errors import RunError
+
+CONFIG = '''
+import dataclasses
+from codesign.scenario import Scenario
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """A search.
+
+    Attributes:
+      seed: seed of every random stream.
+      rate: learning rate.
+    """
+    seed: int = 0
+    rate: float = 0.1
+    scenario: Scenario = Scenario()
+
+config = Config()
+'''
+
+COSTS = {
+    "latency_s": 1.5e-3,
+    "energy_j": 2e-5,
+    "area_mm2": 0.8,
+    "tops": 0.08,
+    "operational_kgco2e": 0.1,
+    "embodied_kgco2e": 0.2,
+    "carbon_kgco2e": 0.3,
+}
+
+
+@dataclasses.dataclass
+class FakeCosts:
+    latency_s: float = 1.5e-3
+    energy_j: float = 2e-5
+    area_mm2: float = 0.8
+    tops: float = 0.08
+    operational_kgco2e: float = 0.1
+    embodied_kgco2e: float = 0.2
+    carbon_kgco2e: float = 0.3
+    breakdown: dict = dataclasses.field(
+        default_factory=lambda: {"embodied_kgco2e": {"chip": 0.15, "dram": 0.05}}
+    )
+
+
+def module(monkeypatch, name, **members):
+    """Puts a made-up module where the program imports from."""
+    made = types.ModuleType(name)
+    vars(made).update(members)
+    monkeypatch.setitem(sys.modules, name, made)
+
+
+@pytest.fixture
+def estimate(monkeypatch):
+    module(monkeypatch, "codesign.cost.estimate", estimate=lambda *_: FakeCosts())
+
+
+@pytest.fixture
+def config(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny.py").write_text(CONFIG)
+    return "./tiny.py"
+
+
+def entry(config):
+    return {"name": f"seed-{config.seed}", "role": "found", "architecture": {}, "accelerator": {},
+            "costs": COSTS, "accuracy": 0.5, "feasible": True, "pareto": True}  # fmt: skip
+
+
+@pytest.fixture
+def search(monkeypatch):
+    """A search that finds one design, reports progress, and writes what a run writes."""
+
+    def run_search(config, folder, console):
+        console.print("searching")
+        designs = [entry(config)]
+        folder.append_metrics([{"step": 0, "phase": "joint", "loss": [config.rate]}])
+        folder.write_json("designs.json", designs)
+        folder.write_json("summary.json", {"hypervolume": 0.5})
+        return {"designs": designs, "summary": {"hypervolume": 0.5}}
+
+    module(monkeypatch, "codesign.train.joint", run_search=run_search)
+
+
+def design_file(tmp_path, **accelerator):
+    path = tmp_path / "phone.json"
+    path.write_text(json.dumps({"architecture": {}, "accelerator": accelerator}))
+    return str(path)
+
+
+def one_line(capsys):
+    """The single line of an error; stdout stays empty."""
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1 and "Traceback" not in err
+    return err
+
+
+def test_help_and_version(capsys):
+    for argv, expected in (
+        (["--help"], "search,cost,report"),
+        (["cost", "--help"], "--name"),
+        (["search", "--help"], "--resume"),
+        (["report", "--help"], "RUN"),
+        (["--version"], "codesign 0."),
+    ):
+        with pytest.raises(SystemExit) as caught:
+            main(argv)
+        assert caught.value.code == 0
+        text = capsys.readouterr().out
+        assert all(word in text for word in expected.split(","))
+
+
+def test_help_after_a_config_lists_its_fields(config, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["search", config, "--help"])
+    text = capsys.readouterr().out
+    assert caught.value.code == 0 and "--rate" in text and "seed of every random stream" in text
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ([], "required: COMMAND; see codesign --help"),
+        (["serch", "x"], "there is no command 'serch'; did you mean 'search'?"),
+        (["cost"], "required: FILE; see codesign cost --help"),
+        (["search"], "required: CONFIG; see codesign search --help"),
+        (["cost", "a", "b"], "unexpected argument 'b'"),
+        (["cost", "a", "--jsn"], "unexpected argument '--jsn'"),
+        (["cost", "absent.json"], "there is no design file absent.json"),
+        (["search", "absent.py"], "there is no config file absent.py"),
+        (["search", "no-such-config"], "there is no config 'no-such-config'"),
+        (["report", "absent"], "absent is not a folder"),
+    ],
+)
+def test_usage_errors_are_one_line(argv, message, capsys):
+    assert main(argv) == 2
+    line = one_line(capsys)
+    assert message in line and line.startswith("codesign: ")
+
+
+def test_cost_prints_totals_and_parts(tmp_path, estimate, capsys):
+    assert main(["cost", design_file(tmp_path)]) == 0
+    text = capsys.readouterr().out
+    for expected in ("phone", "1.50 ms", "20.0 µJ", "0.800 mm²", "300 gCO2e", "dram", "25.0 %"):
+        assert expected in text
+
+
+def test_cost_as_json_can_be_priced_again(tmp_path, estimate, capsys):
+    assert main(["cost", design_file(tmp_path, pe_x=8), "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["costs"]["latency_s"] == 1.5e-3 and result["accelerator"]["pe_x"] == 8
+    (tmp_path / "again.json").write_text(json.dumps([result]))
+    assert main(["cost", str(tmp_path / "again.json"), "--name", "phone", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == result
+
+
+def test_cost_of_a_design_off_the_grid(tmp_path, capsys):
+    assert main(["cost", design_file(tmp_path, pe_x=100), "--json"]) == 2
+    assert "accelerator.pe_x: 100 is off the grid; use 64 or 128" in one_line(capsys)
+
+
+def test_search_writes_to_runs_and_prints_the_designs(config, search, tmp_path, capsys):
+    assert main(["search", config, "--rate", "0.3", "--seed=7"]) == 0
+    out, err = capsys.readouterr()
+    assert "seed-7" in out and "runs/tiny/report.html" in out and "searching" in err
+    record = json.loads((tmp_path / "runs" / "tiny" / "config.json").read_text())
+    assert record["config"]["seed"] == 7 and record["config"]["rate"] == 0.3
+    assert record["name"] == "tiny"
+
+
+def test_search_as_json_keeps_stdout_clean(config, search, capsys):
+    assert main(["search", "--json", "--out", "here", config, "--rate", "3e-1"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["run"] == "here" and result["designs"][0]["name"] == "seed-0"
+
+
+def test_a_second_search_needs_resume_and_the_same_config(config, search, capsys):
+    assert main(["search", config]) == 0
+    capsys.readouterr()
+    assert main(["search", config]) == 2
+    assert "add --resume to continue it" in one_line(capsys)
+    assert main(["search", config, "--resume", "--rate", "0.2"]) == 2
+    assert "rate was 0.1, is 0.2" in one_line(capsys)
+    assert main(["search", config, "--resume"]) == 0
+
+
+def test_bad_overrides_leave_no_folder(config, search, tmp_path, capsys):
+    for argv, message in (
+        (["--raet", "1"], "unknown option --raet; did you mean '--rate'?"),
+        (["--rate", "-x"], "--rate -x: expected a number"),
+        (["--scenario.use_grid", "mars"], '--scenario.use_grid: unknown "mars"; '),
+        (["--scenario.logic_yield", "2"], "--scenario.logic_yield: expected more than 0 and at"),
+        (["stray"], "unexpected argument 'stray'"),
+    ):
+        assert main(["search", config, *argv]) == 2
+        assert message in one_line(capsys)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_ctrl_c_says_how_to_go_on(config, monkeypatch, capsys):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    module(monkeypatch, "codesign.train.joint", run_search=interrupted)
+    assert main(["search", config, "--seed", "7", "--out", "a b"]) == 130
+    expected = "codesign search ./tiny.py --seed 7 --out 'a b' --resume continues it"
+    assert one_line(capsys) == f"interrupted; the run is kept: {expected}\n"
+
+
+def test_failures_are_one_line_and_bugs_are_not_hidden(config, monkeypatch, capsys):
+    def raising(error):
+        def run_search(*_):
+            raise error
+
+        module(monkeypatch, "codesign.train.joint", run_search=run_search)
+
+    raising(RunError("the loss is nan at step 7; lower --rate"))
+    assert main(["search", config]) == 1
+    assert "the loss is nan at step 7" in one_line(capsys)
+    raising(OSError(28, "No space left on device"))
+    assert main(["search", config, "--resume"]) == 1
+    assert "No space left on device" in one_line(capsys)
+    raising(ZeroDivisionError())
+    with pytest.raises(ZeroDivisionError):
+        main(["search", config, "--resume"])
+
+
+def test_report_of_one_and_several_runs(config, search, capsys):
+    for name in ("a", "b"):
+        assert main(["search", config, "--out", name]) == 0
+    capsys.readouterr()
+    assert main(["report", "a"]) == 0
+    assert "a/report.html" in capsys.readouterr().out
+    assert main(["report", "a", "b"]) == 0
+    assert "hypervolume" in capsys.readouterr().out
+    assert main(["report", "a", "b", "--json"]) == 0
+    first, second = json.loads(capsys.readouterr().out)
+    assert first["run"] == "a" and second["accuracy"] == 0.5
+
+
+def program(arguments, folder):
+    """The program as a process of its own, in a shell."""
+    command = f"{shlex.quote(sys.executable)} -X importtime -m codesign {arguments}"
+    return subprocess.run(
+        ["bash", "-o", "pipefail", "-c", command],
+        cwd=folder, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+def test_help_as_a_process_is_light_and_a_closed_pipe_harmless(tmp_path):
+    done = program("--help | true", tmp_path)
+    assert done.returncode == 0 and "Error" not in done.stderr
+    heavy = {"jax", "matplotlib", "jinja2", "jsonargparse"}
+    assert not heavy & {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+
+
+def test_an_error_as_a_process(tmp_path):
+    done = program("cost absent.json", tmp_path)
+    lines = [line for line in done.stderr.splitlines() if not line.startswith("import time:")]
+    assert done.returncode == 2 and lines == ["codesign: there is no design file absent.json"]

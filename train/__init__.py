@@ -1,0 +1,1 @@
+"""Training: data, losses, optimisation loops, placement, checkpoints, evaluation."""
