@@ -1,0 +1,1 @@
+"""Named experiments: each module holds one `config`, complete."""

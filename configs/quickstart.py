@@ -1,0 +1,64 @@
+"""Joint search of a handwritten-digit CLIP and a microcontroller-class accelerator.
+
+Data: scikit-learn's 1,797 scans of handwritten digits with template captions. The chip
+sorts forms around the clock: 20 digits a second for three years, each within 1 ms, 1 MB
+of DRAM. Energy of use and the making of the chip then weigh about alike, and a bigger
+network needs both more energy and, for its latency, a bigger chip.
+
+    codesign search quickstart
+
+takes a few minutes on two CPU cores; README.md has the table it ends with.
+"""
+
+from codesign.scenario import Scenario
+from codesign.search.objectives import Limits
+from codesign.space import AcceleratorChoices, TowerChoices
+from codesign.train.config import (
+    ModelConfig,
+    OptimConfig,
+    ScheduleConfig,
+    SearchConfig,
+    SpaceConfig,
+    TargetConfig,
+)
+from codesign.train.data import DataConfig
+
+config = SearchConfig(
+    data=DataConfig(name="digits", context=10),
+    model=ModelConfig(patch=2, projection=32, head_dim=8),
+    space=SpaceConfig(
+        vision=TowerChoices(
+            layers=(1, 2, 3, 4),
+            width=(8, 16, 24, 32, 40, 48),
+            heads=(1, 2, 3, 4),
+            ffn=(16, 32, 48, 64, 80, 96, 112, 128),
+        ),
+        text=TowerChoices(
+            layers=(1, 2, 3),
+            width=(8, 16, 24, 32),
+            heads=(1, 2, 3),
+            ffn=(16, 32, 48, 64, 80, 96),
+        ),
+        accelerator=AcceleratorChoices(
+            cores=(1, 2),
+            pe_x=(4, 8, 16, 32),
+            pe_y=(2, 4, 8, 16),
+            l2_kib=(4, 8, 16),
+            l2_words_per_cycle=(8, 16, 32),
+            glb_mib=(1 / 64, 1 / 32, 1 / 16, 1 / 8),
+        ),
+    ),
+    scenario=Scenario(
+        clock_mhz=100.0,
+        dram_gb=0.001,
+        dram_technology="lpddr4",
+        dram_words_per_cycle=4.0,
+        glb_words_per_cycle=32.0,
+        inferences_per_s=20.0,
+        hours_per_day=24.0,
+    ),
+    limits=Limits(latency_s=1e-3, area_mm2=0.25, tops=0.05),
+    targets=TargetConfig(designs=6, low=0.25, high=0.75),
+    schedule=ScheduleConfig(warmup_steps=700, joint_steps=300, tune_steps=300),
+    optim=OptimConfig(batch_size=64),
+)

@@ -1,0 +1,250 @@
+"""A family of CLIPs trained side by side, each with a relaxed design of its own.
+
+Axes: N designs, B image-caption pairs, d coordinates of a relaxed design, c constraints.
+One step function serves every phase: the warm-up is a family of one supernet, the joint
+search moves weights and designs together, and tuning is the same with designs at rest.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jax.sharding import Mesh
+
+from codesign.architecture import Architecture
+from codesign.cost.table import CostTable
+from codesign.models import CLIP, ClipOutput, Gates, clamp_logit_scale, gates_for
+from codesign.search.lagrangian import AugmentedLagrangian
+from codesign.search.objectives import Limits, Mode, excess, metric
+from codesign.train import placement
+from codesign.train.data import augment
+from codesign.train.losses import contrastive_loss, distillation_loss, similarity_logits
+
+Array = jax.Array
+
+
+class Family(NamedTuple):
+    """What a step changes; every leaf but `step` has a leading axis N.
+
+    Attributes:
+      params: weights of the gated supernets.
+      opt_state: their optimizer's.
+      z: relaxed designs in [0, 1], [N, d].
+      z_state: their optimizer's.
+      multipliers: of the constraints, [N, c].
+      step: steps taken, over all phases, [].
+    """
+
+    params: nnx.State
+    opt_state: optax.OptState
+    z: Array
+    z_state: optax.OptState
+    multipliers: Array
+    step: Array
+
+
+class Members(NamedTuple):
+    """What the members of a family are after; fixed within a phase.
+
+    Attributes:
+      targets: of the mode's cost, [N].
+      searched: 1 where the design moves, 0 where it rests, [N].
+      taught: 1 where the member learns from member 0, the supernet, [N].
+    """
+
+    targets: Array
+    searched: Array
+    taught: Array
+
+
+class Dataset(NamedTuple):
+    """Training data on the device.
+
+    Attributes:
+      images: [n, S, S, C].
+      labels: [n].
+      caption_ids: [classes, templates, T].
+    """
+
+    images: Array
+    labels: Array
+    caption_ids: Array
+
+
+class Draw(NamedTuple):
+    """Which data the steps of a chunk see: image and template indices [steps, B]."""
+
+    images: Array
+    templates: Array
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Trainer:
+    """Everything a step needs that does not change; hashed by identity, static under jit.
+
+    Attributes:
+      graphdef: the supernet's graph.
+      largest: the supernet's architecture.
+      optimizer: of the weights of one member.
+      design_optimizer: of the relaxed design of one member.
+      lagrangian: how constraints are enforced.
+      mode: which cost is made small.
+      limits: hard limits.
+      cost_weight: weight of the log cost itself.
+      distillation: weight of the supernet's soft targets.
+      shift: random shift of training images, pixels.
+      flip: whether they may be mirrored.
+      mesh: devices.
+    """
+
+    graphdef: nnx.GraphDef
+    largest: Architecture
+    optimizer: optax.GradientTransformation
+    design_optimizer: optax.GradientTransformation
+    lagrangian: AugmentedLagrangian
+    mode: Mode
+    limits: Limits
+    cost_weight: float
+    distillation: float
+    shift: int
+    flip: bool
+    mesh: Mesh
+
+    def init(self, params: nnx.State, z: Array, step: Array) -> Family:
+        """Family of the members' weights [N, ...] and designs [N, d]."""
+        constraints = 1 + len(self.limits.active())
+        return Family(
+            params=params,
+            opt_state=jax.vmap(self.optimizer.init)(params),
+            z=z,
+            z_state=jax.vmap(self.design_optimizer.init)(z),
+            multipliers=jax.vmap(lambda _: self.lagrangian.init(constraints))(z),
+            step=jnp.asarray(step, jnp.int32),
+        )
+
+
+def member_gates(z: Array, rest: nnx.State, table: CostTable) -> Gates:
+    """Gates of the relaxed design z [d]."""
+    architecture, _ = table.space.relax(z)
+    ranks = [rest[tower]["blocks"]["layer_rank"][...] for tower in ("vision", "text")]
+    return gates_for(architecture, table.space, *ranks)
+
+
+def embed(
+    trainer: Trainer, params: nnx.State, rest: nnx.State, gates: Gates | None, images: Array,
+    ids: Array,
+) -> ClipOutput:
+    """Embeddings of one member."""
+    model: CLIP = nnx.merge(trainer.graphdef, params, rest)
+    return model(images, ids, gates)[0]
+
+
+class Batch(NamedTuple):
+    """One batch: images [B, S, S, C], token ids [B, T], labels [B]."""
+
+    images: Array
+    ids: Array
+    labels: Array
+
+
+def gather_batch(
+    trainer: Trainer, data: Dataset, images: Array, templates: Array, key: Array
+) -> Batch:
+    """The drawn images, augmented, and their captions, split over the devices."""
+    split = functools.partial(
+        jax.lax.with_sharding_constraint, shardings=placement.batched(trainer.mesh)
+    )
+    labels = split(data.labels[images])
+    pixels = augment(key, data.images[images], trainer.shift, trainer.flip)
+    return Batch(split(pixels), split(data.caption_ids[labels, templates]), labels)
+
+
+def family_loss(
+    params: nnx.State, z: Array, multipliers: Array, members: Members, batch: Batch,
+    rest: nnx.State, table: CostTable, trainer: Trainer, gated: bool,
+) -> tuple[Array, dict[str, Array]]:
+    """Sum over members of contrastive, distillation and constraint terms, and metrics [N].
+
+    No term of one member depends on the weights or design of another (the supernet's
+    logits, which teach the others, are not differentiated), so the gradient of the sum
+    is every member's own.
+    """
+    def forward(params: nnx.State, z: Array) -> ClipOutput:
+        gates = member_gates(z, rest, table) if gated else None
+        return embed(trainer, params, rest, gates, batch.images, batch.ids)
+
+    out = jax.vmap(forward)(params, z)
+    task = jax.vmap(contrastive_loss, in_axes=(0, 0, 0, None))(*out, batch.labels)
+    metrics = {"loss": task}
+    total = jnp.sum(task)
+    if not gated:
+        return total, metrics
+
+    logits = jax.vmap(similarity_logits)(*out)
+    taught = jax.vmap(distillation_loss, in_axes=(0, None))(
+        logits, jax.lax.stop_gradient(logits[0])
+    )
+    total += trainer.distillation * jnp.sum(members.taught * taught)
+
+    costs = jax.vmap(table.relaxed)(z)
+    over = jax.vmap(excess, in_axes=(0, None, None, 0))(
+        costs, trainer.limits, trainer.mode, members.targets
+    )
+    value = metric(costs, trainer.mode)
+    penalty = jax.vmap(trainer.lagrangian.penalty)(multipliers, over)
+    total += jnp.sum(members.searched * (trainer.cost_weight * jnp.log(value) + penalty))
+    metrics |= {
+        "distillation_loss": taught,
+        "carbon_kgco2e": costs.carbon_kgco2e,
+        "latency_s": costs.latency_s,
+        "energy_j": costs.energy_j,
+        "area_mm2": costs.area_mm2,
+        "excess": over,
+        "indices": table.space.indices(z),
+    }
+    return total, metrics
+
+
+def train_step(
+    family: Family, members: Members, batch: Batch, rest: nnx.State, table: CostTable,
+    trainer: Trainer, gated: bool,
+) -> tuple[Family, dict[str, Array]]:
+    """One step of every member: weights, design and multipliers."""
+    (_, metrics), (grads, z_grads) = jax.value_and_grad(family_loss, (0, 1), has_aux=True)(
+        family.params, family.z, family.multipliers, members, batch, rest, table, trainer, gated
+    )
+    updates, opt_state = jax.vmap(trainer.optimizer.update)(
+        grads, family.opt_state, family.params
+    )
+    params = clamp_logit_scale(optax.apply_updates(family.params, updates))
+    family = family._replace(params=params, opt_state=opt_state, step=family.step + 1)
+    if not gated:
+        return family, metrics
+    moves, z_state = jax.vmap(trainer.design_optimizer.update)(z_grads, family.z_state, family.z)
+    z = optax.projections.projection_box(
+        family.z + members.searched[:, None] * moves, 0.0, 1.0
+    )
+    multipliers = jax.vmap(trainer.lagrangian.update)(family.multipliers, metrics["excess"])
+    return family._replace(z=z, z_state=z_state, multipliers=multipliers), metrics
+
+
+@functools.partial(
+    jax.jit, static_argnames=("trainer", "gated"), donate_argnames=("family",)
+)
+def train_chunk(
+    family: Family, members: Members, draw: Draw, data: Dataset, key: Array, rest: nnx.State,
+    table: CostTable, trainer: Trainer, gated: bool,
+) -> tuple[Family, dict[str, Array]]:
+    """The steps of a chunk in one compiled loop; metrics are stacked, [steps, N, ...]."""
+    def step(family: Family, drawn: Draw) -> tuple[Family, Any]:
+        step_key = jax.random.fold_in(key, family.step)
+        batch = gather_batch(trainer, data, drawn.images, drawn.templates, step_key)
+        return train_step(family, members, batch, rest, table, trainer, gated)
+
+    return jax.lax.scan(step, family, draw)

@@ -1,0 +1,79 @@
+"""What a run shows while it works: the phase, a bar, losses and costs of the family."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+PHASES = {
+    "warmup": "warm-up: CLIP weights of the supernet",
+    "joint": "joint: weights, architectures and accelerators",
+    "tune": "tuning: weights of the chosen networks",
+}
+
+
+class Display:
+    """A progress bar a phase on a terminal; plain lines elsewhere. A context manager."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=20),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._task: Any = None
+        self._note = ""
+
+    def __enter__(self) -> Display:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._finish()
+        self._progress.stop()
+
+    def says(self, what: str) -> None:
+        """One line about a chapter that has no steps."""
+        self._finish()
+        self._console.print(what, markup=False, highlight=False)
+
+    def phase(self, name: str, done: int, end: int) -> None:
+        """Begins a phase whose steps run from `done` to `end`."""
+        self._finish()
+        self._task = self._progress.add_task(
+            PHASES[name], total=end - done, completed=0, note=""
+        )
+        if not self._console.is_terminal:
+            self._console.print(f"{PHASES[name]}, steps {done} to {end}", highlight=False)
+
+    def update(self, steps: int, row: Mapping[str, Any]) -> None:
+        """Counts steps and shows the newest line of metrics."""
+        losses = row["loss"]
+        self._note = f"loss {min(losses):.3f}..{max(losses):.3f}"
+        if "carbon_kgco2e" in row:
+            grams = [1e3 * c for c in row["carbon_kgco2e"]]
+            self._note += f", carbon {min(grams):.3g}..{max(grams):.3g} g"
+        self._progress.update(self._task, advance=steps, note=self._note)
+
+    def _finish(self) -> None:
+        if self._task is not None and not self._console.is_terminal:
+            self._console.print(f"  {self._note}", highlight=False)
+        self._task = None
