@@ -49,7 +49,7 @@ SPACE = DesignSpace(
 )
 ARCHITECTURES = 310  # times 3,240 accelerators: a million designs
 DIRECT_DESIGNS = 4096
-RELAXED_DESIGNS = 1024
+RELAXED_DESIGNS = 512
 
 
 def seconds(run: Callable[[], Any], repeats: int = 3) -> float:

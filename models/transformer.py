@@ -24,6 +24,7 @@ from flax import nnx
 from codesign.architecture import Tower
 from codesign.models.gates import TowerGates
 
+LAYER_NORM_WEIGHTS = ("ln_1_scale", "ln_1_bias", "ln_2_scale", "ln_2_bias")
 LAYER_NORM_EPSILON = 1e-5  # of every released CLIP; Flax's default is 1e-6
 
 ELASTIC_AXES = {"L": "layers", "D": "width", "H": "heads", "F": "ffn"}
@@ -63,19 +64,32 @@ def contract(spec: str, x: jax.Array, weight: jax.Array) -> jax.Array:
     return jnp.einsum(spec, x, weight.astype(x.dtype))
 
 
-def gated(x: jax.Array, gate: jax.Array | None) -> jax.Array:
-    """x * gate in x's dtype; x itself without a gate."""
-    return x if gate is None else x * gate.astype(x.dtype)
+def folded(weights: Mapping[str, jax.Array], gates: TowerGates) -> dict[str, jax.Array]:
+    """Stacked block weights with the gates multiplied in.
+
+    A gate scales what its unit hands on, and every unit hands on through a linear map: a
+    head through the output projection, a hidden unit through fc2, a layer through both and
+    their biases, a channel through the affine part of its LayerNorms. Scaling the maps is
+    the same function as scaling the activations, at the cost of the weights' size instead
+    of the batch's. (The statistics of LayerNorm still need the channel gates.)
+    """
+    layers = gates.layers[:, None]
+    scaled = {name: weights[name] * gates.channels for name in LAYER_NORM_WEIGHTS}
+    scaled["out"] = weights["out"] * (layers * gates.heads)[:, :, None, None]
+    scaled["fc2"] = weights["fc2"] * (layers * gates.ffn)[:, :, None]
+    scaled |= {name: weights[name] * layers for name in ("out_bias", "fc2_bias")}
+    return {**weights, **scaled}
 
 
 def layer_norm(
     x: jax.Array, scale: jax.Array, bias: jax.Array, gates: jax.Array | None = None
 ) -> jax.Array:
-    """LayerNorm over the open channels only; statistics in f32, result in x's dtype.
+    """LayerNorm, its mean and variance over the open channels only; f32, result in x's dtype.
 
-    With gates g: mean = sum(g x) / sum(g), variance = sum(g (x - mean)^2) / sum(g), and the
-    result is multiplied by g. With 0/1 gates that is the LayerNorm of the sliced network.
-    A closed channel of the residual stream is read by nobody else, so its value is harmless.
+    With gates g: mean = sum(g x) / sum(g), variance = sum(g (x - mean)^2) / sum(g). With 0/1
+    gates, and with g multiplied into scale and bias, that is the LayerNorm of the sliced
+    network. A closed channel of the residual stream is read by nobody else, so its value is
+    harmless.
 
     Args:
       x: [..., D].  scale, bias: [D].  gates: [D] in [0, 1], not all zero, or None.
@@ -89,7 +103,7 @@ def layer_norm(
         mean = jnp.sum(share * x32, axis=-1, keepdims=True)
         variance = jnp.sum(share * jnp.square(x32 - mean), axis=-1, keepdims=True)
     normalised = (x32 - mean) * jax.lax.rsqrt(variance + LAYER_NORM_EPSILON)
-    return gated(normalised * scale + bias, gates).astype(x.dtype)
+    return (normalised * scale + bias).astype(x.dtype)
 
 
 class LayerNorm(nnx.Module):
@@ -100,19 +114,19 @@ class LayerNorm(nnx.Module):
         self.bias = constant("D", {"D": width}, 0.0)
 
     def __call__(self, x: jax.Array, gates: jax.Array | None = None) -> jax.Array:
-        """[..., D] -> [..., D]; gates [D] as in `layer_norm`."""
-        return layer_norm(x, self.scale[...], self.bias[...], gates)
+        """[..., D] -> [..., D]; gates [D] weigh the statistics and scale the result."""
+        scale, bias = self.scale[...], self.bias[...]
+        if gates is not None:
+            scale, bias = scale * gates, bias * gates
+        return layer_norm(x, scale, bias, gates)
 
 
-def attention(
-    x: jax.Array, weights: Mapping[str, jax.Array], causal: bool, head_gates: jax.Array | None
-) -> jax.Array:
+def attention(x: jax.Array, weights: Mapping[str, jax.Array], causal: bool) -> jax.Array:
     """Multi-head attention [B,T,D] -> [B,T,D]; softmax in f32, no padding mask.
 
     Args:
       x: [B,T,D], normalised.  weights: one layer's, without the axis L.
       causal: position t attends to s <= t.
-      head_gates: [H], multiplies what each head hands to the output projection.
     """
     query = contract("BTD,DHK->BTHK", x, weights["query"]) + weights["query_bias"].astype(x.dtype)
     key = contract("BSD,DHK->BSHK", x, weights["key"]) + weights["key_bias"].astype(x.dtype)
@@ -124,7 +138,6 @@ def attention(
         logits = jnp.where(visible, logits, jnp.finfo(jnp.float32).min)
     probabilities = jax.nn.softmax(logits, axis=-1).astype(x.dtype)
     heads = jnp.einsum("BHTS,BSHK->BTHK", probabilities, value)
-    heads = gated(heads, None if head_gates is None else head_gates[:, None])
     return contract("BTHK,HKD->BTD", heads, weights["out"]) + weights["out_bias"].astype(x.dtype)
 
 
@@ -132,11 +145,10 @@ def mlp(
     x: jax.Array,
     weights: Mapping[str, jax.Array],
     activation: Callable[[jax.Array], jax.Array],
-    unit_gates: jax.Array | None,
 ) -> jax.Array:
-    """Two dense layers [B,T,D] -> [B,T,F] -> [B,T,D]; unit_gates [F] act on the hidden units."""
+    """Two dense layers [B,T,D] -> [B,T,F] -> [B,T,D]."""
     hidden = contract("BTD,DF->BTF", x, weights["fc1"]) + weights["fc1_bias"].astype(x.dtype)
-    hidden = gated(activation(hidden), unit_gates)
+    hidden = activation(hidden)
     return contract("BTF,FD->BTD", hidden, weights["fc2"]) + weights["fc2_bias"].astype(x.dtype)
 
 
@@ -194,26 +206,20 @@ class Transformer(nnx.Module):
           ValueError: gates of another shape than the tower's.
         """
         weights = nnx.to_pure_dict(nnx.state(self, nnx.Param))  # name -> [L,...]
+        channels = None
         if gates is not None:
             self._check_gates(gates)
-        channels = None if gates is None else gates.channels
-        per_layer = None if gates is None else (gates.layers, gates.heads, gates.ffn)
+            weights, channels = folded(weights, gates), gates.channels
         activation = ACTIVATIONS[self.activation]
 
-        def block(
-            x: jax.Array, layer: tuple[dict[str, jax.Array], tuple[jax.Array, ...] | None]
-        ) -> tuple[jax.Array, None]:
-            w, layer_gates = layer
-            open_layer, heads, units = layer_gates or (None, None, None)
-            normed = layer_norm(x, w["ln_1_scale"], w["ln_1_bias"], channels)
-            x = x + gated(attention(normed, w, causal, heads), open_layer)
+        def block(x: jax.Array, w: dict[str, jax.Array]) -> tuple[jax.Array, None]:
+            x = x + attention(layer_norm(x, w["ln_1_scale"], w["ln_1_bias"], channels), w, causal)
             normed = layer_norm(x, w["ln_2_scale"], w["ln_2_bias"], channels)
-            x = x + gated(mlp(normed, w, activation, units), open_layer)
-            return x, None
+            return x + mlp(normed, w, activation), None
 
         # The scan already keeps XLA from merging the recomputation with the forward pass.
         step = jax.checkpoint(block, prevent_cse=False) if self.remat else block
-        x, _ = jax.lax.scan(step, x, (weights, per_layer))
+        x, _ = jax.lax.scan(step, x, weights)
         return x
 
     def _check_gates(self, gates: TowerGates) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -35,14 +36,13 @@ def save_tokenizer(data: CaptionedImages, folder: RunFolder) -> None:
     data.tokenizer.save(folder.path / "tokenizer.json")
 
 
-def evaluate(model: CLIP, data: CaptionedImages, split: str) -> dict[str, float]:
-    """Zero-shot accuracy and retrieval recall@1 of a network."""
+def evaluate(model: CLIP, data: CaptionedImages, *splits: str) -> list[dict[str, float]]:
+    """Zero-shot accuracy and retrieval recall@1 of a network on each split."""
     graphdef, state = nnx.split(model)
     encode_image = jax.jit(lambda s, x: nnx.merge(graphdef, s).encode_image(x)[0])
     encode_text = jax.jit(lambda s, x: nnx.merge(graphdef, s).encode_text(x)[0])
-    return evaluate_clip(
-        lambda x: encode_image(state, x), lambda x: encode_text(state, x), data, split
-    )
+    encoders = functools.partial(encode_image, state), functools.partial(encode_text, state)
+    return [evaluate_clip(*encoders, data, split) for split in splits]
 
 
 def designs(
@@ -79,8 +79,7 @@ def designs(
 
 def _entry(setup: Setup, design: Design, network: CLIP, member: int) -> dict[str, Any]:
     costs = estimate(design.architecture, design.accelerator, design.scenario)
-    test = evaluate(network, setup.data, "test")
-    validation = evaluate(network, setup.data, "validation")
+    test, validation = evaluate(network, setup.data, "test", "validation")
     searched = bool(setup.members.searched[member])
     target = float(setup.members.targets[member]) if searched else None
     images = len(setup.data.test.labels)

@@ -167,7 +167,7 @@ def _tiles(dims: dict[str, Array], accelerator: Accelerator, lattice: Lattice) -
     free = accelerator.l2_kib * 1024.0 / 2 - jnp.where(in_registers, 0, k2 * n2)
     m_max = floor(free / (k2 + PARTIAL_SUM_BYTES * n2))
     fits = m_max >= 1
-    m_trips = ceil(core_dims["m"] / jnp.maximum(m_max, 1))
+    m_trips = ceil(core_dims["m"] / jnp.clip(m_max, 1, core_dims["m"]))
     m2 = ceil(core_dims["m"] / m_trips)
     trips = {"m": m_trips, "k": ceil(core_dims["k"] / k2), "n": ceil(core_dims["n"] / n2)}
     tile = {"m": m2, "k": k2, "n": n2}
@@ -224,6 +224,102 @@ def _loops(order: str, trips: dict[str, Array], blocks: dict[str, Array]) -> lis
     return nest
 
 
+class Traffic(NamedTuple):
+    """Bytes a GEMM moves, all cores together, and the PE arrays' time; arrays [P].
+
+    Attributes:
+      dram_read, dram_write, glb_read, glb_write, l2_read, l2_write: accesses to each
+        memory; a word that moves down a level is read above and written below.
+      register_fills: bytes written to the PEs' weight registers.
+      compute_cycles: cycles of the busiest core's array.
+    """
+
+    dram_read: Array
+    dram_write: Array
+    glb_read: Array
+    glb_write: Array
+    l2_read: Array
+    l2_write: Array
+    register_fills: Array
+    compute_cycles: Array
+
+
+def _traffic(
+    schedule: Schedule,
+    dims: dict[str, Array],
+    tiles: _Tiles,
+    blocks: dict[str, Array],
+    accelerator: Accelerator,
+) -> Traffic:
+    """Traffic of one schedule on tiles [P] and the GLB blocks they are walked in."""
+    size_i, size_w, size_o = dims["m"] * dims["k"], dims["k"] * dims["n"], dims["m"] * dims["n"]
+    cores, core_dims = tiles.cores, tiles.core_dims
+    dram = _loops(schedule.dram, tiles.trips, blocks)
+    dram_read = size_i * _refetches(dram, "n") + size_w * _refetches(dram, "m")
+
+    inner = _loops(schedule.inner, tiles.trips, blocks)
+    i_moved = size_i * _refetches(inner, "n")
+    w_moved = size_w * _refetches(inner, "m")
+    visits = cores["k"] * _refetches(inner, "k")
+    partial = PARTIAL_SUM_BYTES * size_o * (visits - 1)  # written to, then read from the GLB
+
+    # Accumulations in L2: one read-modify-write per block of full registers.
+    registers = accelerator.pe_y * WEIGHT_REGISTER_WORDS
+    passes = tiles.trips["k"] * ceil(tiles.k2 / registers)
+    column_blocks = ceil(core_dims["n"] / accelerator.pe_x)
+    # Registers are refilled per tile of rows, unless one block of weights is all they walk.
+    in_tile = [
+        ("n", ceil(tiles.n2 / accelerator.pe_x)),
+        ("k", ceil(tiles.k2 / registers)),
+    ]
+    register_fills = size_w * _refetches([*inner, *in_tile], "m") * cores["m"]
+    # Every pass but the very last, which requantises, writes partial sums; every pass of
+    # a core but its first reads them back; one core reads and adds those of the others.
+    summed = PARTIAL_SUM_BYTES * size_o * cores["k"] * (passes - 1)
+    merged = PARTIAL_SUM_BYTES * size_o * (cores["k"] - 1)
+    array_read = size_i * column_blocks * cores["n"] + register_fills + summed + merged
+    array_write = summed + merged + size_o
+    return Traffic(
+        dram_read=dram_read,
+        dram_write=size_o,
+        glb_read=i_moved + w_moved + partial + size_o,
+        glb_write=dram_read + partial + size_o,
+        l2_read=array_read + partial + size_o,
+        l2_write=i_moved * cores["n"] + w_moved * cores["m"] + partial + array_write,
+        register_fills=register_fills,
+        compute_cycles=core_dims["m"] * column_blocks * ceil(core_dims["k"] / accelerator.pe_y),
+    )
+
+
+def _cycles(
+    traffic: Traffic, tiles: _Tiles, accelerator: Accelerator, tech: Technology
+) -> Array:
+    """Latency of tiles [P]: the slowest of array, L2, GLB and DRAM, and what does not overlap."""
+    l2_words = accelerator.l2_words_per_cycle * accelerator.cores
+    on_chip = jnp.maximum(
+        traffic.compute_cycles, jnp.maximum(traffic.l2_read, traffic.l2_write) / l2_words
+    )
+    on_chip = jnp.maximum(
+        on_chip, jnp.maximum(traffic.glb_read, traffic.glb_write) / tech.glb_words_per_cycle
+    )
+    # Before the array can start: the first tiles of I and W, and the first registers.
+    chip = tiles.chip
+    first_registers = jnp.minimum(accelerator.pe_x, tiles.n2) * jnp.minimum(
+        accelerator.pe_y * WEIGHT_REGISTER_WORDS, tiles.k2
+    )
+    fill = (
+        chip["m"] * chip["k"] + chip["k"] * chip["n"]
+    ) / tech.dram_words_per_cycle + first_registers / accelerator.l2_words_per_cycle
+    drain = chip["m"] * chip["n"] / tech.dram_words_per_cycle
+    return jnp.maximum(
+        fill + on_chip + drain,
+        jnp.maximum(
+            traffic.dram_read / tech.dram_words_per_cycle + drain,
+            traffic.dram_write / tech.dram_words_per_cycle + fill,
+        ),
+    )
+
+
 def _price(
     schedule: Schedule,
     dims: dict[str, Array],
@@ -232,74 +328,17 @@ def _price(
     tech: Technology,
 ) -> tuple[GemmCosts, Array]:
     """Cost of one schedule on tiles [P], and which of them fit."""
-    m, k, n = dims["m"], dims["k"], dims["n"]
-    size_i, size_w, size_o = m * k, k * n, m * n
-    cores, trips = tiles.cores, tiles.trips
-    all_cores = accelerator.cores
     blocks, fits = _blocks(schedule, dims, tiles, accelerator.glb_mib * 2.0**20)
-
-    dram = _loops(schedule.dram, trips, blocks)
-    dram_read = size_i * _refetches(dram, "n") + size_w * _refetches(dram, "m")
-    dram_write = size_o
-
-    inner = _loops(schedule.inner, trips, blocks)
-    i_moved = size_i * _refetches(inner, "n")
-    w_moved = size_w * _refetches(inner, "m")
-    visits = cores["k"] * _refetches(inner, "k")
-    partial = PARTIAL_SUM_BYTES * size_o * (visits - 1)  # written to, then read from the GLB
-    glb_read = i_moved + w_moved + partial + size_o
-    glb_write = dram_read + partial + size_o
-
-    # Accumulations in L2: one read-modify-write per block of full registers.
-    registers = accelerator.pe_y * WEIGHT_REGISTER_WORDS
-    passes = trips["k"] * ceil(tiles.k2 / registers)
-    column_blocks = ceil(tiles.core_dims["n"] / accelerator.pe_x)
-    # Registers are refilled per tile of rows, unless one block of weights is all they walk.
-    in_tile = [
-        ("n", ceil(tiles.n2 / accelerator.pe_x)),
-        ("k", ceil(tiles.k2 / registers)),
-    ]
-    register_fills = size_w * _refetches([*inner, *in_tile], "m") * cores["m"]
-    # Every pass but the very last, which requantises, writes partial sums; every pass of
-    # a core but its first reads them back.
-    summed = PARTIAL_SUM_BYTES * size_o * cores["k"] * (passes - 1)
-    merged = PARTIAL_SUM_BYTES * size_o * (cores["k"] - 1)
-    to_l2_i, to_l2_w = i_moved * cores["n"], w_moved * cores["m"]
-    l2_read = (
-        size_i * column_blocks * cores["n"] + register_fills + summed + partial + size_o
-    )
-    l2_write = to_l2_i + to_l2_w + summed + merged + size_o + partial
-
-    compute = (
-        tiles.core_dims["m"] * column_blocks * ceil(tiles.core_dims["k"] / accelerator.pe_y)
-    )
-    l2_words = accelerator.l2_words_per_cycle * all_cores
-    on_chip = jnp.maximum(compute, jnp.maximum(l2_read, l2_write) / l2_words)
-    on_chip = jnp.maximum(on_chip, jnp.maximum(glb_read, glb_write) / tech.glb_words_per_cycle)
-    # Before the array can start: the first tiles of I and W, and the first registers.
-    chip = tiles.chip
-    first_registers = (
-        jnp.minimum(accelerator.pe_x, tiles.n2) * jnp.minimum(registers, tiles.k2)
-    )
-    fill = (
-        chip["m"] * chip["k"] + chip["k"] * chip["n"]
-    ) / tech.dram_words_per_cycle + first_registers / accelerator.l2_words_per_cycle
-    drain = chip["m"] * chip["n"] / tech.dram_words_per_cycle
-    cycles = jnp.maximum(
-        fill + on_chip + drain,
-        jnp.maximum(
-            dram_read / tech.dram_words_per_cycle + drain,
-            dram_write / tech.dram_words_per_cycle + fill,
-        ),
-    )
-    macs = m * k * n
+    t = _traffic(schedule, dims, tiles, blocks, accelerator)
+    cycles = _cycles(t, tiles, accelerator, tech)
+    macs = dims["m"] * dims["k"] * dims["n"]
     costs = GemmCosts(
         cycles=cycles,
         mac_pj=macs * tech.mac_pj + jnp.zeros_like(cycles),
-        register_pj=macs * tech.register_read_pj + register_fills * tech.register_write_pj,
-        l2_pj=l2_read * tech.l2_read_pj + l2_write * tech.l2_write_pj,
-        glb_pj=glb_read * tech.glb_read_pj + glb_write * tech.glb_write_pj,
-        dram_pj=(dram_read + dram_write) * tech.dram_pj,
+        register_pj=macs * tech.register_read_pj + t.register_fills * tech.register_write_pj,
+        l2_pj=t.l2_read * tech.l2_read_pj + t.l2_write * tech.l2_write_pj,
+        glb_pj=t.glb_read * tech.glb_read_pj + t.glb_write * tech.glb_write_pj,
+        dram_pj=(t.dram_read + t.dram_write) * tech.dram_pj,
     )
     return costs, tiles.fits & fits
 

@@ -21,6 +21,7 @@ import numpy as np
 from codesign.cost.tables import table
 
 Array = jax.Array
+Scalar = Array | float
 
 # The widest access the fitted arrays were generated for, bytes. A wider port is
 # several of them side by side, so energy per byte stays that of this width.
@@ -33,7 +34,7 @@ def _law(quantity: str) -> np.ndarray:
     return np.array([float(x) for x in row["coefficients"].split()])
 
 
-def access_law(p: np.ndarray, capacity_kib: Array, width_bytes: Array) -> Array:
+def access_law(p: np.ndarray, capacity_kib: Scalar, width_bytes: Scalar) -> Scalar:
     """Energy of one access, pJ."""
     a, b, d, e, f, g, h = p
     return (
@@ -41,40 +42,40 @@ def access_law(p: np.ndarray, capacity_kib: Array, width_bytes: Array) -> Array:
     )
 
 
-def area_law(p: np.ndarray, capacity_kib: Array, width_bytes: Array) -> Array:
+def area_law(p: np.ndarray, capacity_kib: Scalar, width_bytes: Scalar) -> Scalar:
     """Area of one array, mm2."""
     a, b, d = p
     return a * capacity_kib**b * width_bytes**d
 
 
-def leakage_law(p: np.ndarray, capacity_kib: Array, width_bytes: Array) -> Array:
+def leakage_law(p: np.ndarray, capacity_kib: Scalar, width_bytes: Scalar) -> Scalar:
     """Standby leakage of one array, mW."""
     a, b, d, e = p
     return a * capacity_kib**b + d * width_bytes**e
 
 
-def _access_pj_per_byte(quantity: str, capacity_kib: Array, width_bytes: Array) -> Array:
+def _access_pj_per_byte(quantity: str, capacity_kib: Scalar, width_bytes: Scalar) -> Scalar:
     width = jnp.minimum(width_bytes, MAX_WIDTH_BYTES)
     return access_law(_law(quantity), capacity_kib, width) / width
 
 
-def read_pj_per_byte(capacity_kib: Array, width_bytes: Array) -> Array:
+def read_pj_per_byte(capacity_kib: Scalar, width_bytes: Scalar) -> Scalar:
     """Energy of reading one byte at full access width, pJ."""
     return _access_pj_per_byte("read_pj_per_access", capacity_kib, width_bytes)
 
 
-def write_pj_per_byte(capacity_kib: Array, width_bytes: Array) -> Array:
+def write_pj_per_byte(capacity_kib: Scalar, width_bytes: Scalar) -> Scalar:
     """Energy of writing one byte at full access width, pJ."""
     return _access_pj_per_byte("write_pj_per_access", capacity_kib, width_bytes)
 
 
-def area_mm2(capacity_kib: Array, width_bytes: Array) -> Array:
+def area_mm2(capacity_kib: Scalar, width_bytes: Scalar) -> Scalar:
     """Area, mm2."""
     width = jnp.minimum(width_bytes, MAX_WIDTH_BYTES)
     return area_law(_law("area_mm2"), capacity_kib, width)
 
 
-def leakage_w(capacity_kib: Array, width_bytes: Array) -> Array:
+def leakage_w(capacity_kib: Scalar, width_bytes: Scalar) -> Scalar:
     """Standby leakage, W."""
     width = jnp.minimum(width_bytes, MAX_WIDTH_BYTES)
     return 1e-3 * leakage_law(_law("leakage_mw"), capacity_kib, width)

@@ -70,23 +70,21 @@ class CostTable:
     def relaxed(self, z: Array) -> Costs:
         """Costs at a relaxed design z [d]: multilinear between the discrete designs."""
         weights = dict(zip(self.space.names, self.space.weights(z), strict=True))
-        chip = [w for name, w in weights.items() if name.startswith("accelerator.")]
-
-        def on_chip(values: Array) -> Array:
-            for w in chip[::-1]:
-                values = values @ w
-            return values
+        axes = {name: _neighbours(w) for name, w in weights.items()}
+        chip = [axis for name, axis in axes.items() if name.startswith("accelerator.")]
 
         def tower(name: str, part: int) -> Array:
-            w, h, f = (weights[f"{name}.{d}"] for d in ("width", "heads", "ffn"))
+            width, heads, ffn = (axes[f"{name}.{d}"] for d in ("width", "heads", "ffn"))
             layers = jnp.asarray(getattr(self.space, name).layers, jnp.float32)
-            per_layer = jnp.einsum("whf,w,h,f->", on_chip(self.layer[name][part]), w, h, f)
-            return (weights[f"{name}.layers"] @ layers) * per_layer + (
-                on_chip(self.outside[name][part]) @ w
+            per_layer = _interpolate(self.layer[name][part], [width, heads, ffn, *chip])
+            return (weights[f"{name}.layers"] @ layers) * per_layer + _interpolate(
+                self.outside[name][part], [width, *chip]
             )
 
         cycles, energy_pj = (sum(tower(t, part) for t in TOWERS) for part in (0, 1))
-        return self._costs(cycles, energy_pj, on_chip(self.area_mm2), on_chip(self.tops))
+        return self._costs(
+            cycles, energy_pj, _interpolate(self.area_mm2, chip), _interpolate(self.tops, chip)
+        )
 
     def on_every_accelerator(self, indices: Array) -> Costs:
         """Costs [accelerators] of the architecture at choice indices [>= 8]."""
@@ -118,13 +116,38 @@ class CostTable:
         )
 
 
+class _Axis(NamedTuple):
+    """Consecutive choices of one dimension: index of the first and their weights [<= 3]."""
+
+    first: Array
+    weights: Array
+
+
+def _neighbours(weights: Array) -> _Axis:
+    """The choices that weigh anything, or whose weights have a derivative, out of [n]."""
+    size = min(3, len(weights))
+    first = jnp.clip(jnp.argmax(weights) - 1, 0, len(weights) - size)
+    return _Axis(first, jax.lax.dynamic_slice_in_dim(weights, first, size))
+
+
+def _interpolate(values: Array, axes: Sequence[_Axis]) -> Array:
+    """Sum over the neighbours along every axis of values [n, ...], times their weights."""
+    near = jax.lax.dynamic_slice(
+        values, [a.first for a in axes], [len(a.weights) for a in axes]
+    )
+    for axis in reversed(axes):
+        near = near @ axis.weights
+    return near
+
+
 @functools.partial(jax.jit, static_argnames=("scenario", "batch"))
 def _map_gemms(gemms: Array, chips: Accelerator, scenario: Scenario, batch: int) -> Run:
     """Run [A, U], without leakage, of single GEMMs [U, 3] on accelerators [A]."""
 
     def on_chip(chip: Accelerator) -> Run:
         tech = technology(chip, scenario)
-        costs = jax.vmap(gemm_costs, in_axes=(0, 0, 0, None, None))(*gemms.T, chip, tech)
+        m, k, n = gemms.T
+        costs = jax.vmap(gemm_costs, in_axes=(0, 0, 0, None, None))(m, k, n, chip, tech)
         return Run(costs.cycles, costs.dynamic_pj)
 
     in_batches = jax.tree.map(lambda x: x.reshape(-1, batch), chips)
@@ -148,7 +171,7 @@ def _sum_operators(
 
     def on_chip(chip: Accelerator, cycles: Array, dynamic_pj: Array) -> Run:
         tech = technology(chip, scenario)
-        vector = jax.vmap(vector_costs, in_axes=(0, None, None))(workload, chip, tech)
+        vector = vector_costs(workload, chip, tech)
         in_arrays = lambda x: jnp.sum(x[which] * workload.count, axis=-1)  # noqa: E731
         in_lanes = lambda x: jnp.sum(x * workload.vector_count, axis=-1)  # noqa: E731
         total_cycles = in_arrays(cycles) + in_lanes(vector.cycles)
@@ -158,9 +181,35 @@ def _sum_operators(
     return jax.vmap(on_chip, out_axes=1)(chips, *mapped)
 
 
-def run_grid(
-    workloads: Sequence[Workload], chips: Accelerator, scenario: Scenario
-) -> list[Run]:
+def stack_workloads(workloads: Sequence[Workload]) -> Workload:
+    """Batches of workloads [D_i] as one batch [sum D_i], padded with operators that never run."""
+    gemms = max(len(w.gemm_names) for w in workloads)
+    vector_ops = max(len(w.vector_names) for w in workloads)
+
+    def padded(name: str, operators: int, fill: float) -> Array:
+        """One field of all workloads, [sum D_i, operators]."""
+        parts = [np.asarray(getattr(w, name)) for w in workloads]
+        rows = [w.m.shape[0] for w in workloads]
+        parts = [np.broadcast_to(x, (n, x.shape[-1])) for x, n in zip(parts, rows, strict=True)]
+        missing = [operators - x.shape[-1] for x in parts]
+        return jnp.concatenate([
+            np.pad(x, ((0, 0), (0, more)), constant_values=fill)
+            for x, more in zip(parts, missing, strict=True)
+        ])
+
+    return Workload(
+        **{name: padded(name, gemms, 1.0) for name in ("m", "k", "n")},
+        count=padded("count", gemms, 0.0),
+        **{
+            name: padded(name, vector_ops, 0.0)
+            for name in ("elements", "vector_count", "vector_cycles", "vector_operands")
+        },
+        gemm_names=tuple(f"gemm_{i}" for i in range(gemms)),
+        vector_names=tuple(f"vector_{i}" for i in range(vector_ops)),
+    )
+
+
+def run_grid(workloads: Sequence[Workload], chips: Accelerator, scenario: Scenario) -> list[Run]:
     """Run [D, A] of workloads on every accelerator; each distinct GEMM is mapped once.
 
     Args:
@@ -168,21 +217,21 @@ def run_grid(
       chips: accelerators, leaves [A].
       scenario: clock and bandwidths.
     """
-    shapes = [np.stack([np.asarray(x) for x in (w.m, w.k, w.n)], axis=-1) for w in workloads]
-    gemms, which = np.unique(
-        np.concatenate([s.reshape(-1, 3) for s in shapes]), axis=0, return_inverse=True
-    )
+    workload = stack_workloads(workloads)
+    shapes = np.stack([np.asarray(x) for x in (workload.m, workload.k, workload.n)], axis=-1)
+    gemms, which = np.unique(shapes.reshape(-1, 3), axis=0, return_inverse=True)
     total = chips.cores.shape[0]
     batch = min(total, max(1, PAIRS_AT_ONCE // len(gemms)))
     chips = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), chips)
     padded = jax.tree.map(lambda x: jnp.pad(x, (0, -total % batch), mode="edge"), chips)
     mapped = _map_gemms(jnp.asarray(gemms), padded, scenario, batch)
     mapped = Run(*(x[:total] for x in mapped))
-    ends = np.cumsum([s.shape[0] * s.shape[1] for s in shapes])[:-1]
-    return [
-        _sum_operators(mapped, jnp.asarray(part.reshape(s.shape[:2])), w, chips, scenario)
-        for part, s, w in zip(np.split(which.reshape(-1), ends), shapes, workloads, strict=True)
-    ]
+    run = _sum_operators(
+        mapped, jnp.asarray(which.reshape(shapes.shape[:2])), workload, chips, scenario
+    )
+    ends = np.cumsum([w.m.shape[0] for w in workloads])[:-1]
+    parts = zip(*(jnp.split(x, ends) for x in run), strict=True)
+    return [Run(*part) for part in parts]
 
 
 def accelerator_grid(space: DesignSpace) -> Accelerator:
@@ -192,7 +241,11 @@ def accelerator_grid(space: DesignSpace) -> Accelerator:
 
 
 def build_table(space: DesignSpace, scenario: Scenario) -> CostTable:
-    """Maps every distinct operator of the space on every accelerator of it."""
+    """Maps every distinct operator of the space on every accelerator of it.
+
+    Raises:
+      ValueError: an accelerator whose buffers are too small for some operator.
+    """
     chips = accelerator_grid(space)
     chip_shape = [len(d.choices) for d in space.dimensions[space.architecture_size :]]
     base = space.base
@@ -209,13 +262,11 @@ def build_table(space: DesignSpace, scenario: Scenario) -> CostTable:
             activation=base.activation,
             causal=name == "text",
         )
-        blocks.append(jax.vmap(lambda w, h, f, b=block: b(Tower(1, w, h, f)))(
-            *(jnp.asarray(x.ravel()) for x in (w, h, f))
-        ))
-        rest.append(jax.vmap(lambda w, name=name: outside_workload(
-            dataclasses.replace(base, **{name: Tower(1, w, 1, 1)}), name
-        ))(jnp.asarray(choices.width)))
+        blocks.append(block(Tower(1, *(jnp.asarray(x.ravel()) for x in (w, h, f)))))
+        widths: dict[str, Any] = {name: Tower(1, jnp.asarray(choices.width), 1, 1)}
+        rest.append(outside_workload(dataclasses.replace(base, **widths), name))
     runs = run_grid([*blocks, *rest], chips, scenario)
+    _check_fits(runs, chips)
     layer = {
         name: Run(*(x.reshape(*shape, *chip_shape) for x in run))
         for name, shape, run in zip(TOWERS, shapes, runs, strict=False)
@@ -233,3 +284,14 @@ def build_table(space: DesignSpace, scenario: Scenario) -> CostTable:
         scenario=scenario,
         space=space,
     )
+
+
+def _check_fits(runs: Sequence[Run], chips: Accelerator) -> None:
+    """Raises ValueError where a workload has no mapping: infinities do not interpolate."""
+    fits = np.logical_and.reduce([np.isfinite(run.cycles).all(axis=0) for run in runs])
+    if not fits.all():
+        first = jax.tree.map(lambda x: float(x[np.argmin(fits)]), chips)
+        raise ValueError(
+            f"space.accelerator: {np.sum(~fits)} of {len(fits)} accelerators have buffers too "
+            f"small for some operator, the first {first}: raise l2_kib or glb_mib"
+        )

@@ -72,7 +72,7 @@ def outside_workload(architecture: Architecture, name: str) -> Workload:
             Gemm("projection", 1, d, a.projection),
         ]
         vector = [
-            VectorOp("positions", "add", tokens * d),
+            VectorOp("positions", "add", tokens * d, operands=2),
             VectorOp("ln_pre", "layernorm", tokens * d),
             VectorOp("ln_post", "layernorm", d),
             VectorOp("normalise", "normalise", a.projection),
@@ -84,7 +84,7 @@ def outside_workload(architecture: Architecture, name: str) -> Workload:
         ]
         vector = [
             VectorOp("embedding", "embedding", a.context * d),
-            VectorOp("positions", "add", a.context * d),
+            VectorOp("positions", "add", a.context * d, operands=2),
             VectorOp("ln_final", "layernorm", a.context * d),
             VectorOp("normalise", "normalise", a.projection),
         ]

@@ -9,8 +9,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from codesign.cost import tables
-
 
 class Gemm(NamedTuple):
     """`count` products [m, k] x [k, n], run one after the other; int8 in and out."""
@@ -67,27 +65,34 @@ class Workload:
         return jnp.sum(self.m * self.k * self.n * self.count, axis=-1)
 
 
-def _row(values: Sequence[Any]) -> jax.Array:
-    """[len(values)] float32; empty for none."""
-    if not values:
-        return jnp.zeros((0,), jnp.float32)
-    return jnp.stack([jnp.asarray(v, jnp.float32) for v in values])
+def _columns(operators: Sequence[NamedTuple], *fields: str) -> list[jax.Array]:
+    """The fields of all operators as float32 arrays [..., operators] of one shape."""
+    values = [[jnp.asarray(getattr(op, f), jnp.float32) for op in operators] for f in fields]
+    shape = jnp.broadcast_shapes(*(v.shape for row in values for v in row))
+    return [jnp.stack([jnp.broadcast_to(v, shape) for v in row], axis=-1) for row in values]
 
 
 def gather(gemms: Sequence[Gemm], vector_ops: Sequence[VectorOp]) -> Workload:
-    """Workload of these operators; dimensions are scalars, traced or not."""
+    """Workload of these operators.
+
+    Dimensions are scalars, traced or not, or arrays [...] for a batch of workloads.
+    """
+    from codesign.cost import tables  # not above: the cost model imports workloads
+
     cycles = [
         tables.value("vector_ops", "op", op.kind, "cycles_per_element") for op in vector_ops
     ]
+    m, k, n, count = _columns(gemms, "m", "k", "n", "count")
+    elements, vector_count = _columns(vector_ops, "elements", "count")
     return Workload(
-        m=_row([g.m for g in gemms]),
-        k=_row([g.k for g in gemms]),
-        n=_row([g.n for g in gemms]),
-        count=_row([g.count for g in gemms]),
-        elements=_row([op.elements for op in vector_ops]),
-        vector_count=_row([op.count for op in vector_ops]),
-        vector_cycles=_row(cycles),
-        vector_operands=_row([op.operands for op in vector_ops]),
+        m=m,
+        k=k,
+        n=n,
+        count=count,
+        elements=elements,
+        vector_count=vector_count,
+        vector_cycles=jnp.asarray(cycles, jnp.float32),
+        vector_operands=jnp.asarray([op.operands for op in vector_ops], jnp.float32),
         gemm_names=tuple(g.name for g in gemms),
         vector_names=tuple(op.name for op in vector_ops),
     )
@@ -95,11 +100,11 @@ def gather(gemms: Sequence[Gemm], vector_ops: Sequence[VectorOp]) -> Workload:
 
 def concatenate(*workloads: Workload) -> Workload:
     """All operators of several workloads, one after the other."""
-    names = {
+    names: dict[str, Any] = {
         name: tuple(x for w in workloads for x in getattr(w, name))
         for name in ("gemm_names", "vector_names")
     }
-    arrays = {
+    arrays: dict[str, Any] = {
         f.name: jnp.concatenate([getattr(w, f.name) for w in workloads], axis=-1)
         for f in dataclasses.fields(Workload)
         if f.name not in names

@@ -1,0 +1,345 @@
+"""The mapper: bounds, closed forms, a published simulator, monotony and gradients.
+
+Traffic formulas are held against a loop-nest simulator in test_mapper_traffic.py.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import re
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from codesign.accelerator import Accelerator
+from codesign.cost.mapper import GemmCosts, gemm_costs
+from codesign.cost.technology import Technology, technology
+from codesign.scenario import Scenario
+
+ZIGZAG = Path(__file__).parent / "data" / "zigzag_samples.csv"
+ROUND = Technology(
+    mac_pj=0.25, register_read_pj=0.125, register_write_pj=0.5, lane_pj=1.0, l2_read_pj=1.0,
+    l2_write_pj=2.0, glb_read_pj=5.0, glb_write_pj=7.0, dram_pj=64.0, leakage_pj=3.0,
+    dram_words_per_cycle=128.0, glb_words_per_cycle=512.0,
+)
+CHIP_CHOICES = ((1, 2, 4), (32, 64, 128, 256), (2, 4, 8, 16, 32, 64),
+                (64, 128, 256, 512, 1024), (32, 64, 128), (2, 4, 8))
+BATCH = 64
+
+Case = tuple[tuple[float, float, float], Accelerator, Technology]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_compilation():
+    """A few hundred GEMMs are priced in a second and compiled in several: optimise less."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
+@jax.jit
+@jax.vmap
+def _priced(gemm, chip, tech):
+    return gemm_costs(*gemm, chip, tech)
+
+
+def stack(cases: list[Case]) -> tuple:
+    """Cases as arrays, padded with the last to whole batches, so that jit compiles once."""
+    padded = cases + cases[-1:] * (-len(cases) % BATCH)
+    return jax.tree.map(lambda *x: np.asarray(x, np.float32), *padded)
+
+
+def price(cases: list[Case]) -> GemmCosts:
+    """Costs [len(cases)], by one compiled function."""
+    whole = stack(cases)
+    parts = [
+        _priced(*jax.tree.map(lambda x, i=i: x[i : i + BATCH], whole))
+        for i in range(0, len(whole[0][0]), BATCH)
+    ]
+    return jax.tree.map(lambda *x: np.concatenate(x)[: len(cases)].astype(float), *parts)
+
+
+def edp(costs: GemmCosts, cases: list[Case]) -> np.ndarray:
+    """Energy x delay with leakage, pJ cycles: what the mapper minimises."""
+    leakage = np.array([float(tech.leakage_pj) for _, _, tech in cases])
+    return costs.cycles * (costs.dynamic_pj + leakage * costs.cycles)
+
+
+def random_cases(number: int, seed: int = 0) -> list[Case]:
+    """GEMMs of all sizes, half of them CLIP's, on accelerators of the default grid."""
+    rng = np.random.default_rng(seed)
+    cases = []
+    for i in range(number):
+        if i % 2:
+            gemm = tuple(float(x) for x in rng.integers(1, [300, 3072, 3072]))
+        else:
+            gemm = (float(rng.choice([50, 77, 197])),
+                    *(float(x) for x in rng.choice([64, 384, 512, 768, 3072], size=2)))
+        chip = Accelerator(*(float(rng.choice(c)) for c in CHIP_CHOICES))
+        cases.append((gemm, chip, jax.tree.map(float, technology(chip, Scenario()))))
+    return cases
+
+
+def test_one_tile_by_hand():
+    """[10, 4] x [4, 16] on 16 x 4 PEs: one tile, one block of registers, nothing twice.
+
+    I 40, W 64, O 160 bytes. Array: 10 rows, one a cycle. Before it, 104 bytes from DRAM
+    at 128 a cycle and 64 weights from L2 at 64 a cycle; after it, 160 bytes to DRAM.
+    """
+    costs = price([((10, 4, 16), Accelerator(1, 16, 4, 64, 64, 2), ROUND)])
+    assert costs.cycles[0] == pytest.approx(104 / 128 + 64 / 64 + 10 + 160 / 128)
+    assert costs.mac_pj[0] == pytest.approx(640 * 0.25)
+    assert costs.register_pj[0] == pytest.approx(640 * 0.125 + 64 * 0.5)
+    # L2: I and W written, read once each; O written, and read to go up.
+    assert costs.l2_pj[0] == pytest.approx((40 + 64 + 160) * 1 + (40 + 64 + 160) * 2)
+    assert costs.glb_pj[0] == pytest.approx((40 + 64 + 160) * 5 + (40 + 64 + 160) * 7)
+    assert costs.dram_pj[0] == pytest.approx((40 + 64 + 160) * 64)
+
+
+def test_two_cores_by_hand():
+    """[1, 4] x [4, 32] on 2 cores of 16 x 4: n is split, I is read once and sent to both.
+
+    L2 is the slowest: 8 + 128 bytes in and 32 of results, at 2 x 64 a cycle.
+    """
+    costs = price([((1, 4, 32), Accelerator(2, 16, 4, 64, 64, 2), ROUND)])
+    assert costs.glb_pj[0] == pytest.approx((4 + 128 + 32) * (5 + 7))
+    assert costs.l2_pj[0] == pytest.approx((2 * 4 + 128 + 32) * (1 + 2))
+    assert costs.cycles[0] == pytest.approx((4 + 128) / 128 + 64 / 64 + 168 / 128 + 32 / 128)
+
+
+def test_never_better_than_roofline():
+    cases = random_cases(512)
+    costs = price(cases)
+    m, k, n = np.array([gemm for gemm, _, _ in cases]).T
+    pes = np.array([chip.cores * chip.pe_x * chip.pe_y for _, chip, _ in cases])
+    tech = jax.tree.map(lambda *x: np.array(x), *(tech for _, _, tech in cases))
+    macs, read, written = m * k * n, m * k + k * n, m * n
+    assert np.isfinite(costs.cycles).all()
+    bandwidth = tech.dram_words_per_cycle
+    roofline = np.maximum(macs / pes, np.maximum(read, written) / bandwidth)
+    assert (costs.cycles >= roofline * (1 - 1e-5)).all()
+    for energy, least in (
+        (costs.mac_pj, macs * tech.mac_pj),
+        (costs.register_pj, macs * tech.register_read_pj + k * n * tech.register_write_pj),
+        (costs.l2_pj, (read + written) * (tech.l2_read_pj + tech.l2_write_pj)),
+        (costs.glb_pj, (read + written) * (tech.glb_read_pj + tech.glb_write_pj)),
+        (costs.dram_pj, (read + written) * tech.dram_pj),
+    ):
+        assert (energy >= least * (1 - 1e-5)).all()
+
+
+def test_near_roofline_where_shapes_suit():
+    """Large GEMMs whose sizes the array divides, on chips whose buffers feed it."""
+    cases = []
+    for cores, pe_x, pe_y in ((1, 32, 4), (1, 64, 16), (2, 64, 16), (4, 64, 16), (2, 128, 32)):
+        chip = Accelerator(cores, pe_x, pe_y, 512, 128, 4)
+        tech = jax.tree.map(float, technology(chip, Scenario()))
+        cases += [((m, k, n), chip, tech) for m in (196, 1024) for k, n in
+                  ((768, 768), (768, 3072), (3072, 768), (2048, 4096))]
+    costs = price(cases)
+    for (gemm, chip, _), cycles in zip(cases, costs.cycles, strict=True):
+        m, k, n = gemm
+        roofline = max(m * k * n / chip.pes, (m * k + k * n) / 128, m * n / 128)
+        assert roofline <= cycles < 2 * roofline
+
+
+def test_infeasible_is_infinite():
+    costs = price([((64, 64, 64), Accelerator(1, 32, 8, 0.05, 32, 4), ROUND),
+                   ((64, 64, 64), Accelerator(1, 32, 8, 64, 32, 1e-4), ROUND),
+                   ((64, 64, 64), Accelerator(1, 32, 8, 64, 32, 4), ROUND)])
+    assert np.isinf(costs.cycles[:2]).all()
+    assert np.isfinite(costs.cycles[2])
+
+
+def test_every_tiny_gemm_fits_large_buffers():
+    """A tile far smaller than its buffer is still one tile, not none."""
+    gemms = [(1, 1, 1), (1, 512, 1), (1, 1, 3072), (2, 3, 5)]
+    chip = Accelerator(1, 32, 2, 1024, 32, 8)
+    costs = price([(gemm, chip, ROUND) for gemm in gemms])
+    assert np.isfinite(costs.cycles).all()
+    assert costs.dram_pj[0] == pytest.approx(3 * 64)
+
+
+def zigzag_cases() -> tuple[list[Case], np.ndarray, np.ndarray, np.ndarray]:
+    """Samples as cases, their cycles, energies pJ, and accumulator accesses, one a column sum."""
+    lines = [x for x in ZIGZAG.read_text().splitlines() if not x.startswith("#")]
+    rows = list(csv.DictReader(lines))
+    energies = dataclasses.replace(
+        ROUND, mac_pj=0.2, register_read_pj=0.03, register_write_pj=0.03, l2_read_pj=1.0,
+        l2_write_pj=1.0, glb_read_pj=5.0, glb_write_pj=5.0, dram_pj=60.0, leakage_pj=0.0,
+    )
+    cases, accumulations = [], []
+    for row in rows:
+        gemm = tuple(float(x) for x in row["gemm_MxKxN"].split("x"))
+        pe_x, pe_y, cores, _, l2, _, bandwidth, glb = (
+            float(x) for x in re.findall(r"\d+", row["hardware"])
+        )
+        cases.append((gemm, Accelerator(cores, pe_x, pe_y, l2, bandwidth, glb), energies))
+        accumulations.append(np.prod(gemm) / pe_y)
+    cycles = np.array([float(row["cycles"]) for row in rows])
+    energy_pj = np.array([1e6 * float(row["energy_uJ"]) for row in rows])
+    return cases, cycles, energy_pj, np.array(accumulations)
+
+
+def test_agrees_with_zigzag():
+    """45 samples, shared energies per byte: access counts and latency are what may differ."""
+    cases, cycles, energy_pj, accumulations = zigzag_cases()
+    costs = price(cases)
+    latency = costs.cycles / cycles - 1
+    total_pj = costs.dynamic_pj + 0.1 * accumulations
+    energy = total_pj / energy_pj - 1
+    rank = lambda x: np.argsort(np.argsort(x))  # noqa: E731
+    assert len(cases) == 45
+    assert np.median(abs(latency)) < 0.05
+    assert abs(latency).mean() < 0.20
+    assert abs(energy).mean() < 0.07
+    assert np.corrcoef(rank(costs.cycles), rank(cycles))[0, 1] > 0.97
+    assert np.corrcoef(rank(total_pj), rank(energy_pj))[0, 1] > 0.96
+    # Where filling the array is a small part, the two agree closely.
+    large = cycles > 40_000
+    assert large.sum() > 15
+    assert abs(latency[large]).mean() < 0.08
+
+
+dimension = st.one_of(st.integers(1, 3072), st.sampled_from([64, 77, 197, 512, 768]))
+chips = st.tuples(*(st.sampled_from(c) for c in CHIP_CHOICES)).map(lambda x: Accelerator(*x))
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(dimension, dimension, dimension, chips)
+def test_more_of_a_free_resource_never_costs_more(m, k, n, chip):
+    """At the same energy per byte: more bandwidth anywhere, or a larger global buffer."""
+    tech = jax.tree.map(float, technology(chip, Scenario()))
+    replace = dataclasses.replace
+    better = [
+        (chip, replace(tech, dram_words_per_cycle=2 * tech.dram_words_per_cycle)),
+        (chip, replace(tech, glb_words_per_cycle=2 * tech.glb_words_per_cycle)),
+        (replace(chip, l2_words_per_cycle=2 * chip.l2_words_per_cycle), tech),
+        (replace(chip, glb_mib=1.5 * chip.glb_mib), tech),
+        (replace(chip, glb_mib=4 * chip.glb_mib), tech),
+    ]
+    cases = [((m, k, n), *x) for x in [(chip, tech), *better]]
+    costs = price(cases)
+    products = edp(costs, cases)
+    assert (products[1:] <= products[0] * (1 + 1e-5)).all()
+
+
+def test_a_larger_local_buffer_costs_more_only_by_its_longer_fill():
+    """L2 tiles fill the buffer, and the first must arrive before the array starts.
+
+    So a larger L2 may cost time, at most that of filling it; never DRAM energy.
+    """
+    cases = random_cases(512, seed=1)
+    larger = [(g, dataclasses.replace(c, l2_kib=2 * c.l2_kib), t) for g, c, t in cases]
+    before, after = price(cases), price(larger)
+    ratio = edp(after, larger) / edp(before, cases)
+    assert np.mean(ratio > 1.01) < 0.1
+    assert ratio.max() < 1.5
+    macs_per_pe = np.array([np.prod(g) / c.pes for g, c, _ in cases])
+    assert ratio[macs_per_pe > 30_000].max() < 1.05
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(dimension, dimension, dimension, chips, st.integers(1, 500))
+def test_more_work_never_takes_less_mac_energy(m, k, n, chip, more):
+    tech = jax.tree.map(float, technology(chip, Scenario()))
+    gemms = [(m, k, n), (m + more, k, n), (m, k + more, n), (m, k, n + more)]
+    costs = price([(gemm, chip, tech) for gemm in gemms])
+    assert (costs.mac_pj[1:] > costs.mac_pj[0]).all()
+    assert (costs.dram_pj[1:] > costs.dram_pj[0] * (1 - 1e-6)).all()
+
+
+def test_jit_equals_no_jit_and_vmap_equals_loop():
+    cases = random_cases(2, seed=2)
+    batched = price(cases)
+    for i, (gemm, chip, tech) in enumerate(cases):
+        alone = gemm_costs(*gemm, chip, tech)
+        for field in dataclasses.fields(GemmCosts):
+            one, of_many = float(getattr(alone, field.name)), getattr(batched, field.name)[i]
+            assert one == pytest.approx(of_many, rel=1e-5)
+
+
+@jax.jit
+@jax.vmap
+def _jacobian(gemm, chip, tech):
+    """d [cycles, dynamic_pj] in (gemm, chip, tech)."""
+    return jax.jacfwd(
+        lambda inputs: (lambda c: jnp.stack([c.cycles, c.dynamic_pj]))(
+            gemm_costs(*inputs[0], *inputs[1:])
+        )
+    )((gemm, chip, tech))
+
+
+def jacobian(cases: list[Case]) -> tuple:
+    """Derivatives with a leading [len(cases)], as a tree like a case; at most a batch."""
+    assert len(cases) <= BATCH
+    return jax.tree.map(lambda x: np.asarray(x)[: len(cases)], _jacobian(*stack(cases)))
+
+
+def differences(case: Case, changed: tuple[Case, Case], step: float) -> np.ndarray:
+    """Central difference [cycles, dynamic_pj]."""
+    costs = price([case, *changed])
+    values = np.stack([costs.cycles, costs.dynamic_pj], axis=-1)
+    return (values[2] - values[1]) / (2 * step)
+
+
+def moved(case: Case, name: str, step: float) -> Case:
+    """The case with one number changed."""
+    gemm, chip, tech = case
+    if name in "mkn":
+        return tuple(x + step * (d == name) for d, x in zip("mkn", gemm, strict=True)), chip, tech
+    if hasattr(chip, name):
+        return gemm, dataclasses.replace(chip, **{name: getattr(chip, name) + step}), tech
+    return gemm, chip, dataclasses.replace(tech, **{name: getattr(tech, name) + step})
+
+
+def test_gradients_are_finite_differences_where_the_mapping_stays():
+    """m by whole rows, k and n by whole blocks of the array, bandwidths by a little.
+
+    Within a block, ceil makes the cost a staircase; the gradient is its mean slope.
+    """
+    designs = [
+        ((96, 1536, 768), Accelerator(1, 64, 16, 256, 64, 4)),
+        ((96, 1536, 768), Accelerator(1, 32, 8, 256, 64, 4)),
+        ((197, 768, 1536), Accelerator(1, 64, 8, 512, 128, 4)),
+        ((197, 3072, 768), Accelerator(2, 128, 16, 256, 64, 4)),
+    ]
+    cases = [
+        (gemm, chip, jax.tree.map(float, technology(chip, Scenario()))) for gemm, chip in designs
+    ]
+    by_gemm, by_chip, by_tech = jacobian(cases)
+    for i, case in enumerate(cases):
+        gemm, chip, _ = case
+        checks = [
+            ("m", 1, by_gemm[0], 0.01),
+            ("k", 32 * chip.pe_y, by_gemm[1], 0.06),
+            ("n", chip.pe_x, by_gemm[2], 0.06),
+            ("l2_words_per_cycle", 1, by_chip.l2_words_per_cycle, 0.01),
+            ("dram_words_per_cycle", 1, by_tech.dram_words_per_cycle, 0.01),
+            ("glb_words_per_cycle", 4, by_tech.glb_words_per_cycle, 0.01),
+            ("dram_pj", 1, by_tech.dram_pj, 0.01),
+        ]
+        for name, step, gradient, tolerance in checks:
+            slope = differences(case, (moved(case, name, -step), moved(case, name, step)), step)
+            assert gradient[i] == pytest.approx(slope, rel=tolerance, abs=0.02), (name, gemm)
+
+
+def test_gradients_are_finite_everywhere():
+    """Relaxed sizes and chips between the choices included."""
+    rng = np.random.default_rng(4)
+    relaxed = []
+    for gemm, chip, _ in random_cases(BATCH, seed=5):
+        between = jax.tree.map(lambda x: float(x * rng.uniform(1, 1.4)), (gemm, chip))
+        tech = jax.tree.map(float, technology(between[1], Scenario()))
+        relaxed.append((*between, tech))
+    for cases in (relaxed, random_cases(BATCH, seed=6)):
+        leaves = jax.tree.leaves(jacobian(cases))
+        assert len(leaves) == 3 + 6 + 12
+        assert all(np.isfinite(x).all() for x in leaves)

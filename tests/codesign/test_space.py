@@ -1,0 +1,133 @@
+"""DesignSpace: interpolation weights, round trips between indices and z, bad choices."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from codesign.accelerator import Accelerator
+from codesign.architecture import Architecture, Tower, clip_vit_b16
+from codesign.space import AcceleratorChoices, DesignSpace, TowerChoices, interpolation_weights
+
+CHOICES = (1, 2, 3, 7)  # numbers of choices the weights are tried with
+SPACE = DesignSpace(
+    base=clip_vit_b16(),
+    vision=TowerChoices((6, 9, 12), (384, 768), (6, 8, 12), (1536, 3072)),
+    text=TowerChoices((12,), (256, 384, 512), (4, 8), (1024, 2048)),
+)
+
+interpolate = jax.jit(interpolation_weights, static_argnums=1)
+slopes = jax.jit(jax.jacfwd(interpolation_weights), static_argnums=1)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.floats(0, 1, width=32), st.sampled_from(CHOICES))
+def test_weights_are_a_convex_combination_of_neighbours(z, choices):
+    weights = np.asarray(interpolate(z, choices))
+    assert weights.sum() == pytest.approx(1, abs=1e-6)
+    assert weights.min() > -1e-5
+    used = np.flatnonzero(weights > 1e-5)
+    assert used.max() - used.min() <= 1
+    assert weights @ np.arange(choices) == pytest.approx(z * (choices - 1), abs=2e-5)
+
+
+@pytest.mark.parametrize("choices", [1, 2, 3, 4, 6, 7, 14, 22, 50])
+def test_weights_at_a_choice_are_exactly_that_choice(choices):
+    """z as DesignSpace.encode makes it; i / 13 * 13 is not always i in float32."""
+    z = jnp.asarray(np.arange(choices) / max(choices - 1, 1), jnp.float32)
+    weights = jax.vmap(lambda z: interpolation_weights(z, choices))(z)
+    np.testing.assert_array_equal(weights, np.eye(choices))
+
+
+@pytest.mark.parametrize("choices", [2, 3, 14])
+def test_slope_at_a_choice_is_the_mean_of_both_sides(choices):
+    values = np.random.default_rng(0).normal(size=choices)
+    step = (choices - 1) * np.diff(values)
+    for i in range(choices):
+        slope = values @ np.asarray(slopes(jnp.float32(i / (choices - 1)), choices))
+        assert slope == pytest.approx(step[max(i - 1, 0) : i + 1].mean(), rel=1e-4, abs=1e-4)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.floats(0, 1, width=32), st.sampled_from((2, 3, 7)))
+def test_slope_between_choices_is_the_finite_difference(z, choices):
+    index = z * (choices - 1)
+    lower = int(index)
+    if not 0.02 < index - lower < 0.98:
+        return
+    step = 0.01 / (choices - 1)
+    above, below = (np.asarray(interpolate(np.float32(z + s), choices)) for s in (step, -step))
+    np.testing.assert_allclose(
+        slopes(np.float32(z), choices), (above - below) / (2 * step), atol=1e-2
+    )
+
+
+indices = st.tuples(*(st.integers(0, int(n)) for n in SPACE.steps))
+
+
+@settings(max_examples=60, deadline=None)
+@given(indices)
+def test_discrete_designs_survive_encode_relax_and_round(index):
+    z = jnp.asarray(SPACE.encode(index), jnp.float32)
+    assert tuple(np.asarray(SPACE.round(z))) == index
+    architecture, accelerator = relax(z)
+    assert as_floats(architecture) == as_floats(SPACE.architecture_at(index))
+    assert as_floats(accelerator) == as_floats(SPACE.accelerator_at(index))
+    assert tuple(SPACE.nearest(SPACE.architecture_at(index))) == index[:8]
+
+
+relax = jax.jit(SPACE.relax)
+
+
+def as_floats(tree):
+    return [float(x) for x in jax.tree.leaves(tree)]
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.floats(0, 1, width=32), min_size=14, max_size=14))
+def test_relaxed_values_lie_between_the_neighbouring_choices(z):
+    values = as_floats(relax(jnp.asarray(z, jnp.float32)))
+    for value, dimension, x in zip(values, SPACE.dimensions, z, strict=True):
+        last = len(dimension.choices) - 1
+        lower, upper = int(np.floor(x * last)), int(np.ceil(x * last))
+        assert dimension.choices[lower] - 1e-3 * abs(value) <= value
+        assert value <= dimension.choices[upper] + 1e-3 * abs(value)
+
+
+def test_round_keeps_batches_and_stays_inside():
+    z = jnp.stack([jnp.full(14, -0.3), jnp.full(14, 0.5), jnp.full(14, 1.7)])
+    rounded = np.asarray(SPACE.round(z))
+    assert rounded.shape == (3, 14)
+    np.testing.assert_array_equal(rounded[0], 0)
+    np.testing.assert_array_equal(rounded[2], SPACE.steps)
+
+
+def test_axes_and_sizes():
+    assert SPACE.names[:5] == (
+        "vision.layers", "vision.width", "vision.heads", "vision.ffn", "text.layers"
+    )
+    fields = dataclasses.fields(Accelerator)
+    assert SPACE.names[8:] == tuple(f"accelerator.{f.name}" for f in fields)
+    assert SPACE.architecture_size == 8
+    assert SPACE.architectures == 3 * 2 * 3 * 2 * 1 * 3 * 2 * 2
+    assert SPACE.accelerators == 3240
+    largest = SPACE.largest()
+    assert largest.vision == Tower(12, 768, 12, 3072)
+    assert largest.text == Tower(12, 512, 8, 2048)
+    assert isinstance(largest.vision.layers, int)
+
+
+@pytest.mark.parametrize("choices", [(), (0, 1), (-1, 2), (2, 2), (3, 1)])
+def test_bad_choices_name_the_dimension(choices):
+    towers = TowerChoices((1,), (8,), (1,), (8,))
+    with pytest.raises(ValueError, match=r"space\.text\.width.*positive and increasing"):
+        DesignSpace(Architecture(Tower(1, 8, 1, 8), Tower(1, 8, 1, 8)), towers,
+                    dataclasses.replace(towers, width=choices))
+    with pytest.raises(ValueError, match=r"space\.accelerator\.cores"):
+        DesignSpace(clip_vit_b16(), towers, towers, AcceleratorChoices(cores=choices))

@@ -1,0 +1,247 @@
+"""CostTable: equal to clip_costs at every design, continuous and differentiable between."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from codesign.accelerator import Accelerator
+from codesign.architecture import Architecture, Tower
+from codesign.cost import build_table, clip_costs
+from codesign.cost import table as table_module
+from codesign.cost.mapper import gemm_costs
+from codesign.cost.table import accelerator_grid, run_grid
+from codesign.cost.technology import technology
+from codesign.scenario import Scenario
+from codesign.space import AcceleratorChoices, DesignSpace, TowerChoices
+from codesign.workload import Gemm, VectorOp, gather
+
+SCENARIO = Scenario(use_grid="taiwan", fab_grid=500.0)
+SPACE = DesignSpace(
+    base=Architecture(
+        vision=Tower(1, 8, 1, 8), text=Tower(1, 8, 1, 8), patch=4, image=16, context=9,
+        projection=12, head_dim=8,
+    ),
+    vision=TowerChoices((1, 2, 4), (16, 24, 32, 40), (1, 2, 3), (32, 64)),
+    text=TowerChoices((1, 3), (16, 20), (1, 2), (24, 32, 64)),
+    accelerator=AcceleratorChoices((1, 2), (8, 16), (2, 8), (8, 16), (32,), (0.0625, 0.25)),
+)
+TOTALS = ("latency_s", "energy_j", "area_mm2", "tops", "operational_kgco2e", "embodied_kgco2e")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_compilation():
+    """This space is priced in milliseconds and compiled in seconds: optimise less."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
+@pytest.fixture(scope="module")
+def table():
+    return build_table(SPACE, SCENARIO)
+
+
+@pytest.fixture(scope="module")
+def relaxed(table):
+    """z [B, d] -> {total: [B]}."""
+    return batched(lambda z: totals(table.relaxed(z)), 64)
+
+
+@pytest.fixture(scope="module")
+def slopes(table):
+    """z [B, d] -> {total: [B, d]}."""
+    return batched(jax.jacrev(lambda z: totals(table.relaxed(z))), 4)
+
+
+@pytest.fixture(scope="module")
+def direct():
+    """z [B, d] -> {total: [B]} by clip_costs."""
+    return batched(lambda z: totals(clip_costs(*SPACE.relax(z), SCENARIO)), 64)
+
+
+def batched(function, size):
+    """jit(vmap(function)) called with batches of one size, so that it compiles once."""
+    compiled = jax.jit(jax.vmap(function))
+
+    def call(z):
+        padded = np.pad(z, ((0, -len(z) % size), (0, 0)), mode="edge")
+        parts = [compiled(part) for part in np.split(padded, len(padded) // size)]
+        return jax.tree.map(lambda *x: np.concatenate(x)[: len(z)], *parts)
+
+    return call
+
+
+def totals(costs):
+    return {name: getattr(costs, name) for name in TOTALS}
+
+
+def random_indices(designs, seed=0):
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, SPACE.steps + 1, size=(designs, len(SPACE.steps)))
+
+
+def encode(indices):
+    return jnp.asarray(SPACE.encode(indices), jnp.float32)
+
+
+def assert_equal(got, expected, rtol=1e-5):
+    assert got.keys() == expected.keys()
+    for name in got:
+        np.testing.assert_allclose(got[name], expected[name], rtol=rtol, err_msg=name)
+
+
+def test_relaxed_equals_clip_costs_at_discrete_designs(relaxed, direct):
+    z = encode(random_indices(64))
+    assert_equal(relaxed(z), direct(z))
+
+
+def test_every_accelerator_is_the_right_one(table, relaxed):
+    """Flat index a of on_every_accelerator is the design that accelerator_indices(a) names."""
+    index = random_indices(1)[0]
+    every = totals(table.on_every_accelerator(index))
+    chips = np.asarray(table.accelerator_indices(jnp.arange(SPACE.accelerators)))
+    assert chips.shape == (32, 6)
+    designs = np.concatenate([np.tile(index[:8], (32, 1)), chips], axis=1)
+    assert_equal(every, relaxed(encode(designs)))
+
+
+def test_every_accelerator_jit_equals_no_jit(table):
+    index = jnp.asarray(random_indices(3, seed=1))
+    batched = jax.jit(jax.vmap(table.on_every_accelerator))(index)
+    for i in range(3):
+        alone = table.on_every_accelerator(index[i])
+        assert_equal(totals(alone), {k: v[i] for k, v in totals(batched).items()}, rtol=1e-6)
+
+
+def test_relaxed_jit_equals_no_jit_and_vmap_equals_loop(table, relaxed):
+    z = jnp.asarray(np.random.default_rng(0).uniform(size=(3, 14)), jnp.float32)
+    together = relaxed(z)
+    for i in range(3):
+        alone = totals(table.relaxed(z[i]))
+        assert_equal(alone, {k: v[i] for k, v in together.items()})
+
+
+def test_relaxed_is_the_multilinear_interpolation(table, relaxed):
+    """Mean of the exact costs over designs with every dimension rounded at random."""
+    rng = np.random.default_rng(1)
+    z = rng.uniform(size=14)
+    lower = np.floor(z * SPACE.steps).astype(int)
+    share = z * SPACE.steps - lower
+    corners = np.array(np.meshgrid(*[[0, 1]] * 14, indexing="ij")).reshape(14, -1).T
+    used = corners[(corners <= (share > 0)).all(axis=1)]  # a dimension of one choice has one
+    weight = np.prod(np.where(used, share, 1 - share), axis=1)
+    assert weight.sum() == pytest.approx(1)
+    designs = np.minimum(lower + used, SPACE.steps)
+    at_corners = relaxed(encode(designs))
+    here = relaxed(jnp.asarray(z[None], jnp.float32))
+    for name in TOTALS:
+        expected = np.float64(at_corners[name]) @ weight
+        assert float(here[name][0]) == pytest.approx(expected, rel=1e-4), name
+
+
+def test_continuous_across_choices(relaxed):
+    """A step of 1e-4 of a choice on either side moves the cost by no more than its share."""
+    z = np.asarray(encode(random_indices(16, seed=2)))
+    here = relaxed(jnp.asarray(z))
+    for sign in (-1, 1):
+        near = relaxed(jnp.asarray(np.clip(z + sign * 1e-4, 0, 1), jnp.float32))
+        for name in TOTALS:
+            np.testing.assert_allclose(near[name], here[name], rtol=5e-3, err_msg=name)
+
+
+def test_gradients_between_choices_are_finite_differences(relaxed, slopes):
+    """Each axis is linear between two choices, so a step inside a cell is exact."""
+    rng = np.random.default_rng(3)
+    cell = rng.integers(0, np.maximum(SPACE.steps, 1), size=(4, 14))
+    z = (cell + rng.uniform(0.3, 0.7, size=cell.shape)) / np.maximum(SPACE.steps, 1)
+    gradient = slopes(jnp.asarray(z, jnp.float32))
+    step = 0.25 / np.maximum(SPACE.steps, 1)
+    for axis in range(14):
+        move = np.eye(14)[axis] * step
+        above, below = (relaxed(jnp.asarray(z + s * move, jnp.float32)) for s in (1, -1))
+        for name in TOTALS:
+            slope = (np.float64(above[name]) - below[name]) / (2 * step[axis])
+            scale = np.abs(above[name]).max()
+            np.testing.assert_allclose(
+                gradient[name][:, axis], slope, rtol=1e-3, atol=2e-5 * scale, err_msg=name
+            )
+
+
+def test_gradient_at_a_design_is_the_difference_of_its_neighbours(relaxed, slopes):
+    index = np.array([1, 2, 1, 0, 0, 1, 1, 1, 0, 1, 0, 1, 0, 1])
+    gradient = slopes(encode(index[None]))
+    for axis in range(14):
+        ends = [
+            np.clip(index + sign * np.eye(14, dtype=int)[axis], 0, SPACE.steps) for sign in (1, -1)
+        ]
+        costs = relaxed(encode(np.array(ends)))
+        apart = (ends[0] - ends[1])[axis]
+        for name in TOTALS:
+            slope = 0.0
+            if apart:
+                difference = float(costs[name][0]) - float(costs[name][1])
+                slope = difference / apart * SPACE.steps[axis]
+            scale = float(np.abs(costs[name]).max())
+            assert float(gradient[name][0, axis]) == pytest.approx(
+                slope, rel=1e-3, abs=2e-5 * scale
+            ), (name, axis)
+
+
+def test_gradients_are_finite_at_every_corner(slopes):
+    for z in (jnp.zeros((1, 14)), jnp.ones((1, 14)), encode(random_indices(1, seed=4))):
+        assert all(np.isfinite(x).all() for x in slopes(z).values())
+
+
+def test_grid_maps_each_gemm_once_and_gives_it_to_whoever_has_it(monkeypatch):
+    """Two workloads that share a GEMM, against that GEMM priced alone and summed here."""
+    mapped = []
+    map_gemms = table_module._map_gemms
+    monkeypatch.setattr(
+        table_module, "_map_gemms", lambda gemms, *rest: mapped.append(gemms) or map_gemms(
+            gemms, *rest
+        )
+    )
+    chips = jax.tree.map(jnp.asarray, accelerator_grid(SPACE))
+    add = VectorOp("v", "add", 0.0)
+    first = gather([Gemm("a", 9, 16, 24, 2), Gemm("b", 5, 8, 8)], [add])
+    second = gather([Gemm("b", 5, 8, 8, 3)], [add])
+    batch = lambda w: jax.tree.map(lambda x: x[None], w)  # noqa: E731
+    got_first, got_second = run_grid([batch(first), batch(second)], chips, SCENARIO)
+    # Its own two, and the 1 x 1 x 1 that pads the shorter workload.
+    np.testing.assert_array_equal(mapped[0], [[1, 1, 1], [5, 8, 8], [9, 16, 24]])
+
+    @jax.jit
+    @jax.vmap
+    def alone(chip):
+        tech = technology(chip, SCENARIO)
+        a_and_b = jax.vmap(gemm_costs, in_axes=(0, 0, 0, None, None))
+        costs = a_and_b(*jnp.array([[9.0, 5.0], [16.0, 8.0], [24.0, 8.0]]), chip, tech)
+        times = jnp.array([[2.0, 1.0], [0.0, 3.0]])
+        cycles, pj = times @ costs.cycles, times @ costs.dynamic_pj
+        return cycles, pj + tech.leakage_pj * cycles
+
+    cycles, energy_pj = alone(chips)
+    for i, got in enumerate((got_first, got_second)):
+        np.testing.assert_allclose(got.cycles[0], cycles[:, i], rtol=1e-5)
+        np.testing.assert_allclose(got.energy_pj[0], energy_pj[:, i], rtol=1e-5)
+
+
+def test_grid_is_every_combination_in_order():
+    grid = accelerator_grid(SPACE)
+    assert grid.cores.shape == (32,)
+    first, last = (jax.tree.map(lambda x, i=i: float(x[i]), grid) for i in (0, -1))
+    assert first == Accelerator(1, 8, 2, 8, 32, 0.0625)
+    assert last == Accelerator(2, 16, 8, 16, 32, 0.25)
+    assert len(set(zip(*jax.tree.leaves(grid), strict=True))) == 32
+
+
+def test_accelerator_too_small_for_an_operator_is_named():
+    cramped = dataclasses.replace(SPACE.accelerator, l2_kib=(0.05, 16), glb_mib=(0.25,))
+    with pytest.raises(ValueError, match=r"8 of 16 accelerators.*l2_kib=0\.05.*raise l2_kib"):
+        build_table(dataclasses.replace(SPACE, accelerator=cramped), SCENARIO)
