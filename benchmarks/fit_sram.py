@@ -55,7 +55,8 @@ def main() -> None:
         p = fit(law, start, capacity[~held], width[~held], rows[quantity][~held])
         error = law(p, capacity, width) / rows[quantity] - 1
         print(f"{quantity:20} MAPE fitted {100 * abs(error[~held]).mean():5.1f} %, "
-              f"held out {100 * abs(error[held]).mean():5.1f} %, bias {100 * error.mean():+5.1f} %, "
+              f"held out {100 * abs(error[held]).mean():5.1f} %, "
+              f"bias {100 * error.mean():+5.1f} %, "
               f"worst {100 * abs(error).max():5.1f} %")
         lines.append(f"{quantity},{' '.join(f'{x:.6g}' for x in p)}")
     if write:

@@ -33,10 +33,10 @@ ACCELERATOR_BOUNDS: dict[str, tuple[float, float]] = {
     "glb_mib": (1 / 64, 64),
 }
 # What a run adds to a design; see report/.
-RESULT_KEYS = frozenset(
-    ("costs", "accuracy", "recall_at_1", "feasible", "pareto", "role", "target_carbon_kgco2e")
-    + ("limits", "limit_violation", "sparsity", "subnets", "seed", "costing")
-)
+RESULT_KEYS = frozenset((
+    "costs", "accuracy", "recall_at_1", "feasible", "pareto", "role", "target_carbon_kgco2e",
+    "limits", "limit_violation", "sparsity", "subnets", "seed", "costing",
+))  # fmt: skip
 _INPUT_KEYS = ("name", "architecture", "accelerator", "scenario")
 # Larger than any real dimension, small enough that no product overflows.
 _LARGEST_DIMENSION = 1_000_000

@@ -50,6 +50,9 @@ def designs(
 ) -> list[dict[str, Any]]:
     """Entries of designs.json: searched designs by target, then the references.
 
+    "pareto" marks the feasible designs, references included, that no other feasible one
+    beats in both cost and accuracy.
+
     Each network is cut out of its member's supernet, measured on the validation and the
     test split, and stored under checkpoints/designs/.
     """
@@ -69,10 +72,11 @@ def designs(
         network = nnx.merge(setup.trainer.graphdef, params, rest).slice_to(architecture)
         save_network(folder.checkpoints / "designs" / design.name, network)
         entries.append(_entry(setup, design, network, i))
+    allowed = [entry for entry in entries if entry["feasible"]]
     on_front = pareto_front(
-        [e["costs"][_metric_name(setup)] for e in entries], [e["accuracy"] for e in entries]
+        [e["costs"][_metric_name(setup)] for e in allowed], [e["accuracy"] for e in allowed]
     )
-    for entry, front in zip(entries, on_front, strict=True):
+    for entry, front in zip(allowed, on_front, strict=True):
         entry["pareto"] = front
     return entries
 

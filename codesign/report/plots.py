@@ -43,7 +43,7 @@ def pareto(designs: Sequence[Row]) -> bytes | None:
     latencies = [p.latency_ms for p in points]
     drawn = _scatter(axes, found, "o", 70, "found", latencies)
     drawn = _scatter(axes, references, "*", 210, "reference", latencies) or drawn
-    _front(axes, [p for p in found if p.on_front])
+    _front(axes, [p for p in points if p.on_front])
     if any(not p.feasible for p in points):
         axes.scatter(
             [], [], s=70, facecolors="none", edgecolors=VERMILION, linewidths=1.8,
@@ -129,7 +129,7 @@ def _front(axes: Axes, points: list[_Point]) -> None:
 
 def _steps(points: list[_Point]) -> list[tuple[float, float]]:
     """Places along the front's staircase, so that no name is written across it."""
-    front = sorted((p for p in points if p.on_front and not p.reference), key=lambda p: p.carbon)
+    front = sorted((p for p in points if p.on_front), key=lambda p: p.carbon)
     places: list[tuple[float, float]] = []
     for left, right in itertools.pairwise(front):
         across = np.geomspace(left.carbon, right.carbon, 50)

@@ -227,7 +227,9 @@ class Saving:
       reference: the reference's name.
       accuracy: the reference's accuracy, a share.
       carbon_kgco2e: the reference's total carbon.
-      design: the cheapest feasible found design that is as accurate; None: none is.
+      design: the cheapest feasible found design that is as accurate, which means not
+        below the reference by more than the standard error of its measured accuracy
+        (its `accuracy_standard_error`; 0 where not known); None: none is.
       design_accuracy: its accuracy.
       design_carbon_kgco2e: its total carbon.
       saved_kgco2e: reference minus design; negative where the design costs more.
@@ -280,6 +282,7 @@ def savings(designs: Iterable[Mapping[str, Any]]) -> list[Saving]:
 
 def _saving(reference: Mapping[str, Any], found: list[Mapping[str, Any]]) -> Saving:
     accuracy = number(reference, "accuracy") or 0.0
+    enough = accuracy - (number(reference, "accuracy_standard_error") or 0.0)
     carbon = cost(reference, "carbon_kgco2e") or 0.0
     name = str(reference.get("name", MISSING))
     reaching = [
@@ -287,7 +290,7 @@ def _saving(reference: Mapping[str, Any], found: list[Mapping[str, Any]]) -> Sav
         for design in found
         if (design_carbon := cost(design, "carbon_kgco2e")) is not None
         and (design_accuracy := number(design, "accuracy")) is not None
-        and design_accuracy >= accuracy
+        and design_accuracy >= enough
     ]
     if not reaching:
         return Saving(name, accuracy, carbon)

@@ -130,7 +130,7 @@ def test_writing_is_whole_or_not_at_all(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", fail)
-    with pytest.raises(RunError, match="cannot write .*designs.json: No space left on device"):
+    with pytest.raises(RunError, match=r"cannot write .*designs\.json: No space left on device"):
         write_bytes(path, b"[2]")
     assert json.loads(path.read_text()) == [1]
     assert [file.name for file in tmp_path.iterdir()] == ["designs.json"]

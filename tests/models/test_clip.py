@@ -290,8 +290,8 @@ def test_wrong_inputs_are_named(
         model.encode_text(jnp.zeros((1, 9), int))
     with pytest.raises(ValueError, match="ids must be integers"):
         model.encode_text(jnp.zeros((1, 7)))
+    wider = dataclasses.replace(small, vision=Tower(3, 12, 4, 8))
     with pytest.raises(ValueError, match=r"gates.heads has shape \(3, 4\), the tower needs"):
-        wider = dataclasses.replace(small, vision=Tower(3, 12, 4, 8))
         model.encode_image(batch[0], full_gates(wider))
     unknown_word = model.text.embed(jnp.array([[99]]))
     assert bool(jnp.isnan(unknown_word).all())

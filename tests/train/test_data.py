@@ -165,7 +165,7 @@ def test_foreign_tokenizers_are_refused(tmp_path):
 
     broken = tmp_path / "broken.json"
     broken.write_text("{")
-    with pytest.raises(ValueError, match="is not a tokenizer.json"):
+    with pytest.raises(ValueError, match=r"is not a tokenizer\.json"):
         load_tokenizer(broken)
     foreign = tokenizers.Tokenizer(tokenizers.models.WordLevel({"[eot]": 0, "[pad]": 1}))
     with pytest.raises(ValueError, match=r"\[pad\] must have id 0"):
@@ -302,7 +302,7 @@ def test_grey_and_large_images_become_rgb_of_32(datasets, tmp_path):
         ({"train": rows, "label": "class"}, "no column label; its columns are: img, class"),
         ({"train": lambda: [(png(0), -1)] * 8}, "train image 0 has label -1: 10 classes"),
         ({"train": lambda: [(png(0), None)] * 8}, "column label of the train split"),
-        ({"train": lambda: rows(5) + [(b"junk", 0)] + rows(2)}, "train image 5 cannot be"),
+        ({"train": lambda: [*rows(5), (b"junk", 0), *rows(2)]}, "train image 5 cannot be"),
         ({"train": lambda: [(png(0)[:60], 0)] * 8}, "train image . cannot be decoded"),
         ({"train": lambda: [(b"", 0)] * 8}, "train image . cannot be decoded"),
     ],
