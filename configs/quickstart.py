@@ -59,6 +59,6 @@ config = SearchConfig(
     ),
     limits=Limits(latency_s=1e-3, area_mm2=0.25, tops=0.05),
     targets=TargetConfig(designs=6, low=0.25, high=0.75),
-    schedule=ScheduleConfig(warmup_steps=600, joint_steps=240, tune_steps=360),
-    optim=OptimConfig(batch_size=64, lr=3e-3, design_lr=0.03),
+    schedule=ScheduleConfig(warmup_steps=700, joint_steps=260, tune_steps=380),
+    optim=OptimConfig(batch_size=64, lr=4e-3),
 )

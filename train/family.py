@@ -116,7 +116,7 @@ class Trainer:
     flip: bool
     mesh: Mesh
 
-    def init(self, params: nnx.State, z: Array, step: Array) -> Family:
+    def init(self, params: nnx.State, z: Array, step: Array | int) -> Family:
         """Family of the members' weights [N, ...] and designs [N, d]."""
         constraints = 1 + len(self.limits.active())
         return Family(

@@ -143,12 +143,12 @@ def prepare(config: SearchConfig, display: Display) -> Setup:
     model = CLIP(largest, rngs=nnx.Rngs(config.seed), dtype=dtype)
     start, members, least = _members(config, table)
     trainer = _trainer(config, model, largest, data, mesh)
-    dataset = Dataset(data.train.images, data.train.labels, data.caption_ids)
+    dataset = data.train.images, data.train.labels, data.caption_ids
     whole = placement.replicated(mesh)
     return Setup(
         config=config,
         data=data,
-        dataset=placement.put(dataset, whole),
+        dataset=Dataset(*placement.put(dataset, whole)),
         space=space,
         table=placement.put(table, whole),
         trainer=trainer,
@@ -303,9 +303,8 @@ class Loop:
         self.display.phase(phase, step, end)
         while step < end:
             steps = min(schedule.chunk_steps, end - step)
-            draw = placement.put(
-                self._draw(step, steps), placement.batched(trainer.mesh, axis=1)
-            )
+            batched = placement.batched(trainer.mesh, axis=1)
+            draw = Draw(*placement.put(self._draw(step, steps), batched))
             family, metrics = train_chunk(
                 family, members, draw, setup.dataset, key, rest, setup.table, trainer, gated
             )
@@ -316,10 +315,10 @@ class Loop:
                 self.checkpoints.save(step, phase, state, self.tracker.so_far())
         return family
 
-    def _draw(self, step: int, steps: int) -> Draw:
+    def _draw(self, step: int, steps: int) -> tuple[np.ndarray, np.ndarray]:
         seed, size = self.setup.config.seed, self.setup.config.optim.batch_size
         images, templates = self.setup.dataset.images, self.setup.dataset.caption_ids
-        return Draw(
+        return (
             batch_indices(seed, step, steps, size, images.shape[0]),
             template_indices(seed, step, steps, size, templates.shape[1]),
         )
@@ -388,7 +387,7 @@ def train(
     joined = warmed + schedule.joint_steps
     tuned = joined + schedule.tune_steps
 
-    graphdef, params, rest = nnx.split(setup.model, nnx.Param, ...)
+    graphdef, params, rest = _split(setup.model)
     whole = placement.replicated(setup.trainer.mesh)
     family = start_warmup(setup, params)
     phase = saved.phase if saved else WARMUP
@@ -404,7 +403,7 @@ def train(
         display.says("ordering units by importance")
         supernet = nnx.merge(graphdef, jax.tree.map(lambda x: x[0], family.params), rest)
         ordered = order_units(setup, supernet)
-        _, params, rest = nnx.split(ordered, nnx.Param, ...)
+        _, params, rest = _split(ordered)
         family, rest = placement.put((start_family(setup, params, warmed), rest), whole)
     if phase != TUNE:
         family = loop.run(JOINT, family, setup.members, rest, joined)
@@ -413,6 +412,13 @@ def train(
     settled = setup.members._replace(searched=jnp.zeros_like(setup.members.searched))
     family = loop.run(TUNE, family, placement.put(settled, whole), rest, tuned)
     return family, rest
+
+
+def _split(model: CLIP) -> tuple[nnx.GraphDef[CLIP], nnx.State, nnx.State]:
+    """The network's graph, its weights and the rest of its state."""
+    split: Any = nnx.split(model, nnx.Param, ...)
+    graphdef, params, rest = split
+    return graphdef, params, rest
 
 
 def start_warmup(setup: Setup, params: nnx.State) -> Family:
@@ -444,7 +450,7 @@ def order_units(setup: Setup, model: CLIP) -> CLIP:
     batches = Batch(
         setup.dataset.images[draw[0]], setup.dataset.caption_ids[labels, draw[1]], labels
     )
-    _, params, rest = nnx.split(model, nnx.Param, ...)
+    _, params, rest = _split(model)
     loss = jax.tree_util.Partial(functools.partial(plain_loss, setup.trainer), params, rest)
     return reorder(model, taylor_importance(loss, full_gates(setup.trainer.largest), batches))
 

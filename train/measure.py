@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -36,7 +36,9 @@ def save_tokenizer(data: CaptionedImages, folder: RunFolder) -> None:
     data.tokenizer.save(folder.path / "tokenizer.json")
 
 
-def evaluate(model: CLIP, data: CaptionedImages, *splits: str) -> list[dict[str, float]]:
+def evaluate(
+    model: CLIP, data: CaptionedImages, *splits: Literal["validation", "test"]
+) -> list[dict[str, float]]:
     """Zero-shot accuracy and retrieval recall@1 of a network on each split."""
     graphdef, state = nnx.split(model)
     encode_image = jax.jit(lambda s, x: nnx.merge(graphdef, s).encode_image(x)[0])

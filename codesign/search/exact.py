@@ -27,8 +27,8 @@ class Choice(NamedTuple):
       value: metric of the mode; infinite where no accelerator meets the limits.
     """
 
-    accelerator: Array
-    value: Array
+    accelerator: Array | np.ndarray
+    value: Array | np.ndarray
 
 
 def best_accelerator(table: CostTable, indices: Array, mode: Mode, limits: Limits) -> Choice:

@@ -20,10 +20,19 @@ PAD, UNKNOWN, START, END = "[pad]", "[unk]", "[sot]", "[eot]"
 
 
 class Tokenizer(Protocol):
-    """What `load_data` asks of a tokenizer."""
+    """What `load_data` and a search ask of a tokenizer."""
+
+    @property
+    def vocab_size(self) -> int:
+        """Rows of the token table."""
+        ...
 
     def encode(self, texts: Sequence[str], context: int) -> np.ndarray:
         """Token ids, int32 [len(texts), context]; the end token has each row's largest id."""
+        ...
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes it as `tokenizer.json`."""
         ...
 
 

@@ -1,0 +1,230 @@
+"""The joint search end to end: a tiny run, wrong inputs, a kill, and eight devices."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from codesign.cli import main
+from codesign.train.data import load_tokenizer
+
+CONFIG = '''
+"""A search of seconds: two choices a dimension."""
+import dataclasses
+
+from codesign.configs.quickstart import config as quickstart
+from codesign.space import AcceleratorChoices, TowerChoices
+from codesign.train.config import ScheduleConfig, SpaceConfig, TargetConfig
+
+TOWER = TowerChoices(layers=(1, 2), width=(8, 16), heads=(1, 2), ffn=(16, 32))
+CHIP = AcceleratorChoices(
+    cores=(1,), pe_x=(4, 8), pe_y=(2, 4), l2_kib=(4, 8), l2_words_per_cycle=(8,),
+    glb_mib=(1 / 64, 1 / 32),
+)
+config = dataclasses.replace(
+    quickstart,
+    space=SpaceConfig(vision=TOWER, text=TOWER, accelerator=CHIP),
+    targets=TargetConfig(designs=2, low=0.75, high=0.9),
+    schedule=ScheduleConfig(
+        warmup_steps=20, joint_steps=20, tune_steps=20, chunk_steps=10, checkpoint_steps=10,
+        order_batches=2, snap_candidates=4, snap_images=64,
+    ),
+    optim=dataclasses.replace(quickstart.optim, batch_size=16),
+)
+'''
+STEPS = 60
+NAMES = ["carbon-00", "carbon-01", "supernet", "half"]
+TOTALS = (
+    "latency_s", "energy_j", "area_mm2", "tops", "operational_kgco2e", "embodied_kgco2e",
+    "carbon_kgco2e",
+)  # fmt: skip
+PHASES = ["warmup"] * 20 + ["joint"] * 20 + ["tune"] * 20
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_compilation():
+    """The run takes seconds and its compilation a minute: optimise less."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    path = tmp_path_factory.mktemp("config") / "tiny.py"
+    path.write_text(CONFIG)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def run(config, tmp_path_factory):
+    """Folder of one finished run."""
+    out = tmp_path_factory.mktemp("runs") / "tiny"
+    assert main(["search", config, "--out", str(out), "--json"]) == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def designs(run):
+    return json.loads((run / "designs.json").read_text())
+
+
+def metrics(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def one_line(capsys):
+    """The last line on stderr, where the progress is too; no traceback."""
+    out, err = capsys.readouterr()
+    errors = [line for line in err.splitlines() if line.startswith("codesign: ")]
+    assert out == "" and len(errors) == 1 and "Traceback" not in err
+    assert err.splitlines()[-1] == errors[0]
+    return errors[0]
+
+
+def test_designs_follow_the_schema(designs):
+    assert [d["name"] for d in designs] == NAMES
+    assert [d["role"] for d in designs] == ["found"] * 2 + ["reference"] * 2
+    for design in designs:
+        architecture = design["architecture"]
+        for tower in ("vision", "text"):
+            assert set(architecture[tower]) == {"layers", "width", "heads", "ffn"}
+            assert all(type(n) is int for n in architecture[tower].values())
+        fixed = {"patch": 2, "image": 8, "context": 10, "projection": 32, "head_dim": 8}
+        assert fixed.items() <= architecture.items()
+        assert architecture["activation"] == "gelu" and type(architecture["vocab"]) is int
+        assert set(design["accelerator"]) == {
+            "cores", "pe_x", "pe_y", "l2_kib", "l2_words_per_cycle", "glb_mib"
+        }  # fmt: skip
+        assert design["scenario"]["clock_mhz"] == 100.0
+        assert all(type(design["costs"][name]) is float for name in TOTALS)
+        assert 0 <= design["accuracy"] <= 1 and design["accuracy_standard_error"] >= 0
+        assert type(design["feasible"]) is bool and type(design["pareto"]) is bool
+    assert any(d["pareto"] for d in designs)
+
+
+def test_found_designs_meet_their_targets_and_limits(designs):
+    supernet = designs[2]["costs"]["carbon_kgco2e"]
+    for design, share in zip(designs[:2], (0.75, 0.9), strict=True):
+        target, costs = design["target_carbon_kgco2e"], design["costs"]
+        assert target == pytest.approx(share * supernet, rel=1e-5)
+        assert design["feasible"] and costs["carbon_kgco2e"] <= target * (1 + 1e-6)
+        assert set(design["limits"]) == {"latency_s", "area_mm2", "tops"}
+        assert all(costs[name] <= limit for name, limit in design["limits"].items())
+    assert all(d["target_carbon_kgco2e"] is None for d in designs[2:])
+
+
+@pytest.mark.parametrize("name", [NAMES[0], "supernet"])
+def test_a_design_can_be_priced_again(name, run, designs, capsys):
+    assert main(["cost", str(run / "designs.json"), "--name", name, "--json"]) == 0
+    again = json.loads(capsys.readouterr().out)["costs"]
+    costs = next(d["costs"] for d in designs if d["name"] == name)
+    assert {t: again[t] for t in TOTALS} == pytest.approx({t: costs[t] for t in TOTALS}, rel=1e-6)
+
+
+def test_metrics_have_one_line_a_step(run):
+    rows = metrics(run)
+    assert [row["step"] for row in rows] == list(range(STEPS))
+    assert [row["phase"] for row in rows] == PHASES
+    assert [len(row["loss"]) for row in rows] == [1] * 20 + [4] * 40
+    assert len(rows[20]["relaxed"]["vision.width"]) == 2
+    settled = {tuple(row["carbon_kgco2e"]) for row in rows[40:]}
+    assert len(settled) == 1, "designs rest while they are tuned"
+
+
+def test_the_snapped_costs_are_those_of_the_designs(run, designs):
+    by_name = {d["name"]: d["costs"]["carbon_kgco2e"] for d in designs}
+    last = metrics(run)[-1]["carbon_kgco2e"]
+    expected = [by_name[n] for n in ("supernet", "half", "carbon-00", "carbon-01")]
+    np.testing.assert_allclose(last, expected, rtol=1e-5)
+
+
+def test_the_folder_is_complete(run, designs):
+    figures = list(run.glob("*.png"))
+    assert figures and all(f.read_bytes().startswith(b"\x89PNG") for f in figures)
+    html = (run / "report.html").read_text()
+    assert not re.search(r"(?:src|href)\s*=\s*[\"']?(?:https?:)?//", html)
+    assert all(d["name"] in html for d in designs)
+    record = json.loads((run / "config.json").read_text())
+    assert record["seed"] == 0 and {"python", "jax", "flax", "codesign"} <= set(record["versions"])
+    summary = json.loads((run / "summary.json").read_text())
+    assert 0 <= summary["hypervolume"] <= 1 and summary["wall_time_s"] > 0
+    for design in designs:
+        network = run / "checkpoints" / "designs" / design["name"]
+        stored = json.loads((network / "architecture.json").read_text())
+        assert stored["vision"] == design["architecture"]["vision"]
+        assert any((network / "weights").iterdir())
+    assert not list(run.rglob("*.tmp"))
+
+
+def test_the_tokenizer_loads(run, designs):
+    tokenizer = load_tokenizer(run / "tokenizer.json")
+    assert tokenizer.vocab_size == designs[0]["architecture"]["vocab"]
+
+
+def test_wrong_inputs_are_one_line(config, run, tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    cifar = ["--data.name", "cifar10", "--data.path"]
+    for i, (argv, message) in enumerate((
+        (["--optim.batchsize", "8"], "did you mean '--optim.batch_size'?"),
+        (["--data.context", "1"], "data: context is 1"),
+        (["--model.patch", "3"], "model.patch 3 does not divide the image's 8"),
+        ([*cifar, str(tmp_path / "absent")], "does not exist"),
+        ([*cifar, str(tmp_path / "empty")], "holds no parquet files"),
+        (["--targets.low", "0.1"], "targets.low 0.1 asks for less than the smallest design"),
+        (["--limits.area_mm2", "1e-4"], "not even the smallest design"),
+    )):
+        assert main(["search", config, "--out", str(tmp_path / str(i)), *argv]) == 2
+        assert message in one_line(capsys)
+    before = (run / "designs.json").read_bytes()
+    assert main(["search", config, "--out", str(run), "--resume", "--seed", "1"]) == 2
+    assert "seed was 0, is 1" in one_line(capsys)
+    assert (run / "designs.json").read_bytes() == before
+
+
+def program(config, out, *argv, **env):
+    """The search as a process of its own."""
+    env = os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"} | env
+    return subprocess.Popen(
+        [sys.executable, "-m", "codesign", "search", config, "--out", str(out), "--json", *argv],
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=env,
+    )  # fmt: skip
+
+
+def finish(process):
+    _, err = process.communicate()
+    assert process.returncode == 0, err
+
+
+@pytest.mark.slow
+def test_a_killed_run_resumes_to_the_same_result(config, run, tmp_path):
+    out = tmp_path / "killed"
+    with program(config, out) as process:
+        while process.poll() is None:
+            if (out / "metrics.jsonl").exists() and "joint" in (out / "metrics.jsonl").read_text():
+                break
+            time.sleep(0.05)
+        process.send_signal(signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL and not (out / "designs.json").exists()
+    assert 20 < len(metrics(out)) < STEPS
+    finish(program(config, out, "--resume"))
+    for name in ("metrics.jsonl", "designs.json"):
+        assert (out / name).read_bytes() == (run / name).read_bytes(), name
+
+
+@pytest.mark.slow
+def test_eight_devices_train_like_one(config, run, tmp_path):
+    out = tmp_path / "eight"
+    finish(program(config, out, XLA_FLAGS="--xla_force_host_platform_device_count=8"))
+    for one, eight in zip(metrics(run)[:40], metrics(out)[:40], strict=True):
+        np.testing.assert_allclose(
+            eight["loss"], one["loss"], rtol=1e-5, atol=1e-5, err_msg=f"step {one['step']}"
+        )
