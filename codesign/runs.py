@@ -172,7 +172,9 @@ class RunFolder:
         """
         path = Path(path)
         _make_writable(path)
-        held = any((path / name).exists() for name in (CONFIG, METRICS, DESIGNS))
+        # A config alone is a start that failed, on bad data say: a new run loses nothing.
+        signs = (CONFIG, METRICS, DESIGNS) if resume else (METRICS, DESIGNS)
+        held = any((path / name).exists() for name in signs)
         if held and not resume:
             raise UserError(
                 f"{path} already holds a run; add --resume to continue it, or --out FOLDER "

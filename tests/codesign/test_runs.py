@@ -30,7 +30,10 @@ def test_config_json_repeats_the_run(tmp_path):
 
 
 def test_a_held_folder_needs_resume(tmp_path):
+    folder = RunFolder.create(tmp_path, CONFIG)
+    assert not RunFolder.create(tmp_path, {"a": 2}).resumed  # nothing was written yet
     RunFolder.create(tmp_path, CONFIG)
+    folder.append_metrics([{"step": 0}])
     with pytest.raises(UserError, match="already holds a run; add --resume to continue it, or --o"):
         RunFolder.create(tmp_path, CONFIG)
     assert RunFolder.create(tmp_path, CONFIG, resume=True).resumed
