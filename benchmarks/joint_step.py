@@ -22,8 +22,8 @@ from codesign.configs.quickstart import config
 from codesign.train import placement
 from codesign.train.data import batch_indices, template_indices
 from codesign.train.family import Draw, Family, train_chunk
-from codesign.train.joint import prepare, start_family
 from codesign.train.progress import Display
+from codesign.train.setup import prepare, start_family
 
 STEPS, ROUNDS = 20, 12
 

@@ -129,6 +129,14 @@ class Trainer:
         )
 
 
+class Batch(NamedTuple):
+    """One batch: images [B, S, S, C], token ids [B, T], labels [B]."""
+
+    images: Array
+    ids: Array
+    labels: Array
+
+
 def member_gates(z: Array, rest: nnx.State, table: CostTable) -> Gates:
     """Gates of the relaxed design z [d]."""
     architecture, _ = table.space.relax(z)
@@ -145,12 +153,12 @@ def embed(
     return model(images, ids, gates)[0]
 
 
-class Batch(NamedTuple):
-    """One batch: images [B, S, S, C], token ids [B, T], labels [B]."""
-
-    images: Array
-    ids: Array
-    labels: Array
+def plain_loss(
+    trainer: Trainer, params: nnx.State, rest: nnx.State, gates: Any, batch: Batch
+) -> jax.Array:
+    """Contrastive loss of one gated member on one batch, no augmentation."""
+    out = embed(trainer, params, rest, gates, batch.images, batch.ids)
+    return contrastive_loss(*out, batch.labels)
 
 
 def gather_batch(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -20,10 +20,8 @@ from codesign.search.pareto import hypervolume, pareto_front
 from codesign.train.checkpoints import save_network
 from codesign.train.data import CaptionedImages
 from codesign.train.evaluate import evaluate_clip
-
-if TYPE_CHECKING:
-    from codesign.train.family import Family
-    from codesign.train.joint import Setup
+from codesign.train.family import Family
+from codesign.train.setup import REFERENCES, Setup
 
 COSTS = (
     "latency_s", "energy_j", "area_mm2", "tops",
@@ -58,8 +56,6 @@ def designs(
     Each network is cut out of its member's supernet, measured on the validation and the
     test split, and stored under checkpoints/designs/.
     """
-    from codesign.train.joint import REFERENCES
-
     indices = np.asarray(setup.space.round(family.z))
     found = range(len(REFERENCES), len(indices))
     names = {i: f"{setup.config.targets.mode}-{n:02d}" for n, i in enumerate(found)}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import Any, Literal
 
 import jax
@@ -64,8 +63,3 @@ def spread_targets(largest: float, low: float, high: float, designs: int) -> lis
     if designs == 1:
         return [largest * low]
     return [largest * low * (high / low) ** (i / (designs - 1)) for i in range(designs)]
-
-
-def log_range(low: float, high: float) -> float:
-    """log(high / low)."""
-    return math.log(high / low)

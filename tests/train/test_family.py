@@ -17,8 +17,8 @@ from codesign.configs.quickstart import config as quickstart
 from codesign.space import AcceleratorChoices, TowerChoices
 from codesign.train.config import SpaceConfig, TargetConfig
 from codesign.train.family import Batch, family_loss, train_step
-from codesign.train.joint import prepare, start_family
 from codesign.train.progress import Display
+from codesign.train.setup import prepare, start_family
 
 TOWER = TowerChoices(layers=(1, 2), width=(8, 16), heads=(1, 2), ffn=(16, 32))
 CHIP = AcceleratorChoices((1,), (4, 8), (2, 4), (4, 8), (8,), (1 / 64, 1 / 32))

@@ -1,0 +1,231 @@
+"""What a joint search starts from: data, exact costs, members and their targets, optimizers."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+from codesign.architecture import Architecture
+from codesign.cost.table import CostTable, build_table
+from codesign.errors import UserError
+from codesign.models import CLIP
+from codesign.search.exact import best_accelerator
+from codesign.search.lagrangian import AugmentedLagrangian
+from codesign.search.objectives import Limits, spread_targets
+from codesign.space import DesignSpace
+from codesign.train import placement
+from codesign.train.config import SearchConfig
+from codesign.train.data import CaptionedImages, DataError, load_data
+from codesign.train.family import Dataset, Family, Members, Trainer
+from codesign.train.progress import Display
+
+# Designs that are not searched but trained the same way: the yardsticks.
+REFERENCES = ("supernet", "half")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Setup:
+    """What a run needs and never changes.
+
+    Attributes:
+      config: the configuration.
+      data: images and captions, on the host.
+      dataset: the training split, on the devices.
+      space: the design space.
+      table: its exact costs.
+      trainer: the step's constants.
+      members: of the family: the references, then one per target.
+      start: choice indices [N, d] of the members' first designs.
+      least: least cost of the mode in the whole space.
+      model: the untrained supernet.
+    """
+
+    config: SearchConfig
+    data: CaptionedImages
+    dataset: Dataset
+    space: DesignSpace
+    table: CostTable
+    trainer: Trainer
+    members: Members
+    start: np.ndarray
+    least: float
+    model: CLIP
+
+
+def prepare(config: SearchConfig, display: Display) -> Setup:
+    """Data, costs, references, targets and the untrained supernet."""
+    try:
+        data = load_data(config.data)
+    except DataError as error:
+        raise UserError(f"data: {error}") from error
+    space = _space(config, data)
+    display.says(
+        f"mapping {space.architectures:,} architectures on {space.accelerators:,} accelerators"
+    )
+    try:
+        table = build_table(space, config.scenario)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    largest = space.largest()
+    mesh = placement.make_mesh()
+    try:
+        placement.check_batch(mesh, config.optim.batch_size)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    dtype = jnp.bfloat16 if config.model.bfloat16 else jnp.float32
+    model = CLIP(largest, rngs=nnx.Rngs(config.seed), dtype=dtype)
+    start, members, least = _members(config, table)
+    trainer = _trainer(config, model, largest, data, mesh)
+    dataset = data.train.images, data.train.labels, data.caption_ids
+    whole = placement.replicated(mesh)
+    return Setup(
+        config=config,
+        data=data,
+        dataset=Dataset(*placement.put(dataset, whole)),
+        space=space,
+        table=placement.put(table, whole),
+        trainer=trainer,
+        members=placement.put(members, whole),
+        start=start,
+        least=least,
+        model=model,
+    )
+
+
+def _space(config: SearchConfig, data: CaptionedImages) -> DesignSpace:
+    try:
+        return config.design_space(
+            image=data.image_size,
+            channels=data.channels,
+            context=config.data.context,
+            vocab=data.tokenizer.vocab_size,
+        )
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
+def _members(config: SearchConfig, table: CostTable) -> tuple[np.ndarray, Members, float]:
+    """Starting designs [N, d], what each member is after, and the least cost of the space.
+
+    Searched members start as the supernet on its best accelerator.
+
+    Raises:
+      UserError: no design, or no target, can meet the limits.
+    """
+    space, targets = table.space, config.targets
+    steps = space.steps
+    choose = jax.jit(lambda i: best_accelerator(table, i, targets.mode, config.limits))
+    unlimited = jax.jit(lambda i: best_accelerator(table, i, targets.mode, Limits()))
+
+    def on_best_chip(indices: np.ndarray) -> tuple[np.ndarray, float, bool]:
+        choice = choose(jnp.asarray(indices))
+        met = bool(jnp.isfinite(choice.value))
+        if not met:  # still a yardstick, reported as infeasible
+            choice = unlimited(jnp.asarray(indices))
+        chip = np.asarray(table.accelerator_indices(choice.accelerator))
+        size = space.architecture_size
+        return np.concatenate([indices[:size], chip]), float(choice.value), met
+
+    full, largest_cost, _ = on_best_chip(steps)
+    half_size = Architecture(
+        **{
+            tower: jax.tree.map(lambda n: n / 2, getattr(space.largest(), tower))
+            for tower in ("vision", "text")
+        }
+    )
+    half, _, _ = on_best_chip(space.nearest(half_size))
+    _, least, possible = on_best_chip(np.zeros_like(steps))
+    if not possible:
+        raise UserError("limits: not even the smallest design of the space meets them; raise them")
+    goals = spread_targets(largest_cost, targets.low, targets.high, targets.designs)
+    if goals[0] < least:
+        share = least / largest_cost
+        raise UserError(
+            f"targets.low {targets.low:g} asks for less than the smallest design costs; "
+            f"use more than {share:.3g}"
+        )
+    searched = len(goals)
+    start = np.stack([full, half, *[full] * searched])
+    idle = [0.0] * len(REFERENCES)
+    members = Members(
+        targets=jnp.asarray([largest_cost] * len(REFERENCES) + goals, jnp.float32),
+        searched=jnp.asarray(idle + [1.0] * searched, jnp.float32),
+        taught=jnp.asarray([0.0] + [1.0] * (len(REFERENCES) - 1 + searched), jnp.float32),
+    )
+    return start, members, least
+
+
+def _trainer(
+    config: SearchConfig, model: CLIP, largest: Architecture, data: CaptionedImages, mesh: Any
+) -> Trainer:
+    optim = config.optim
+    return Trainer(
+        graphdef=nnx.graphdef(model),
+        largest=largest,
+        optimizer=weights_optimizer(config, model, falls=True),
+        design_optimizer=optax.adam(optim.design_lr),
+        lagrangian=AugmentedLagrangian(optim.stiffness, optim.multiplier_rate),
+        mode=config.targets.mode,
+        limits=config.limits,
+        cost_weight=optim.cost_weight,
+        distillation=optim.distillation,
+        shift=data.shift,
+        flip=data.flip,
+        mesh=mesh,
+    )
+
+
+def weights_optimizer(
+    config: SearchConfig, model: CLIP, *, falls: bool
+) -> optax.GradientTransformation:
+    """AdamW of one member's weights: linear warm-up, then a constant rate.
+
+    Args:
+      config: rates and steps.
+      model: names the matrices, which alone decay.
+      falls: whether the rate falls to zero along a cosine while designs are tuned.
+    """
+    optim, schedule = config.optim, config.schedule
+    rates = [optax.linear_schedule(0.0, optim.lr, optim.lr_warmup_steps)]
+    rates.append(optax.constant_schedule(optim.lr))
+    ends = [optim.lr_warmup_steps]
+    if falls:
+        rates.append(optax.cosine_decay_schedule(optim.lr, max(1, schedule.tune_steps)))
+        ends.append(max(schedule.joint_steps, optim.lr_warmup_steps))
+    matrices = jax.tree.map(
+        lambda v: len(v.axes.replace("L", "")) >= 2,
+        nnx.state(model, nnx.Param),
+        is_leaf=lambda v: isinstance(v, nnx.Variable),
+    )
+    return optax.chain(
+        optax.clip_by_global_norm(optim.clip_norm),
+        optax.adamw(
+            optax.join_schedules(rates, ends), weight_decay=optim.weight_decay, mask=matrices
+        ),
+    )
+
+
+def warmup_trainer(setup: Setup) -> Trainer:
+    """The trainer of the warm-up, whose learning rate does not fall."""
+    optimizer = weights_optimizer(setup.config, setup.model, falls=False)
+    return dataclasses.replace(setup.trainer, optimizer=optimizer)
+
+
+def start_warmup(setup: Setup, params: nnx.State) -> Family:
+    """A family of the supernet alone."""
+    z = jnp.asarray(setup.space.encode(setup.start[:1]), jnp.float32)
+    alone = jax.tree.map(lambda x: x[None], params)
+    return warmup_trainer(setup).init(alone, z, 0)
+
+
+def start_family(setup: Setup, params: nnx.State, step: int) -> Family:
+    """Every member from the same weights, at its first design."""
+    z = jnp.asarray(setup.space.encode(setup.start), jnp.float32)
+    copies = jax.tree.map(lambda x: jnp.repeat(x[None], len(z), axis=0), params)
+    return setup.trainer.init(copies, z, step)
