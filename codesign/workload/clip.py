@@ -40,8 +40,8 @@ def tower_layer_workload(
     qkv = h * head_dim
     gemms = [
         Gemm("qkv", tokens, d, qkv, 3 * layers),
-        Gemm("scores", tokens, head_dim, tokens, h * layers),
-        Gemm("values", tokens, tokens, head_dim, h * layers),
+        Gemm("scores", tokens, head_dim, tokens, layers, batch=h),
+        Gemm("values", tokens, tokens, head_dim, layers, batch=h),
         Gemm("out", tokens, qkv, d, layers),
         Gemm("ffn_up", tokens, d, f, layers),
         Gemm("ffn_down", tokens, f, d, layers),

@@ -11,13 +11,21 @@ import jax.numpy as jnp
 
 
 class Gemm(NamedTuple):
-    """`count` products [m, k] x [k, n], run one after the other; int8 in and out."""
+    """`count` times a batch of products [m, k] x [k, n]; integers of one word in and out.
+
+    Attributes:
+      name: what the product computes; "scores" and "values" are an attention's two.
+      m, k, n: rows, summed dimension, columns.
+      count: repetitions, such as layers.
+      batch: products of one repetition that share nothing, such as attention heads.
+    """
 
     name: str
     m: Any
     k: Any
     n: Any
     count: Any = 1
+    batch: Any = 1
 
 
 class VectorOp(NamedTuple):
@@ -67,6 +75,8 @@ class Workload:
 
 def _columns(operators: Sequence[NamedTuple], *fields: str) -> list[jax.Array]:
     """The fields of all operators as float32 arrays [..., operators] of one shape."""
+    if not operators:
+        return [jnp.zeros((0,), jnp.float32) for _ in fields]
     values = [[jnp.asarray(getattr(op, f), jnp.float32) for op in operators] for f in fields]
     shape = jnp.broadcast_shapes(*(v.shape for row in values for v in row))
     return [jnp.stack([jnp.broadcast_to(v, shape) for v in row], axis=-1) for row in values]
@@ -82,13 +92,13 @@ def gather(gemms: Sequence[Gemm], vector_ops: Sequence[VectorOp]) -> Workload:
     cycles = [
         tables.value("vector_ops", "op", op.kind, "cycles_per_element") for op in vector_ops
     ]
-    m, k, n, count = _columns(gemms, "m", "k", "n", "count")
+    m, k, n, count, batch = _columns(gemms, "m", "k", "n", "count", "batch")
     elements, vector_count = _columns(vector_ops, "elements", "count")
     return Workload(
         m=m,
         k=k,
         n=n,
-        count=count,
+        count=count * batch,
         elements=elements,
         vector_count=vector_count,
         vector_cycles=jnp.asarray(cycles, jnp.float32),
