@@ -13,6 +13,7 @@ access width w in bytes:
 from __future__ import annotations
 
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -79,3 +80,39 @@ def leakage_w(capacity_kib: Scalar, width_bytes: Scalar) -> Scalar:
     """Standby leakage, W."""
     width = jnp.minimum(width_bytes, MAX_WIDTH_BYTES)
     return 1e-3 * leakage_law(_law("leakage_mw"), capacity_kib, width)
+
+
+class Buffer(NamedTuple):
+    """What CATransformers (arXiv 2505.01386) takes one buffer to cost; scalars or arrays.
+
+    Attributes:
+      read_pj, write_pj: one 4-byte access.
+      area_mm2: area.
+    """
+
+    read_pj: Scalar
+    write_pj: Scalar
+    area_mm2: Scalar
+
+
+def buffer_reference(capacity_kib: Scalar) -> Buffer:
+    """CATransformers' buffer of a capacity: exact at the sizes of its table, 4 KiB to 16 MiB.
+
+    Straight lines through the logarithms between the sizes, and on beyond the last two.
+    """
+    log_kib, logs = _buffer_table()
+    at = jnp.log(jnp.asarray(capacity_kib, jnp.float32))
+    return Buffer(*(
+        jnp.exp(jnp.interp(at, log_kib, y, left="extrapolate", right="extrapolate"))
+        for y in logs
+    ))
+
+
+@functools.cache
+def _buffer_table() -> tuple[np.ndarray, np.ndarray]:
+    """Logarithms of the capacities [n], KiB, and of the three quantities [3, n]."""
+    rows = table("buffer_catransformers_22nm", "capacity_bytes").values()
+    columns = ("read_pj_per_access", "write_pj_per_access", "area_mm2")
+    kib = [float(row["capacity_bytes"]) / 1024 for row in rows]
+    values = [[float(row[column]) for row in rows] for column in columns]
+    return np.log(kib), np.log(values)
