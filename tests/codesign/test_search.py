@@ -22,6 +22,8 @@ from codesign.search.objectives import METRIC, Limits, excess, feasible, metric,
 from codesign.search.pareto import hypervolume, pareto_front
 from codesign.space import AcceleratorChoices, DesignSpace, TowerChoices
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 SCENARIO = Scenario(clock_mhz=100.0, dram_gb=0.001, inferences_per_s=20.0, hours_per_day=24.0)
 SPACE = DesignSpace(
     base=Architecture(
@@ -33,15 +35,6 @@ SPACE = DesignSpace(
     accelerator=AcceleratorChoices((1,), (4, 8), (2, 4), (4, 8), (8,), (1 / 64, 1 / 32)),
 )
 LARGEST = SPACE.steps[:8]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-    """This space is priced in milliseconds and compiled in seconds: optimise less."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture(scope="module")

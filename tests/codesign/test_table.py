@@ -20,6 +20,8 @@ from codesign.scenario import Scenario
 from codesign.space import AcceleratorChoices, DesignSpace, TowerChoices
 from codesign.workload import Gemm, VectorOp, gather
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 SCENARIO = Scenario(use_grid="taiwan", fab_grid=500.0)
 SPACE = DesignSpace(
     base=Architecture(
@@ -31,15 +33,6 @@ SPACE = DesignSpace(
     accelerator=AcceleratorChoices((1, 2), (8, 16), (2, 8), (8, 16), (32,), (0.0625, 0.25)),
 )
 TOTALS = ("latency_s", "energy_j", "area_mm2", "tops", "operational_kgco2e", "embodied_kgco2e")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-    """This space is priced in milliseconds and compiled in seconds: optimise less."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture(scope="module")

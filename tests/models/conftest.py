@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -16,15 +16,6 @@ from codesign.architecture import Architecture, Tower
 from codesign.models.clip import CLIP, ClipOutput
 from codesign.models.gates import Gates
 from codesign.models.transformer import LayerRank
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation() -> Iterator[None]:
-    """Networks this small run in microseconds and compile in seconds: optimise less."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture(scope="session")

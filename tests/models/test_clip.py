@@ -16,6 +16,8 @@ from codesign.models.clip import CLIP, clamp_logit_scale
 from codesign.models.gates import Gates, full_gates, gates_for
 from codesign.models.transformer import LayerRank
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 Batch = tuple[jax.Array, jax.Array]
 
 

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from codesign.architecture import Architecture, Tower
 from codesign.models.gates import full_gates, gates_for, ramp, tower_gates
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 CHOICES = (2, 3, 6)
 
 

@@ -15,6 +15,8 @@ from codesign.models.gates import Gates, TowerGates, full_gates
 from codesign.models.importance import magnitude_importance, reorder, taylor_importance
 from codesign.models.slicing import slice_to
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 Batch = tuple[jax.Array, jax.Array]
 
 

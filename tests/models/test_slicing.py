@@ -21,6 +21,8 @@ from codesign.models.gates import Gates, gates_for
 from codesign.models.slicing import slice_to
 from codesign.models.transformer import LayerRank
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 CHOICES = {
     "vision": Tower(layers=(1, 2, 3), width=(4, 7, 12), heads=(1, 2, 3), ffn=(3, 5, 8)),
     "text": Tower(layers=(1, 2), width=(5, 8, 10), heads=(1, 2), ffn=(2, 6)),

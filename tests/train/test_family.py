@@ -20,6 +20,8 @@ from codesign.train.family import Batch, family_loss, train_step
 from codesign.train.progress import Display
 from codesign.train.setup import prepare, start_family
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 TOWER = TowerChoices(layers=(1, 2), width=(8, 16), heads=(1, 2), ffn=(16, 32))
 CHIP = AcceleratorChoices((1,), (4, 8), (2, 4), (4, 8), (8,), (1 / 64, 1 / 32))
 CONFIG = dataclasses.replace(
@@ -29,15 +31,6 @@ CONFIG = dataclasses.replace(
     optim=dataclasses.replace(quickstart.optim, batch_size=16, stiffness=1.0),
 )
 SUPERNET, LAST = 0, 3
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-    """Networks this small run in microseconds and compile in seconds: optimise less."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture(scope="module")

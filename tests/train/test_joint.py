@@ -8,12 +8,13 @@ import subprocess
 import sys
 import time
 
-import jax
 import numpy as np
 import pytest
 
 from codesign.cli import main
 from codesign.train.data import load_tokenizer
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 CONFIG = '''
 """A search of seconds: two choices a dimension."""
@@ -46,15 +47,6 @@ TOTALS = (
     "carbon_kgco2e",
 )  # fmt: skip
 PHASES = ["warmup"] * 20 + ["joint"] * 20 + ["tune"] * 20
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-    """The run takes seconds and its compilation a minute: optimise less."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture(scope="module")
