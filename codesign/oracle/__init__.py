@@ -1,0 +1,1 @@
+"""Oracles: the discrete truth that the differentiable cost model is held against."""

@@ -1,0 +1,1 @@
+"""Stored samples of external simulators; each file's header says what it holds."""

@@ -1,0 +1,139 @@
+"""What an oracle is: anything that prices one GEMM on one accelerator.
+
+To plug in a simulator, write one file with one picklable class (worker processes are sent
+copies of it), and hand it to `codesign.oracle.collect.collect`:
+
+    @dataclasses.dataclass(frozen=True)
+    class MySimulator:
+        effort: int = 4
+        name: str = "mysimulator"
+
+        def fingerprint(self) -> str:
+            return f"mysimulator-1.2/effort={self.effort}"
+
+        def __call__(self, point: Point) -> Sample:
+            import mysimulator  # here, so that others can use codesign without it
+            result = mysimulator.run(point.m, point.k, point.n, point.accelerator.pe_x, ...)
+            if not result.ok:
+                raise OracleError(f"no mapping: {result.why}")
+            return Sample(result.cycles, result.energy_pj)
+
+An oracle differs from the cost model in the events it counts, never in what an event
+costs: it takes the energies of `point.constants`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import NamedTuple, Protocol
+
+from codesign.accelerator import Accelerator
+from codesign.cost.technology import technology
+from codesign.scenario import Scenario
+
+
+class OracleError(Exception):
+    """An oracle has no answer for one point: no mapping, or the tool failed. One line."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Constants:
+    """What events cost on one accelerator, plain floats; see `codesign.cost.technology.Technology`.
+
+    Attributes:
+      mac_pj: one int8 multiply with a 32-bit accumulate.
+      register_read_pj, register_write_pj: one byte of a PE's weight register.
+      l2_read_pj, l2_write_pj: one byte of a core's local buffer.
+      glb_read_pj, glb_write_pj: one byte of the global buffer.
+      dram_pj: one byte of DRAM, read or written.
+      leakage_pj: leakage of all SRAM, per clock cycle.
+      dram_words_per_cycle, glb_words_per_cycle: bandwidths, bytes a cycle each way.
+    """
+
+    mac_pj: float
+    register_read_pj: float
+    register_write_pj: float
+    l2_read_pj: float
+    l2_write_pj: float
+    glb_read_pj: float
+    glb_write_pj: float
+    dram_pj: float
+    leakage_pj: float
+    dram_words_per_cycle: float
+    glb_words_per_cycle: float
+
+    @classmethod
+    def of(cls, accelerator: Accelerator, scenario: Scenario) -> Constants:
+        """The constants of one discrete accelerator."""
+        costs = technology(accelerator, scenario)
+        return cls(**{f.name: float(getattr(costs, f.name)) for f in dataclasses.fields(cls)})
+
+
+class Point(NamedTuple):
+    """One GEMM [m, k] x [k, n] on one accelerator whose fields are plain numbers."""
+
+    m: int
+    k: int
+    n: int
+    accelerator: Accelerator
+    constants: Constants
+
+
+class Events(NamedTuple):
+    """Bytes moved by one GEMM, all cores together; each MAC also reads its weight register once.
+
+    With them a sample can be priced again when constants are refined.
+    """
+
+    register_writes: float
+    l2_reads: float
+    l2_writes: float
+    glb_reads: float
+    glb_writes: float
+    dram_words: float
+
+    def energy_pj(self, point: Point) -> float:
+        """Dynamic energy of these events and the point's MACs, pJ."""
+        c = point.constants
+        return (
+            point.m * point.k * point.n * (c.mac_pj + c.register_read_pj)
+            + self.register_writes * c.register_write_pj
+            + self.l2_reads * c.l2_read_pj
+            + self.l2_writes * c.l2_write_pj
+            + self.glb_reads * c.glb_read_pj
+            + self.glb_writes * c.glb_write_pj
+            + self.dram_words * c.dram_pj
+        )
+
+
+class Sample(NamedTuple):
+    """An oracle's answer.
+
+    Attributes:
+      cycles: clock cycles of the GEMM, loading and storing included.
+      energy_pj: dynamic energy of MACs, registers, L2, GLB and DRAM; callers add leakage
+        (`leakage_pj` x cycles). No vector unit.
+      events: bytes moved, where the oracle counts them.
+    """
+
+    cycles: float
+    energy_pj: float
+    events: Events | None = None
+
+
+class Oracle(Protocol):
+    """Prices points. Picklable, and the same answer for the same point."""
+
+    @property
+    def name(self) -> str:
+        """A short word, such as "zigzag"; names the cache file."""
+
+    def fingerprint(self) -> str:
+        """Changes whenever results may change: tool version and settings. No comma, one line."""
+
+    def __call__(self, point: Point) -> Sample:
+        """The best mapping's costs.
+
+        Raises:
+          OracleError: where there is no mapping or the tool fails; one line.
+        """
