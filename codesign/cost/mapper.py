@@ -1,14 +1,16 @@
 """Cost of one GEMM on the template accelerator: the best mapping of a fixed lattice.
 
-O[m, n] = sum_k I[m, k] W[k, n], all operands in DRAM before and after, int8, with
-int32 partial sums. The machine is fixed where its wires are: the array holds
-weights, n lies along its pe_x columns, k along its pe_y rows, and each PE's
-register holds up to 32 weights of one column, so a column's accumulator collects
-pe_y * 32 products before a partial sum goes back to the local buffer (L2).
+O[m, n] = sum_k I[m, k] W[k, n], all operands in DRAM before and after, words of the
+scenario's precision, partial sums of 32 bits. The array holds weights, up to 32 in each
+PE's register; n lies along its pe_x columns, k along its pe_y rows, so a column's
+accumulator collects pe_y * 32 products before a partial sum goes back to the local
+buffer (L2). Costings other than the physical one bend these rules, by the switches of
+costing.py.
 
 What a mapping chooses, and what the lattice below enumerates:
 
-* core split: m, k or n is divided over the cores;
+* core split: m, k or n is divided over the cores (and, where the array is not wired,
+  the way its PEs are used: unrolling.py);
 * L2 tile (m2, k2, n2): n2 and k2 from ladders, aligned to the array, m2 as large
   as the double-buffered tiles then allow;
 * schedule: which operand the global buffer (GLB) keeps while the others stream
@@ -34,11 +36,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from codesign.accelerator import Accelerator
-from codesign.cost.technology import PARTIAL_SUM_BYTES, WEIGHT_REGISTER_WORDS, Technology
+from codesign.cost.technology import WEIGHT_REGISTER_WORDS, Technology
+from codesign.cost.unrolling import (
+    SPLITS,
+    Dims,
+    Unrolling,
+    divisors,
+    smallest_divisor,
+    unrollings,
+)
 
 Array = jax.Array
 
-SPLITS = ("m", "k", "n")
 # Trips of the n and k loops above L2; the last entries stand for the smallest tile
 # the array can work on (one column block; one block of full registers; one row block).
 N_TRIPS = (1.0, 2.0, 4.0, 8.0, 16.0, np.inf)
@@ -128,16 +137,39 @@ def floor(x: Array) -> Array:
     return _rounded(x, jnp.floor(x + 1e-4))
 
 
+class _Work(NamedTuple):
+    """A GEMM and what it runs on; scalars.
+
+    Attributes:
+      dims: m, k, n.
+      tables: divisors of each, for costings that divide exactly; empty otherwise.
+      unrollings: ways to use the PEs, one a core split.
+      accelerator, tech: the machine.
+    """
+
+    dims: Dims
+    tables: Dims
+    unrollings: list[Unrolling]
+    accelerator: Accelerator
+    tech: Technology
+
+    @property
+    def sum_words(self) -> Array | float:
+        """Words of a partial sum."""
+        return self.tech.partial_sum_words if self.tech.costing.wide_sums else 1.0
+
+
 class _Tiles(NamedTuple):
     """L2 tiles of one core, their trips, and the tile the chip works on; arrays [P]."""
 
     m2: Array
     k2: Array
     n2: Array
-    trips: dict[str, Array]  # "m", "k", "n"
-    chip: dict[str, Array]  # tile of all cores together
-    cores: dict[str, Array]  # cores that share a dimension: C along the split one, else 1
-    core_dims: dict[str, Array]
+    trips: Dims  # "m", "k", "n"
+    chip: Dims  # tile of all cores together
+    cores: Dims  # cores that share a dimension
+    pes: Dims  # PEs of a core that share a dimension
+    core_dims: Dims
     fits: Array
 
 
@@ -146,53 +178,66 @@ def _aligned(dim: Array, trips: Array, block: Array) -> Array:
     return jnp.minimum(dim, jnp.maximum(block, ceil(dim / trips / block) * block))
 
 
-def _tiles(dims: dict[str, Array], accelerator: Accelerator, lattice: Lattice) -> _Tiles:
-    rows = accelerator.pe_y
-    registers = rows * WEIGHT_REGISTER_WORDS
-    cores = {
-        d: jnp.where(lattice.split == i, accelerator.cores, 1) for i, d in enumerate(SPLITS)
-    }
-    core_dims = {d: ceil(dims[d] / cores[d]) for d in SPLITS}
-    n2 = _aligned(core_dims["n"], jnp.asarray(_N_TRIPS)[lattice.n_step], accelerator.pe_x)
-    k_block = jnp.where(jnp.asarray(_K_REGISTERS)[lattice.k_step], registers, rows)
-    k_trips = jnp.asarray(_K_TRIPS)[lattice.k_step]
-    k2 = jnp.where(
-        jnp.asarray(_K_REGISTERS)[lattice.k_step],
-        jnp.minimum(core_dims["k"], registers),
-        _aligned(core_dims["k"], k_trips, k_block),
+def _tiles(work: _Work, lattice: Lattice) -> _Tiles:
+    dims, costing, tech = work.dims, work.tech.costing, work.tech
+    chosen = [
+        functools.partial(jnp.where, lattice.split == i) for i in range(len(SPLITS) - 1)
+    ]
+    cores, pes = (
+        {d: chosen[0](a[d], chosen[1](b[d], c[d])) for d in SPLITS}
+        for a, b, c in zip(*work.unrollings, strict=True)
     )
-    # Two copies of each tile, so that one is filled or drained while the other is used.
+    core_dims = {d: ceil(dims[d] / cores[d]) for d in SPLITS}
+
+    def tile(d: str, trips: Array, block: Array) -> Array:
+        if costing.sizes == "padded":
+            return _aligned(core_dims[d], trips, block)
+        blocks = core_dims[d] / pes[d]
+        return pes[d] * blocks / smallest_divisor(work.tables[d], blocks, trips)
+
+    registers = pes["k"] * WEIGHT_REGISTER_WORDS
+    n2 = tile("n", jnp.asarray(_N_TRIPS)[lattice.n_step], pes["n"])
+    in_registers = jnp.asarray(_K_REGISTERS)[lattice.k_step]
+    k_trips = jnp.where(
+        in_registers, core_dims["k"] / registers, jnp.asarray(_K_TRIPS)[lattice.k_step]
+    )
+    k2 = tile("k", k_trips, jnp.where(in_registers, registers, pes["k"]))
+    # Copies of each tile, so that one is filled or drained while the other is used.
     # Weights of a single register block only pass through L2 on their way to the PEs.
-    in_registers = (k2 <= registers) & (n2 <= accelerator.pe_x)
-    free = accelerator.l2_kib * 1024.0 / 2 - jnp.where(in_registers, 0, k2 * n2)
-    m_max = floor(free / (k2 + PARTIAL_SUM_BYTES * n2))
-    fits = m_max >= 1
+    passing = costing.weights_bypass & (k2 <= registers) & (n2 <= pes["n"])
+    l2_words = work.accelerator.l2_kib * 1024.0 / tech.word_bytes
+    free = l2_words / costing.buffer_copies - jnp.where(passing, 0, k2 * n2)
+    m_max = floor(free / (k2 + work.sum_words * n2))
+    fits = m_max >= pes["m"]
     m_trips = ceil(core_dims["m"] / jnp.clip(m_max, 1, core_dims["m"]))
-    m2 = ceil(core_dims["m"] / m_trips)
-    trips = {"m": m_trips, "k": ceil(core_dims["k"] / k2), "n": ceil(core_dims["n"] / n2)}
-    tile = {"m": m2, "k": k2, "n": n2}
-    chip = {d: jnp.minimum(dims[d], tile[d] * cores[d]) for d in SPLITS}
-    return _Tiles(m2, k2, n2, trips, chip, cores, core_dims, fits)
+    m2 = (
+        ceil(core_dims["m"] / m_trips)
+        if costing.sizes == "padded"
+        else tile("m", m_trips, pes["m"])
+    )
+    tiles = {"m": m2, "k": k2, "n": n2}
+    trips = {d: ceil(core_dims[d] / tiles[d]) for d in SPLITS}
+    chip = {d: jnp.minimum(dims[d], tiles[d] * cores[d]) for d in SPLITS}
+    return _Tiles(m2, k2, n2, trips, chip, cores, pes, core_dims, fits)
 
 
-def _blocks(
-    schedule: Schedule, dims: dict[str, Array], tiles: _Tiles, glb_bytes: Array
-) -> tuple[dict[str, Array], Array]:
+def _blocks(schedule: Schedule, work: _Work, tiles: _Tiles) -> tuple[Dims, Array]:
     """Trips over GLB blocks {"M", "N"} and whether the schedule fits the GLB."""
-    m, k, n = dims["m"], dims["k"], dims["n"]
-    chip = tiles.chip
+    m, k, n = (work.dims[d] for d in "mkn")
+    chip, copies = tiles.chip, work.tech.costing.buffer_copies
+    glb_words = work.accelerator.glb_mib * 2.0**20 / work.tech.word_bytes
     one = jnp.ones_like(tiles.m2)
-    # Outputs in the GLB are finished bytes unless the k loop leaves partial sums there.
+    # Outputs in the GLB are finished words unless the k loop leaves partial sums there.
     spills = schedule.inner[-1] != "k"
-    out = jnp.where(spills & (tiles.trips["k"] > 1), PARTIAL_SUM_BYTES, 1)
+    out = jnp.where(spills & (tiles.trips["k"] > 1), work.sum_words, 1)
     if schedule.keeps == "I":  # m1 rows of I, whole in k; W and O stream in chunks of n
-        m1 = (glb_bytes - 2 * k * chip["n"]) / (k + 2 * out * chip["n"])
+        m1 = (glb_words - copies * k * chip["n"]) / (k + copies * out * chip["n"])
         return {"M": ceil(m / jnp.clip(floor(m1), 1, m)), "N": one}, m1 >= chip["m"]
     if schedule.keeps == "W":  # n1 columns of W, whole in k; I and O stream in chunks of m
-        n1 = (glb_bytes - 2 * k * chip["m"]) / (k + 2 * out * chip["m"])
+        n1 = (glb_words - copies * k * chip["m"]) / (k + copies * out * chip["m"])
         return {"M": one, "N": ceil(n / jnp.clip(floor(n1), 1, n))}, n1 >= chip["n"]
     m1 = jnp.clip(ceil(m * schedule.rows), chip["m"], m)
-    n1 = (glb_bytes - 2 * m1 * chip["k"]) / (PARTIAL_SUM_BYTES * m1 + 2 * chip["k"])
+    n1 = (glb_words - copies * m1 * chip["k"]) / (work.sum_words * m1 + copies * chip["k"])
     return {"M": ceil(m / m1), "N": ceil(n / jnp.clip(floor(n1), 1, n))}, n1 >= chip["n"]
 
 
@@ -212,7 +257,7 @@ def _refetches(loops: Sequence[tuple[str, Array]], irrelevant: str) -> Array:
     return times
 
 
-def _loops(order: str, trips: dict[str, Array], blocks: dict[str, Array]) -> list:
+def _loops(order: str, trips: Dims, blocks: Dims) -> list:
     """Loop nest as (dimension, trips); tile loops inside block loops walk one block."""
     nest = []
     for letter in order:
@@ -225,12 +270,12 @@ def _loops(order: str, trips: dict[str, Array], blocks: dict[str, Array]) -> lis
 
 
 class Traffic(NamedTuple):
-    """Bytes a GEMM moves, all cores together, and the PE arrays' time; arrays [P].
+    """Words a GEMM moves, all cores together, and the PE arrays' time; arrays [P].
 
     Attributes:
       dram_read, dram_write, glb_read, glb_write, l2_read, l2_write: accesses to each
         memory; a word that moves down a level is read above and written below.
-      register_fills: bytes written to the PEs' weight registers.
+      register_fills: words sent to the PEs' weight registers.
       compute_cycles: cycles of the busiest core's array.
     """
 
@@ -244,16 +289,11 @@ class Traffic(NamedTuple):
     compute_cycles: Array
 
 
-def _traffic(
-    schedule: Schedule,
-    dims: dict[str, Array],
-    tiles: _Tiles,
-    blocks: dict[str, Array],
-    accelerator: Accelerator,
-) -> Traffic:
+def _traffic(schedule: Schedule, work: _Work, tiles: _Tiles, blocks: Dims) -> Traffic:
     """Traffic of one schedule on tiles [P] and the GLB blocks they are walked in."""
+    dims, sum_words = work.dims, work.sum_words
     size_i, size_w, size_o = dims["m"] * dims["k"], dims["k"] * dims["n"], dims["m"] * dims["n"]
-    cores, core_dims = tiles.cores, tiles.core_dims
+    cores, pes, core_dims = tiles.cores, tiles.pes, tiles.core_dims
     dram = _loops(schedule.dram, tiles.trips, blocks)
     dram_read = size_i * _refetches(dram, "n") + size_w * _refetches(dram, "m")
 
@@ -261,22 +301,23 @@ def _traffic(
     i_moved = size_i * _refetches(inner, "n")
     w_moved = size_w * _refetches(inner, "m")
     visits = cores["k"] * _refetches(inner, "k")
-    partial = PARTIAL_SUM_BYTES * size_o * (visits - 1)  # written to, then read from the GLB
+    partial = sum_words * size_o * (visits - 1)  # written to, then read from the GLB
 
     # Accumulations in L2: one read-modify-write per block of full registers.
-    registers = accelerator.pe_y * WEIGHT_REGISTER_WORDS
-    passes = tiles.trips["k"] * ceil(tiles.k2 / registers)
-    column_blocks = ceil(core_dims["n"] / accelerator.pe_x)
+    registers = pes["k"] * WEIGHT_REGISTER_WORDS
+    summed_rows = registers if work.tech.costing.column_sums else pes["k"]
+    passes = tiles.trips["k"] * ceil(tiles.k2 / summed_rows)
+    column_blocks = ceil(core_dims["n"] / pes["n"])
     # Registers are refilled per tile of rows, unless one block of weights is all they walk.
     in_tile = [
-        ("n", ceil(tiles.n2 / accelerator.pe_x)),
+        ("n", ceil(tiles.n2 / pes["n"])),
         ("k", ceil(tiles.k2 / registers)),
     ]
     register_fills = size_w * _refetches([*inner, *in_tile], "m") * cores["m"]
     # Every pass but the very last, which requantises, writes partial sums; every pass of
     # a core but its first reads them back; one core reads and adds those of the others.
-    summed = PARTIAL_SUM_BYTES * size_o * cores["k"] * (passes - 1)
-    merged = PARTIAL_SUM_BYTES * size_o * (cores["k"] - 1)
+    summed = sum_words * size_o * cores["k"] * (passes - 1)
+    merged = sum_words * size_o * (cores["k"] - 1)
     array_read = size_i * column_blocks * cores["n"] + register_fills + summed + merged
     array_write = summed + merged + size_o
     return Traffic(
@@ -287,30 +328,35 @@ def _traffic(
         l2_read=array_read + partial + size_o,
         l2_write=i_moved * cores["n"] + w_moved * cores["m"] + partial + array_write,
         register_fills=register_fills,
-        compute_cycles=core_dims["m"] * column_blocks * ceil(core_dims["k"] / accelerator.pe_y),
+        compute_cycles=ceil(core_dims["m"] / pes["m"])
+        * column_blocks
+        * ceil(core_dims["k"] / pes["k"]),
     )
 
 
-def _cycles(
-    traffic: Traffic, tiles: _Tiles, accelerator: Accelerator, tech: Technology
-) -> Array:
+def _cycles(traffic: Traffic, work: _Work, tiles: _Tiles) -> Array:
     """Latency of tiles [P]: the slowest of array, L2, GLB and DRAM, and what does not overlap."""
-    l2_words = accelerator.l2_words_per_cycle * accelerator.cores
+    accelerator, tech = work.accelerator, work.tech
     on_chip = jnp.maximum(
-        traffic.compute_cycles, jnp.maximum(traffic.l2_read, traffic.l2_write) / l2_words
+        traffic.compute_cycles,
+        jnp.maximum(traffic.glb_read, traffic.glb_write) / tech.glb_words_per_cycle,
     )
-    on_chip = jnp.maximum(
-        on_chip, jnp.maximum(traffic.glb_read, traffic.glb_write) / tech.glb_words_per_cycle
-    )
-    # Before the array can start: the first tiles of I and W, and the first registers.
-    chip = tiles.chip
-    first_registers = jnp.minimum(accelerator.pe_x, tiles.n2) * jnp.minimum(
-        accelerator.pe_y * WEIGHT_REGISTER_WORDS, tiles.k2
-    )
-    fill = (
-        chip["m"] * chip["k"] + chip["k"] * chip["n"]
-    ) / tech.dram_words_per_cycle + first_registers / accelerator.l2_words_per_cycle
-    drain = chip["m"] * chip["n"] / tech.dram_words_per_cycle
+    if tech.costing.l2_bandwidth:
+        l2_words = accelerator.l2_words_per_cycle * accelerator.cores
+        on_chip = jnp.maximum(
+            on_chip, jnp.maximum(traffic.l2_read, traffic.l2_write) / l2_words
+        )
+    fill, drain = jnp.zeros_like(on_chip), jnp.zeros_like(on_chip)
+    if tech.costing.fill_and_drain:
+        # Before the array can start: the first tiles of I and W, and the first registers.
+        chip, pes = tiles.chip, tiles.pes
+        first_registers = jnp.minimum(pes["n"], tiles.n2) * jnp.minimum(
+            pes["k"] * WEIGHT_REGISTER_WORDS, tiles.k2
+        )
+        fill = (
+            chip["m"] * chip["k"] + chip["k"] * chip["n"]
+        ) / tech.dram_words_per_cycle + first_registers / accelerator.l2_words_per_cycle
+        drain = chip["m"] * chip["n"] / tech.dram_words_per_cycle
     return jnp.maximum(
         fill + on_chip + drain,
         jnp.maximum(
@@ -320,22 +366,18 @@ def _cycles(
     )
 
 
-def _price(
-    schedule: Schedule,
-    dims: dict[str, Array],
-    tiles: _Tiles,
-    accelerator: Accelerator,
-    tech: Technology,
-) -> tuple[GemmCosts, Array]:
+def _price(schedule: Schedule, work: _Work, tiles: _Tiles) -> tuple[GemmCosts, Array]:
     """Cost of one schedule on tiles [P], and which of them fit."""
-    blocks, fits = _blocks(schedule, dims, tiles, accelerator.glb_mib * 2.0**20)
-    t = _traffic(schedule, dims, tiles, blocks, accelerator)
-    cycles = _cycles(t, tiles, accelerator, tech)
+    blocks, fits = _blocks(schedule, work, tiles)
+    dims, tech = work.dims, work.tech
+    t = _traffic(schedule, work, tiles, blocks)
+    cycles = _cycles(t, work, tiles)
     macs = dims["m"] * dims["k"] * dims["n"]
+    fills = t.register_fills * tiles.pes["m"]  # one copy in every PE that needs the weight
     costs = GemmCosts(
         cycles=cycles,
         mac_pj=macs * tech.mac_pj + jnp.zeros_like(cycles),
-        register_pj=macs * tech.register_read_pj + t.register_fills * tech.register_write_pj,
+        register_pj=macs * tech.register_read_pj + fills * tech.register_write_pj,
         l2_pj=t.l2_read * tech.l2_read_pj + t.l2_write * tech.l2_write_pj,
         glb_pj=t.glb_read * tech.glb_read_pj + t.glb_write * tech.glb_write_pj,
         dram_pj=(t.dram_read + t.dram_write) * tech.dram_pj,
@@ -356,9 +398,7 @@ def _choose(condition: Array, if_true: Any, if_false: Any) -> Any:
     return jax.tree.map(functools.partial(jnp.where, condition), if_true, if_false)
 
 
-def _best_mapping(
-    dims: dict[str, Array], accelerator: Accelerator, tech: Technology
-) -> _Best:
+def _best_mapping(work: _Work) -> _Best:
     """The mapping of least energy x delay; infinite edp where none fits.
 
     Scans the lattice, so that under vmap each step is one pass over the batch and
@@ -366,11 +406,11 @@ def _best_mapping(
     """
 
     def step(best: _Best, point: Lattice) -> tuple[_Best, None]:
-        tiles = _tiles(dims, accelerator, point)
+        tiles = _tiles(work, point)
         # A chain of selections, not a stack: XLA keeps it one vectorised loop.
         for i, schedule in enumerate(SCHEDULES):
-            cost, fits = _price(schedule, dims, tiles, accelerator, tech)
-            energy = cost.dynamic_pj + cost.cycles * tech.leakage_pj
+            cost, fits = _price(schedule, work, tiles)
+            energy = cost.dynamic_pj + cost.cycles * work.tech.static_pj
             here = _Best(
                 jnp.where(fits, energy * cost.cycles, jnp.inf), point, jnp.asarray(i, jnp.int32)
             )
@@ -400,10 +440,19 @@ def gemm_costs(
     as_float = lambda x: jnp.asarray(x, jnp.float32)  # noqa: E731
     dims = {"m": as_float(m), "k": as_float(k), "n": as_float(n)}
     accelerator = jax.tree.map(as_float, accelerator)
-    best = _best_mapping(*jax.lax.stop_gradient((dims, accelerator, tech)))
-    tiles = _tiles(dims, accelerator, best.point)
-    cost, _ = _price(SCHEDULES[0], dims, tiles, accelerator, tech)
+    work = _work(dims, accelerator, tech)
+    best = _best_mapping(jax.lax.stop_gradient(work))
+    tiles = _tiles(work, best.point)
+    cost, _ = _price(SCHEDULES[0], work, tiles)
     for i, schedule in enumerate(SCHEDULES[1:], start=1):
-        other, _ = _price(schedule, dims, tiles, accelerator, tech)
+        other, _ = _price(schedule, work, tiles)
         cost = _choose(best.schedule == i, other, cost)
     return dataclasses.replace(cost, cycles=jnp.where(jnp.isfinite(best.edp), cost.cycles, jnp.inf))
+
+
+def _work(dims: Dims, accelerator: Accelerator, tech: Technology) -> _Work:
+    tables: Dims = {}
+    if tech.costing.sizes == "divisors":
+        dims = {d: _rounded(x, jnp.round(x)) for d, x in dims.items()}
+        tables = {d: divisors(jax.lax.stop_gradient(x)) for d, x in dims.items()}
+    return _Work(dims, tables, unrollings(dims, accelerator, tech, tables), accelerator, tech)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from codesign.accelerator import Accelerator
 from codesign.cost import sram, tables
+from codesign.cost.costing import PHYSICAL, Costing
 from codesign.scenario import Scenario
 
 NODES_NM = (22,)
@@ -37,6 +38,9 @@ class Technology:
       dram_pj: one byte of DRAM, read or written.
       leakage_pj: leakage of all SRAM, per clock cycle.
       dram_words_per_cycle, glb_words_per_cycle: bandwidths, bytes a cycle each way.
+      word_bytes: bytes of a word.
+      partial_sum_words: words of a 32-bit partial sum.
+      costing: the conventions these constants belong to.
     """
 
     mac_pj: Any
@@ -51,6 +55,14 @@ class Technology:
     leakage_pj: Any
     dram_words_per_cycle: Any
     glb_words_per_cycle: Any
+    word_bytes: Any = 1.0
+    partial_sum_words: Any = 4.0
+    costing: Costing = dataclasses.field(default=PHYSICAL, metadata={"static": True})
+
+    @property
+    def static_pj(self) -> Any:
+        """Energy that passes with time, per clock cycle."""
+        return self.leakage_pj
 
 
 def component(name: str, column: str = "energy_pj") -> float:
@@ -99,6 +111,8 @@ def technology(accelerator: Accelerator, scenario: Scenario) -> Technology:
         leakage_pj=leakage_w / scenario.clock_hz * 1e12,
         dram_words_per_cycle=like + scenario.dram_words_per_cycle,
         glb_words_per_cycle=like + scenario.glb_words_per_cycle,
+        word_bytes=like + 1.0,
+        partial_sum_words=like + 4.0,
     )
 
 

@@ -341,5 +341,5 @@ def test_gradients_are_finite_everywhere():
         relaxed.append((*between, tech))
     for cases in (relaxed, random_cases(BATCH, seed=6)):
         leaves = jax.tree.leaves(jacobian(cases))
-        assert len(leaves) == 3 + 6 + 12
+        assert len(leaves) == len(jax.tree.leaves(cases[0]))
         assert all(np.isfinite(x).all() for x in leaves)

@@ -177,9 +177,10 @@ def mapping(
     """Tiles, blocks and traffic of one schedule over the whole lattice [P], and what fits."""
     chip = jax.tree.map(jnp.float32, chip)
     sizes = {d: jnp.float32(x) for d, x in zip("mkn", dims, strict=True)}
-    tiles = mapper._tiles(sizes, chip, LATTICE)
-    blocks, fits = mapper._blocks(schedule, sizes, tiles, chip.glb_mib * 2.0**20)
-    traffic = mapper._traffic(schedule, sizes, tiles, blocks, chip)
+    work = mapper._work(sizes, chip, technology(chip, Scenario()))
+    tiles = mapper._tiles(work, LATTICE)
+    blocks, fits = mapper._blocks(schedule, work, tiles)
+    traffic = mapper._traffic(schedule, work, tiles, blocks)
     fits = np.asarray(fits & tiles.fits)
     every = lambda x: np.broadcast_to(np.asarray(x), fits.shape)  # noqa: E731
     return (
@@ -320,8 +321,8 @@ def test_tiles_are_aligned_and_cover_the_gemm():
 @functools.partial(jax.vmap, in_axes=(0, 0, 0, 0, None))
 def best_mapping(m, k, n, chip, scenario):
     tech = technology(chip, scenario)
-    sizes = {"m": m, "k": k, "n": n}
-    return mapper._best_mapping(sizes, chip, tech), tech
+    work = mapper._work({"m": m, "k": k, "n": n}, chip, tech)
+    return mapper._best_mapping(work), work
 
 
 def test_winning_mappings_of_clip_cost_what_walking_them_costs():
@@ -335,14 +336,14 @@ def test_winning_mappings_of_clip_cost_what_walking_them_costs():
     pairs = list(itertools.product(gemms, chips))
     m, k, n = jnp.asarray([g for g, _ in pairs], jnp.float32).T
     chip = Accelerator(*jnp.asarray([c for _, c in pairs], jnp.float32).T)
-    best, tech = best_mapping(m, k, n, chip, Scenario())
+    best, work = best_mapping(m, k, n, chip, Scenario())
 
-    sizes = {"m": m, "k": k, "n": n}
-    tiles = mapper._tiles(sizes, chip, best.point)
+    tech = work.tech
+    tiles = mapper._tiles(work, best.point)
     modelled, walked = [], []
     for i, schedule in enumerate(mapper.SCHEDULES):
-        blocks, _ = mapper._blocks(schedule, sizes, tiles, chip.glb_mib * 2.0**20)
-        traffic = mapper._traffic(schedule, sizes, tiles, blocks, chip)
+        blocks, _ = mapper._blocks(schedule, work, tiles)
+        traffic = mapper._traffic(schedule, work, tiles, blocks)
         counted = {name: np.array(x) for name, x in traffic._asdict().items()}
         mine = np.flatnonzero(best.schedule == i)
         for p in mine:
@@ -362,7 +363,7 @@ def test_winning_mappings_of_clip_cost_what_walking_them_costs():
                 + words.glb_read * tech.glb_read_pj + words.glb_write * tech.glb_write_pj
                 + (words.dram_read + words.dram_write) * tech.dram_pj
             )
-            cycles = mapper._cycles(words, tiles, chip, tech)
+            cycles = mapper._cycles(words, work, tiles)
             rows.extend(np.stack([cycles, energy], axis=-1)[mine])
     ratio = np.array(walked) / np.array(modelled)
     assert len(ratio) == len(pairs)
