@@ -1,9 +1,6 @@
-"""Operators of a CLIP: one image and one text through both towers, batch 1.
+"""Operators and parameters of a CLIP: one image and one text through both towers, batch 1.
 
-The order of execution and what is fused follow CATransformers' compiler
-(arXiv 2505.01386): every operator reads its operands from DRAM and writes its
-result there; only the residual add after the attention's output projection is
-fused into a GEMM. Dropout does nothing at inference and is left out.
+What is fused and in which order operators run is described in blocks.py.
 """
 
 from __future__ import annotations
@@ -12,7 +9,55 @@ import dataclasses
 from typing import Any
 
 from codesign.architecture import Architecture, Tower
-from codesign.workload.operators import Gemm, VectorOp, Workload, concatenate, gather
+from codesign.workload.blocks import (
+    Block,
+    Operators,
+    block_operators,
+    block_parameters,
+    join,
+    norm_parameters,
+    prefixed,
+)
+from codesign.workload.operators import Gemm, VectorOp, Workload
+
+
+@dataclasses.dataclass(frozen=True)
+class Clip:
+    """A CLIP of integer dimensions, the heads of whose towers may differ in width.
+
+    Attributes:
+      architecture: its dimensions; `head_dim` is the image tower's.
+      text_head_dim: channels a head of the text tower; None: the image tower's.
+    """
+
+    architecture: Architecture
+    text_head_dim: int | None = None
+
+    @property
+    def uniform(self) -> bool:
+        """Whether the architecture alone says it all."""
+        return self.text_head_dim in (None, self.architecture.head_dim)
+
+    def operators(self) -> Operators:
+        """Operators of both towers."""
+        return _clip_operators(self.architecture, self.text_head_dim)
+
+    def parameters(self) -> int:
+        """Every trained number, the logit scale included."""
+        a = self.architecture
+        vision, text = (_tower_block(a, name, self.text_head_dim) for name in ("vision", "text"))
+        v, t = a.vision, a.text
+        image = (
+            v.width * (a.channels * a.patch**2 + 1 + a.vision_tokens + a.projection)
+            + v.layers * block_parameters(vision)
+            + 2 * norm_parameters("layernorm", v.width)
+        )
+        words = (
+            t.width * (a.vocab + a.context + a.projection)
+            + t.layers * block_parameters(text)
+            + norm_parameters("layernorm", t.width)
+        )
+        return image + words + 1
 
 
 def tower_layer_workload(
@@ -36,26 +81,9 @@ def tower_layer_workload(
       causal: whether a mask is added to the scores.
       layers: how often the block runs.
     """
-    d, h, f = tower.width, tower.heads, tower.ffn
-    qkv = h * head_dim
-    gemms = [
-        Gemm("qkv", tokens, d, qkv, 3 * layers),
-        Gemm("scores", tokens, head_dim, tokens, layers, batch=h),
-        Gemm("values", tokens, tokens, head_dim, layers, batch=h),
-        Gemm("out", tokens, qkv, d, layers),
-        Gemm("ffn_up", tokens, d, f, layers),
-        Gemm("ffn_down", tokens, f, d, layers),
-    ]
-    scores = h * tokens * tokens
-    vector = [
-        VectorOp("layernorm", "layernorm", tokens * d, 2 * layers),
-        VectorOp("softmax", "softmax", scores, layers),
-        VectorOp("activation", activation, tokens * f, layers),
-        VectorOp("residual", "add", tokens * d, layers, operands=2),
-    ]
-    if causal:
-        vector.insert(1, VectorOp("mask", "add", scores, layers))
-    return _prefixed(name, gather(gemms, vector))
+    block = Block(tower.width, tower.heads, head_dim, tower.ffn, activation=activation)
+    operators = block_operators(block, tokens=tokens, masked=causal, layers=layers)
+    return prefixed(name, operators).workload
 
 
 def outside_workload(architecture: Architecture, name: str) -> Workload:
@@ -63,6 +91,31 @@ def outside_workload(architecture: Architecture, name: str) -> Workload:
 
     The cosine similarity of the two embeddings is counted with the text tower.
     """
+    return _outside_operators(architecture, name).workload
+
+
+def clip_workload(architecture: Architecture) -> Workload:
+    """All operators of both towers; differentiable in the elastic dimensions."""
+    return _clip_operators(architecture).workload
+
+
+def _clip_operators(architecture: Architecture, text_head_dim: int | None = None) -> Operators:
+    a = architecture
+    parts = []
+    for name, tokens in (("vision", a.vision_tokens), ("text", a.context)):
+        block, layers = _tower_block(a, name, text_head_dim), getattr(a, name).layers
+        layer = block_operators(block, tokens=tokens, masked=name == "text", layers=layers)
+        parts += [prefixed(name, layer), _outside_operators(a, name)]
+    return join(*parts)
+
+
+def _tower_block(a: Architecture, name: str, text_head_dim: int | None) -> Block:
+    tower = getattr(a, name)
+    head_dim = (text_head_dim or a.head_dim) if name == "text" else a.head_dim
+    return Block(tower.width, tower.heads, head_dim, tower.ffn, activation=a.activation)
+
+
+def _outside_operators(architecture: Architecture, name: str) -> Operators:
     a, tower = architecture, getattr(architecture, name)
     d = tower.width
     if name == "vision":
@@ -71,7 +124,7 @@ def outside_workload(architecture: Architecture, name: str) -> Workload:
             Gemm("patches", a.patches, a.channels * a.patch**2, d),
             Gemm("projection", 1, d, a.projection),
         ]
-        vector = [
+        vector_ops = [
             VectorOp("positions", "add", tokens * d, operands=2),
             VectorOp("ln_pre", "layernorm", tokens * d),
             VectorOp("ln_post", "layernorm", d),
@@ -82,39 +135,10 @@ def outside_workload(architecture: Architecture, name: str) -> Workload:
             Gemm("projection", 1, d, a.projection),
             Gemm("similarity", 1, a.projection, 1),
         ]
-        vector = [
+        vector_ops = [
             VectorOp("embedding", "embedding", a.context * d),
             VectorOp("positions", "add", a.context * d, operands=2),
             VectorOp("ln_final", "layernorm", a.context * d),
             VectorOp("normalise", "normalise", a.projection),
         ]
-    return _prefixed(name, gather(gemms, vector))
-
-
-def clip_workload(architecture: Architecture) -> Workload:
-    """All operators of both towers; differentiable in the elastic dimensions."""
-    a = architecture
-    parts = []
-    for name, tokens in (("vision", a.vision_tokens), ("text", a.context)):
-        tower = getattr(a, name)
-        parts.append(
-            tower_layer_workload(
-                tower,
-                name=name,
-                tokens=tokens,
-                head_dim=a.head_dim,
-                activation=a.activation,
-                causal=name == "text",
-                layers=tower.layers,
-            )
-        )
-        parts.append(outside_workload(a, name))
-    return concatenate(*parts)
-
-
-def _prefixed(name: str, workload: Workload) -> Workload:
-    return dataclasses.replace(
-        workload,
-        gemm_names=tuple(f"{name}.{x}" for x in workload.gemm_names),
-        vector_names=tuple(f"{name}.{x}" for x in workload.vector_names),
-    )
+    return prefixed(name, Operators(tuple(gemms), tuple(vector_ops)))
