@@ -29,6 +29,7 @@ class Scenario:
       clock_mhz: clock of the chip, MHz.
       dram_words_per_cycle: DRAM bandwidth, bytes a clock cycle, read and write each.
       glb_words_per_cycle: global-buffer bandwidth, bytes a cycle, read and write each.
+      costing: conventions of the cost model, "physical" or "catransformers" (cost/costing.py).
     """
 
     use_grid: str | float = "california"
@@ -45,6 +46,7 @@ class Scenario:
     clock_mhz: float = 625.0
     dram_words_per_cycle: float = 128.0
     glb_words_per_cycle: float = 512.0
+    costing: str = "physical"
 
     @property
     def clock_hz(self) -> float:

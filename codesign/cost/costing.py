@@ -16,6 +16,7 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from codesign.errors import did_you_mean
+from codesign.scenario import Scenario
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +42,7 @@ class Costing:
       swap_attention: the summed dimension of scores and of values is exchanged
         (scores: tokens, values: head width).
       fold_batch: a batch of products (attention heads) is one product of as many rows.
+      l2_minimum: wide arrays get a larger local buffer than asked for.
       every_lane: each vector cycle is charged on all lanes, busy or not.
       row_sums: softmax takes rows x ceil(row / lanes) + 10 cycles more.
       vector_streams: operands of vector operators pass GLB and L2, at the buffers'
@@ -64,6 +66,7 @@ class Costing:
     l2_bandwidth: bool
     swap_attention: bool
     fold_batch: bool
+    l2_minimum: bool
     every_lane: bool
     row_sums: bool
     vector_streams: bool
@@ -86,6 +89,7 @@ PHYSICAL = Costing(
     l2_bandwidth=True,
     swap_attention=False,
     fold_batch=False,
+    l2_minimum=False,
     every_lane=False,
     row_sums=False,
     vector_streams=True,
@@ -108,6 +112,7 @@ CATRANSFORMERS = Costing(
     l2_bandwidth=False,
     swap_attention=True,
     fold_batch=True,
+    l2_minimum=True,
     every_lane=True,
     row_sums=True,
     vector_streams=False,
@@ -126,12 +131,23 @@ _COSTINGS = {c.name: c for c in (PHYSICAL, CATRANSFORMERS)}
 NAMES = tuple(_COSTINGS)
 
 
-def costing(name: str) -> Costing:
-    """The costing of this name.
+def costing_of(scenario: Scenario) -> Costing:
+    """The costing a scenario names.
 
     Raises:
-      ValueError: there is none.
+      ValueError: there is none of that name.
     """
+    name = scenario.costing
     if name not in _COSTINGS:
-        raise ValueError(f"there is no costing '{name}'; {did_you_mean(name, NAMES)}")
+        raise ValueError(f"scenario.costing: there is no '{name}'; {did_you_mean(name, NAMES)}")
     return _COSTINGS[name]
+
+
+def conventional(name: str) -> Scenario:
+    """The scenario whose numbers a costing stands for.
+
+    Raises:
+      ValueError: there is no costing of that name.
+    """
+    bare = Scenario(costing=name)
+    return dataclasses.replace(bare, **costing_of(bare).scenario)

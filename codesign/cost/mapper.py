@@ -36,7 +36,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from codesign.accelerator import Accelerator
-from codesign.cost.technology import WEIGHT_REGISTER_WORDS, Technology
+from codesign.cost.technology import WEIGHT_REGISTER_WORDS, Technology, tensor_l2_kib
 from codesign.cost.unrolling import (
     SPLITS,
     Dims,
@@ -205,7 +205,7 @@ def _tiles(work: _Work, lattice: Lattice) -> _Tiles:
     # Copies of each tile, so that one is filled or drained while the other is used.
     # Weights of a single register block only pass through L2 on their way to the PEs.
     passing = costing.weights_bypass & (k2 <= registers) & (n2 <= pes["n"])
-    l2_words = work.accelerator.l2_kib * 1024.0 / tech.word_bytes
+    l2_words = tensor_l2_kib(work.accelerator, costing) * 1024.0 / tech.word_bytes
     free = l2_words / costing.buffer_copies - jnp.where(passing, 0, k2 * n2)
     m_max = floor(free / (k2 + work.sum_words * n2))
     fits = m_max >= pes["m"]
