@@ -29,7 +29,7 @@ class Scenario:
       clock_mhz: clock of the chip, MHz.
       dram_words_per_cycle: DRAM bandwidth, bytes a clock cycle, read and write each.
       glb_words_per_cycle: global-buffer bandwidth, bytes a cycle, read and write each.
-      costing: conventions of the cost model, "physical" or "catransformers" (cost/costing.py).
+      costing: conventions of the cost model, "physical" or "catransformers" (costing.py).
     """
 
     use_grid: str | float = "california"

@@ -99,7 +99,7 @@ def costs_of(
     """Costs of an execution on an accelerator; shapes broadcast."""
     latency_s = run.cycles / scenario.clock_hz
     energy_j = {name: 1e-12 * pj for name, pj in run.energy_pj.items()}
-    energy_j["leakage"] = 1e-12 * tech.leakage_pj * run.cycles
+    energy_j["leakage"] = 1e-12 * tech.static_pj * run.cycles
     area_mm2 = area_breakdown_mm2(accelerator, scenario)
     total_energy_j, total_area_mm2 = sum(energy_j.values()), sum(area_mm2.values())
     embodied = {
@@ -134,5 +134,5 @@ def clip_costs(
     """
     accelerator = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), accelerator)
     tech = technology(accelerator, scenario)
-    run = run_workload(clip_workload(architecture), accelerator, tech)
+    run = run_workload(clip_workload(architecture, tech.costing), accelerator, tech)
     return costs_of(run, accelerator, tech, scenario)

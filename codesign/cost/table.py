@@ -30,6 +30,7 @@ from codesign.cost.mapper import gemm_costs
 from codesign.cost.model import Costs
 from codesign.cost.technology import area_breakdown_mm2, technology, tops
 from codesign.cost.vector_unit import vector_costs
+from codesign.costing import costing_of
 from codesign.scenario import Scenario
 from codesign.space import DesignSpace
 from codesign.workload import Workload, outside_workload, tower_layer_workload
@@ -176,7 +177,7 @@ def _sum_operators(
         in_lanes = lambda x: jnp.sum(x * workload.vector_count, axis=-1)  # noqa: E731
         total_cycles = in_arrays(cycles) + in_lanes(vector.cycles)
         total_pj = in_arrays(dynamic_pj) + in_lanes(vector.dynamic_pj)
-        return Run(total_cycles, total_pj + tech.leakage_pj * total_cycles)
+        return Run(total_cycles, total_pj + tech.static_pj * total_cycles)
 
     return jax.vmap(on_chip, out_axes=1)(chips, *mapped)
 
@@ -202,7 +203,8 @@ def stack_workloads(workloads: Sequence[Workload]) -> Workload:
         count=padded("count", gemms, 0.0),
         **{
             name: padded(name, vector_ops, 0.0)
-            for name in ("elements", "vector_count", "vector_cycles", "vector_operands")
+            for name in ("elements", "vector_count", "vector_cycles", "vector_operands",
+                         "vector_rows")
         },
         gemm_names=tuple(f"gemm_{i}" for i in range(gemms)),
         vector_names=tuple(f"vector_{i}" for i in range(vector_ops)),
@@ -248,7 +250,7 @@ def build_table(space: DesignSpace, scenario: Scenario) -> CostTable:
     """
     chips = accelerator_grid(space)
     chip_shape = [len(d.choices) for d in space.dimensions[space.architecture_size :]]
-    base = space.base
+    base, costing = space.base, costing_of(scenario)
     blocks, rest, shapes = [], [], []
     for name, tokens in (("vision", base.vision_tokens), ("text", base.context)):
         choices = getattr(space, name)
@@ -261,10 +263,11 @@ def build_table(space: DesignSpace, scenario: Scenario) -> CostTable:
             head_dim=base.head_dim,
             activation=base.activation,
             causal=name == "text",
+            costing=costing,
         )
         blocks.append(block(Tower(1, *(jnp.asarray(x.ravel()) for x in (w, h, f)))))
         widths: dict[str, Any] = {name: Tower(1, jnp.asarray(choices.width), 1, 1)}
-        rest.append(outside_workload(dataclasses.replace(base, **widths), name))
+        rest.append(outside_workload(dataclasses.replace(base, **widths), name, costing))
     runs = run_grid([*blocks, *rest], chips, scenario)
     _check_fits(runs, chips)
     layer = {

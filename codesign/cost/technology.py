@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from codesign.accelerator import Accelerator
 from codesign.cost import sram, tables
-from codesign.cost.costing import PHYSICAL, Costing, costing_of
+from codesign.costing import PHYSICAL, Costing, costing_of
 from codesign.scenario import Scenario
 
 NODES_NM = (22,)

@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from codesign.accelerator import Accelerator
-from codesign.cost.costing import Costing
 from codesign.cost.technology import Technology
+from codesign.costing import Costing
 
 Array = jax.Array
 Dims = dict[str, Array]

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, NamedTuple
 
+from codesign.costing import PHYSICAL, Costing
 from codesign.workload.operators import Gemm, VectorOp, Workload, gather
 
 
@@ -33,7 +34,11 @@ class Operators(NamedTuple):
     @property
     def workload(self) -> Workload:
         """The same operators as arrays, for the cost model."""
-        return gather(self.gemms, self.vector_ops)
+        return self.under(PHYSICAL)
+
+    def under(self, costing: Costing) -> Workload:
+        """The same operators as arrays, as a costing counts them."""
+        return gather(self.gemms, self.vector_ops, costing)
 
 
 def join(*parts: Operators) -> Operators:
@@ -117,8 +122,9 @@ def block_operators(
     vector_ops = [
         VectorOp(b.norm, b.norm, t * b.width, 2 * layers),
         *([VectorOp("rope", "rope", rotated, layers)] if b.rope else []),
-        *([VectorOp("mask", "add", scores, layers)] if masked else []),
-        VectorOp("softmax", "softmax", scores, layers),
+        *([VectorOp("mask", "mask", scores, layers)] if masked else []),
+        VectorOp("softmax", "softmax", scores, layers, rows=b.heads * t),
+        VectorOp("dropout", "dropout", scores, layers),
         VectorOp("activation", b.activation, t * b.ffn, layers),
         *([VectorOp("gate", "multiply", t * b.ffn, layers, operands=2)] if b.gated else []),
         VectorOp("residual", "add", t * b.width, layers, operands=2),

@@ -9,6 +9,7 @@ import dataclasses
 from typing import Any
 
 from codesign.architecture import Architecture, Tower
+from codesign.costing import PHYSICAL, Costing
 from codesign.workload.blocks import (
     Block,
     Operators,
@@ -69,6 +70,7 @@ def tower_layer_workload(
     activation: str,
     causal: bool,
     layers: Any = 1,
+    costing: Costing = PHYSICAL,
 ) -> Workload:
     """Operators of `layers` identical transformer blocks.
 
@@ -80,23 +82,26 @@ def tower_layer_workload(
       activation: "gelu" or "quick_gelu".
       causal: whether a mask is added to the scores.
       layers: how often the block runs.
+      costing: whose conventions count the operators.
     """
     block = Block(tower.width, tower.heads, head_dim, tower.ffn, activation=activation)
     operators = block_operators(block, tokens=tokens, masked=causal, layers=layers)
-    return prefixed(name, operators).workload
+    return prefixed(name, operators).under(costing)
 
 
-def outside_workload(architecture: Architecture, name: str) -> Workload:
+def outside_workload(
+    architecture: Architecture, name: str, costing: Costing = PHYSICAL
+) -> Workload:
     """Operators of the "vision" or "text" tower outside its transformer blocks.
 
     The cosine similarity of the two embeddings is counted with the text tower.
     """
-    return _outside_operators(architecture, name).workload
+    return _outside_operators(architecture, name).under(costing)
 
 
-def clip_workload(architecture: Architecture) -> Workload:
+def clip_workload(architecture: Architecture, costing: Costing = PHYSICAL) -> Workload:
     """All operators of both towers; differentiable in the elastic dimensions."""
-    return _clip_operators(architecture).workload
+    return _clip_operators(architecture).under(costing)
 
 
 def _clip_operators(architecture: Architecture, text_head_dim: int | None = None) -> Operators:

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from codesign.costing import PHYSICAL, Costing
+
 
 class Gemm(NamedTuple):
     """`count` times a batch of products [m, k] x [k, n]; integers of one word in and out.
@@ -34,6 +36,7 @@ class VectorOp(NamedTuple):
     Attributes:
       elements: results computed.
       operands: tensors of that size read from DRAM; one of that size is written.
+      rows: rows that are summed up, of a softmax.
     """
 
     name: str
@@ -41,6 +44,7 @@ class VectorOp(NamedTuple):
     elements: Any
     count: Any = 1
     operands: int = 1
+    rows: Any = 0
 
 
 @jax.tree_util.register_dataclass
@@ -53,7 +57,8 @@ class Workload:
       elements, vector_count: element-wise operators, [V] float32 or [..., V].
       vector_cycles: lane cycles per element, [V].
       vector_operands: tensors read, [V].
-      gemm_names, vector_names: one name an operator.
+      vector_rows: rows that are summed up, [V] or [..., V].
+      gemm_names, vector_names: one name an operator, or a step of one.
     """
 
     m: jax.Array
@@ -64,6 +69,7 @@ class Workload:
     vector_count: jax.Array
     vector_cycles: jax.Array
     vector_operands: jax.Array
+    vector_rows: jax.Array
     gemm_names: tuple[str, ...] = dataclasses.field(metadata={"static": True})
     vector_names: tuple[str, ...] = dataclasses.field(metadata={"static": True})
 
@@ -82,18 +88,23 @@ def _columns(operators: Sequence[NamedTuple], *fields: str) -> list[jax.Array]:
     return [jnp.stack([jnp.broadcast_to(v, shape) for v in row], axis=-1) for row in values]
 
 
-def gather(gemms: Sequence[Gemm], vector_ops: Sequence[VectorOp]) -> Workload:
-    """Workload of these operators.
+def gather(
+    gemms: Sequence[Gemm], vector_ops: Sequence[VectorOp], costing: Costing = PHYSICAL
+) -> Workload:
+    """Workload of these operators, as a costing counts them.
 
     Dimensions are scalars, traced or not, or arrays [...] for a batch of workloads.
-    """
-    from codesign.cost import tables  # not above: the cost model imports workloads
 
-    cycles = [
-        tables.value("vector_ops", "op", op.kind, "cycles_per_element") for op in vector_ops
-    ]
-    m, k, n, count, batch = _columns(gemms, "m", "k", "n", "count", "batch")
-    elements, vector_count = _columns(vector_ops, "elements", "count")
+    Raises:
+      ValueError: an element-wise operator of an unknown kind.
+    """
+    steps = [(op, cycles) for op in vector_ops for cycles in _step_cycles(op.kind, costing)]
+    m, k, n, count, batch = _columns(
+        [_conventional(gemm, costing) for gemm in gemms], "m", "k", "n", "count", "batch"
+    )
+    elements, vector_count, rows = _columns(
+        [op for op, _ in steps], "elements", "count", "rows"
+    )
     return Workload(
         m=m,
         k=k,
@@ -101,11 +112,30 @@ def gather(gemms: Sequence[Gemm], vector_ops: Sequence[VectorOp]) -> Workload:
         count=count * batch,
         elements=elements,
         vector_count=vector_count,
-        vector_cycles=jnp.asarray(cycles, jnp.float32),
-        vector_operands=jnp.asarray([op.operands for op in vector_ops], jnp.float32),
+        vector_cycles=jnp.asarray([cycles for _, cycles in steps], jnp.float32),
+        vector_operands=jnp.asarray([op.operands for op, _ in steps], jnp.float32),
+        vector_rows=rows,
         gemm_names=tuple(g.name for g in gemms),
-        vector_names=tuple(op.name for op in vector_ops),
+        vector_names=tuple(op.name for op, _ in steps),
     )
+
+
+def _step_cycles(kind: str, costing: Costing) -> list[float]:
+    """Lane cycles an element of every step of an operator; none where it costs nothing."""
+    from codesign.cost import tables  # not above: the cost model imports workloads
+
+    return [float(x) for x in tables.text(
+        costing.vector_steps, "op", kind, "cycles_per_element"
+    ).split()]
+
+
+def _conventional(gemm: Gemm, costing: Costing) -> Gemm:
+    """The product as a costing has it: attention's summed dimension, batches as rows."""
+    if costing.swap_attention and gemm.name.endswith(("scores", "values")):
+        gemm = gemm._replace(k=gemm.n)  # tokens of the keys; head width
+    if costing.fold_batch:
+        gemm = gemm._replace(m=gemm.m * gemm.batch, batch=1)
+    return gemm
 
 
 def concatenate(*workloads: Workload) -> Workload:
