@@ -114,7 +114,7 @@ class _Version(argparse.Action):
         parser.exit()
 
 
-_COMMANDS = ("search", "cost", "report")
+_COMMANDS = ("search", "cost", "workload", "report")
 
 
 def _check_command(argv: list[str]) -> None:
@@ -134,6 +134,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
     _add_search(commands)
     _add_cost(commands)
+    _add_workload(commands)
     _add_report(commands)
     return parser
 
@@ -172,6 +173,22 @@ def _add_cost(commands: Any) -> None:
         commands, "cost", _cost, "latency, energy, area and carbon of one design, by part"
     )
     parser.add_argument("file", metavar="FILE", help="a design as JSON, or a run's designs.json")
+    parser.add_argument("--name", help="the design to take from a list of designs")
+
+
+def _add_workload(commands: Any) -> None:
+    parser = _add_command(
+        commands, "workload", _workload, "operators, MACs and parameters of a model",
+        epilog="MODEL is a published model, such as clip-vit-b-16, carbonclip-s, tinyclip-39m-16, "
+        "vit-b-16, bert-base, llama-3-8b; a folder with a HuggingFace config.json, or such a file; "
+        "a design file; or OWNER/NAME on the HuggingFace hub.",
+    )  # fmt: skip
+    parser.add_argument("model", metavar="MODEL", help="a model's name, file or folder")
+    parser.add_argument("--tokens", metavar="N", type=int, help="length of the text (default: 512)")
+    parser.add_argument("--phase", help="of a decoder: prefill (default) or decode")
+    parser.add_argument(
+        "--context", metavar="N", type=int, help="tokens in a decoder's cache (default: 512)"
+    )
     parser.add_argument("--name", help="the design to take from a list of designs")
 
 
@@ -256,6 +273,24 @@ def _cost(args: argparse.Namespace) -> int:
     console = _console()
     console.print(_design_line(plain), markup=False, highlight=False)
     console.print(costs_table(costs))
+    return 0
+
+
+def _workload(args: argparse.Namespace) -> int:
+    """`codesign workload`."""
+    from codesign.workload import load_model
+    from codesign.workload.table import gemms_table, model_line, model_to_json, vector_ops_table
+
+    model = load_model(
+        args.model, tokens=args.tokens, phase=args.phase, context=args.context, design=args.name
+    )
+    if args.json:
+        _print_json(model_to_json(model))
+        return 0
+    console = _console()
+    console.print(model_line(model), markup=False, highlight=False)
+    console.print(gemms_table(model))
+    console.print(vector_ops_table(model))
     return 0
 
 

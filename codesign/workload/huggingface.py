@@ -1,0 +1,222 @@
+"""HuggingFace configs as networks: CLIP, ViT, BERT and Llama.
+
+What a config leaves out takes transformers' defaults, as it does when the model is built.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from codesign.architecture import Architecture, Tower
+from codesign.errors import UserError, did_you_mean
+from codesign.workload.bert import Bert
+from codesign.workload.blocks import Block
+from codesign.workload.clip import Clip
+from codesign.workload.llama import Llama
+from codesign.workload.presets import Network, llama_block
+from codesign.workload.vit import Vit
+
+# Hidden activations by transformers' names. The vector unit looks a curve up in a table, so
+# that the approximations of GELU cost what it costs.
+_ACTIVATIONS = {
+    "gelu": "gelu",
+    "gelu_fast": "gelu",
+    "gelu_new": "gelu",
+    "gelu_pytorch_tanh": "gelu",
+    "quick_gelu": "quick_gelu",
+    "relu": "relu",
+    "silu": "silu",
+    "swish": "silu",
+}
+
+
+def check_model_type(model_type: Any, where: str) -> None:
+    """Refuses a family that is not supported.
+
+    Raises:
+      UserError: names the families that are.
+    """
+    if model_type not in _FAMILIES:
+        supported = ", ".join(_FAMILIES)
+        raise UserError(f"{where}: unsupported model_type '{model_type}'; supported: {supported}")
+
+
+def read_config(source: str | os.PathLike[str]) -> Any:
+    """A transformers config from its file, or by its name on the hub.
+
+    Raises:
+      UserError: one line that names the source and what is wrong with it.
+    """
+    from huggingface_hub.errors import StrictDataclassError  # not above: with transformers,
+    from transformers import AutoConfig  # seconds to import
+
+    try:
+        return AutoConfig.from_pretrained(os.fspath(source))
+    except OSError as error:
+        raise UserError(f"cannot get the config of {source}: {_one_line(error)}") from error
+    except (StrictDataclassError, ValueError, TypeError) as error:
+        raise UserError(f"{source}: {_one_line(error)}") from error
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return text if len(text) <= 160 else text[:157] + "..."
+
+
+def describe(config: Any, where: str) -> Network:
+    """The network of a transformers config.
+
+    Args:
+      config: a CLIPConfig, ViTConfig, BertConfig or LlamaConfig.
+      where: what to call it in messages.
+
+    Raises:
+      UserError: one line that names the field and what it should be.
+    """
+    check_model_type(config.model_type, where)
+    return _FAMILIES[config.model_type](config, where)
+
+
+def _clip(config: Any, where: str) -> Clip:
+    _class(config, where, ("CLIPModel",))
+    v, t = config.vision_config, config.text_config
+    in_v, in_t = f"{where}: vision_config", f"{where}: text_config"
+    vision, text = _encoder_block(v, in_v), _encoder_block(t, in_t)
+    if vision.activation != text.activation:
+        raise UserError(
+            f"{in_t}: hidden_act: expected vision_config's '{v.hidden_act}', got '{t.hidden_act}'"
+        )
+    architecture = Architecture(
+        vision=Tower(_whole(v, "num_hidden_layers", in_v), *_elastic(vision)),
+        text=Tower(_whole(t, "num_hidden_layers", in_t), *_elastic(text)),
+        patch=_whole(v, "patch_size", in_v),
+        image=_whole(v, "image_size", in_v),
+        channels=_whole(v, "num_channels", in_v),
+        context=_whole(t, "max_position_embeddings", in_t),
+        projection=_whole(config, "projection_dim", where),
+        head_dim=vision.head_dim,
+        vocab=_whole(t, "vocab_size", in_t),
+        activation=vision.activation,
+    )
+    return Clip(architecture, text_head_dim=text.head_dim)
+
+
+def _elastic(block: Block) -> tuple[int, int, int]:
+    return block.width, block.heads, block.ffn
+
+
+def _vit(config: Any, where: str) -> Vit:
+    head = _class(config, where, ("ViTModel", "ViTForImageClassification"))
+    if config.pooler_act != "tanh" and head == "ViTModel":
+        raise UserError(f"{where}: pooler_act: expected 'tanh', got '{config.pooler_act}'")
+    block = _encoder_block(config, where)
+    return Vit(
+        block=dataclasses.replace(block, qkv_bias=bool(config.qkv_bias)),
+        layers=_whole(config, "num_hidden_layers", where),
+        patch=_whole(config, "patch_size", where),
+        image=_whole(config, "image_size", where),
+        channels=_whole(config, "num_channels", where),
+        classes=None if head == "ViTModel" else _whole(config, "num_labels", where),
+        pooled=_whole(config, "pooler_output_size", where),
+    )
+
+
+def _bert(config: Any, where: str) -> Bert:
+    heads = {
+        "BertModel": "pooler",
+        "BertForMaskedLM": "tokens",
+        "BertForSequenceClassification": "classes",
+    }
+    head = heads[_class(config, where, tuple(heads))]
+    if head == "tokens" and not config.tie_word_embeddings:
+        raise UserError(f"{where}: tie_word_embeddings: expected true for BertForMaskedLM")
+    return Bert(
+        block=_encoder_block(config, where),
+        layers=_whole(config, "num_hidden_layers", where),
+        vocab=_whole(config, "vocab_size", where),
+        positions=_whole(config, "max_position_embeddings", where),
+        types=_whole(config, "type_vocab_size", where),
+        head=head,
+        classes=_whole(config, "num_labels", where),
+    )
+
+
+def _llama(config: Any, where: str) -> Llama:
+    head = _class(config, where, ("LlamaForCausalLM", "LlamaModel"))
+    width, heads = (
+        _whole(config, "hidden_size", where),
+        _whole(config, "num_attention_heads", where),
+    )
+    kv_heads = _whole(config, "num_key_value_heads", where)
+    if heads % kv_heads:
+        raise UserError(
+            f"{where}: num_key_value_heads: expected a divisor of {heads} heads, got {kv_heads}"
+        )
+    block = llama_block(
+        width, heads, _whole(config, "intermediate_size", where), kv_heads,
+        _whole(config, "head_dim", where),
+    )  # fmt: skip
+    attention_bias = bool(config.attention_bias)
+    return Llama(
+        block=dataclasses.replace(
+            block,
+            activation=_activation(config, where),
+            qkv_bias=attention_bias,
+            out_bias=attention_bias,
+            ffn_bias=bool(config.mlp_bias),
+        ),
+        layers=_whole(config, "num_hidden_layers", where),
+        vocab=_whole(config, "vocab_size", where),
+        positions=_whole(config, "max_position_embeddings", where),
+        tied=bool(config.tie_word_embeddings),
+        lm_head=head == "LlamaForCausalLM",
+    )
+
+
+_FAMILIES: dict[str, Callable[[Any, str], Network]] = {
+    "clip": _clip,
+    "vit": _vit,
+    "bert": _bert,
+    "llama": _llama,
+}
+
+
+def _class(config: Any, where: str, known: Sequence[str]) -> str:
+    """Which of the `known` model classes the config is for; the first, if it does not say."""
+    name = (config.architectures or known)[0]
+    if name not in known:
+        hint = did_you_mean(name, known)
+        raise UserError(f"{where}: unsupported architectures entry '{name}'; {hint}")
+    return str(name)
+
+
+def _encoder_block(config: Any, where: str) -> Block:
+    """The block of a CLIP tower, a ViT or a BERT: heads share out the width."""
+    width, heads = (
+        _whole(config, "hidden_size", where),
+        _whole(config, "num_attention_heads", where),
+    )
+    if width % heads:
+        raise UserError(
+            f"{where}: num_attention_heads: expected a divisor of hidden_size {width}, got {heads}"
+        )
+    ffn = _whole(config, "intermediate_size", where)
+    return Block(width, heads, width // heads, ffn, activation=_activation(config, where))
+
+
+def _activation(config: Any, where: str) -> str:
+    name = config.hidden_act
+    if name not in _ACTIVATIONS:
+        hint = did_you_mean(str(name), _ACTIVATIONS)
+        raise UserError(f"{where}: hidden_act: unsupported '{name}'; {hint}")
+    return _ACTIVATIONS[name]
+
+
+def _whole(config: Any, field: str, where: str) -> int:
+    value = getattr(config, field, None)
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise UserError(f"{where}: {field}: expected a whole number from 1, got {value!r}")
+    return value

@@ -1,0 +1,193 @@
+"""Models by name: presets, designs, HuggingFace configs, as one thing to be priced."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from codesign.architecture import Architecture
+from codesign.errors import UserError, did_you_mean
+from codesign.workload.bert import Bert
+from codesign.workload.blocks import Operators
+from codesign.workload.clip import Clip
+from codesign.workload.llama import Llama
+from codesign.workload.operators import Workload
+from codesign.workload.presets import PRESETS, Network
+from codesign.workload.vit import Vit
+
+PHASES = ("prefill", "decode")
+# Length of a text where neither the caller nor the model sets one.
+DEFAULT_TOKENS = 512
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """A network at one task, ready to be priced.
+
+    Attributes:
+      name: what it is called.
+      task: what is computed once, in words.
+      source: where its dimensions come from.
+      operators: what the task asks for, in exact counts.
+      parameters: trained numbers of the network.
+      architecture: a CLIP's dimensions, where an Architecture can express them.
+    """
+
+    name: str
+    task: str
+    source: str
+    operators: Operators
+    parameters: int
+    architecture: Architecture | None = None
+
+    @functools.cached_property
+    def workload(self) -> Workload:
+        """The operators as arrays, for the cost model."""
+        return self.operators.workload
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of all GEMMs."""
+        return int(self.operators.macs)
+
+
+def load_model(
+    model: str | os.PathLike[str],
+    *,
+    tokens: int | None = None,
+    phase: str | None = None,
+    context: int | None = None,
+    design: str | None = None,
+) -> Model:
+    """A model by its name or file.
+
+    Args:
+      model: a preset (`PRESETS`); a folder with a config.json, or such a file, of a CLIP,
+        ViT, BERT or Llama; a design file; or OWNER/NAME on the HuggingFace hub.
+      tokens: length of a BERT's text or of a Llama's prompt; default: 512, or the longest
+        that the model takes.
+      phase: "prefill" (default) or "decode" of a Llama; see `Llama.decode`.
+      context: tokens in a decoding Llama's cache, the new one included; default as `tokens`.
+      design: the entry to take from a list of designs.
+
+    Raises:
+      UserError: one line that names what is wrong and the mend.
+    """
+    name, network, source = _find(os.fspath(model), design)
+    task, operators = _task(name, network, tokens, phase, context)
+    architecture = network.architecture if isinstance(network, Clip) and network.uniform else None
+    return Model(name, task, source, operators, network.parameters(), architecture)
+
+
+def _find(model: str, design: str | None) -> tuple[str, Network, str]:
+    """Name, network and source of what the user calls `model`."""
+    if design is not None and not os.path.isfile(model):
+        raise UserError(f"{model} is no list of designs; drop --name")
+    if model in PRESETS:
+        return model, PRESETS[model].network, PRESETS[model].source
+    if os.path.exists(model):
+        return _from_path(Path(model), design)
+    if model.endswith(".json") or model.startswith((".", "/", "~")) or model.count("/") > 1:
+        raise UserError(f"there is no file or folder {model}")
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", model):
+        hint = did_you_mean(model, PRESETS)
+        raise UserError(
+            f"there is no model '{model}'; {hint} (a file, or OWNER/NAME of the HuggingFace "
+            "hub, is also taken)"
+        )
+    from codesign.workload import huggingface  # not above: only configs need it
+
+    return model, huggingface.describe(huggingface.read_config(model), model), model
+
+
+def _from_path(path: Path, design: str | None) -> tuple[str, Network, str]:
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise UserError(f"{path} holds no config.json; give a model's folder or file")
+        path = path / "config.json"
+    content = _json(path)
+    if isinstance(content, list) or "architecture" in content:
+        from codesign.design_file import load_design  # not above: it imports the cost model
+
+        loaded = load_design(path, name=design)
+        return loaded.name, Clip(loaded.architecture), str(path)
+    if "model_type" not in content:
+        raise UserError(
+            f"{path}: missing key 'model_type', as in a HuggingFace config, or 'architecture', "
+            "as in a design"
+        )
+    if design is not None:
+        raise UserError(f"{path} is no list of designs; drop --name")
+    from codesign.workload import huggingface  # not above: only configs need it
+
+    huggingface.check_model_type(content["model_type"], str(path))
+    network = huggingface.describe(huggingface.read_config(path), str(path))
+    name = path.resolve().parent.name if path.name == "config.json" else path.stem
+    return name, network, str(path)
+
+
+def _json(path: Path) -> Any:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not a text file; a config or a design is JSON") from error
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise UserError(f"{path} is not JSON: {error}") from error
+    if not isinstance(content, (dict, list)):
+        raise UserError(f"{path}: expected an object {{...}}")
+    return content
+
+
+def _task(
+    name: str, network: Network, tokens: int | None, phase: str | None, context: int | None
+) -> tuple[str, Operators]:
+    """What the network is to compute, in words and in operators."""
+    if not isinstance(network, Llama):
+        for option, value in (("phase", phase), ("context", context)):
+            if value is not None:
+                raise UserError(f"{option}: {name} is no decoder; drop --{option}")
+    if isinstance(network, (Clip, Vit)) and tokens is not None:
+        raise UserError(f"tokens: {name} has a fixed number of them; drop --tokens")
+    match network:
+        case Clip():
+            a = network.architecture
+            task = f"one image of {a.vision_tokens} and one text of {a.context} tokens"
+            return task, network.operators()
+        case Vit():
+            return f"one image of {network.patches + 1} tokens", network.operators()
+        case Bert():
+            length = _length("tokens", tokens, network.positions)
+            return f"one text of {length} tokens", network.operators(length)
+        case Llama():
+            return _decoder_task(network, tokens, phase or "prefill", context)
+
+
+def _decoder_task(
+    network: Llama, tokens: int | None, phase: str, context: int | None
+) -> tuple[str, Operators]:
+    if phase not in PHASES:
+        raise UserError(f"phase: unknown '{phase}'; {did_you_mean(phase, PHASES)}")
+    if phase == "decode":
+        if tokens is not None:
+            raise UserError("tokens: decoding makes one; set --context instead")
+        length = _length("context", context, network.positions)
+        return f"decode of one token, the last of {length}", network.decode(length)
+    if context is not None:
+        raise UserError("context: is of --phase decode; set --tokens instead")
+    length = _length("tokens", tokens, network.positions)
+    return f"prefill of {length} tokens", network.prefill(length)
+
+
+def _length(option: str, value: int | None, most: int) -> int:
+    if value is None:
+        return min(DEFAULT_TOKENS, most)
+    if not 1 <= value <= most:
+        raise UserError(f"{option}: expected 1 to {most}, the model's longest text, got {value}")
+    return value
