@@ -174,6 +174,11 @@ def _add_cost(commands: Any) -> None:
     )
     parser.add_argument("file", metavar="FILE", help="a design as JSON, or a run's designs.json")
     parser.add_argument("--name", help="the design to take from a list of designs")
+    parser.add_argument(
+        "--costing",
+        help="physical (default), or catransformers: the published reference's conventions "
+        "and its scenario, to compare with its numbers",
+    )
 
 
 def _add_workload(commands: Any) -> None:
@@ -261,10 +266,12 @@ def _print_run(name: str, designs: Sequence[dict[str, Any]], report: str) -> Non
 
 def _cost(args: argparse.Namespace) -> int:
     """`codesign cost`."""
-    from codesign.design_file import design_to_json, load_design
+    from codesign.design_file import design_to_json, load_design, under_costing
     from codesign.report.tables import costs_table
 
     design = load_design(args.file, name=args.name)
+    if args.costing is not None:
+        design = under_costing(design, args.costing)
     costs = _costs(design)
     plain = design_to_json(design)
     if args.json:

@@ -17,6 +17,8 @@ from typing import Any
 from codesign.accelerator import Accelerator
 from codesign.architecture import ELASTIC, TOWERS, Architecture, Tower, clip_vit_b16
 from codesign.cost import tables
+from codesign.costing import NAMES as COSTINGS
+from codesign.costing import PHYSICAL, conventional
 from codesign.errors import UserError, did_you_mean
 from codesign.runs import jsonable
 from codesign.scenario import Scenario
@@ -97,6 +99,19 @@ def parse_design(obj: Any, where: str = "", default_name: str = "design") -> Des
         return _design(obj, default_name)
     except UserError as error:
         raise UserError(f"{where}: {error}" if where else str(error)) from error
+
+
+def under_costing(design: Design, name: str) -> Design:
+    """The design priced by a costing, in that costing's own scenario.
+
+    A design that already states the costing keeps its scenario.
+
+    Raises:
+      UserError: there is no costing of that name.
+    """
+    if _costing(name, "--costing") == design.scenario.costing:
+        return design
+    return dataclasses.replace(design, scenario=conventional(name))
 
 
 def design_to_json(design: Design) -> dict[str, Any]:
@@ -252,7 +267,7 @@ def _scenario(obj: Any) -> Scenario:
     obj = _mapping(obj, "scenario")
     _check_keys(obj, _SCENARIO_CHECKS, "scenario")
     values = {key: _SCENARIO_CHECKS[key](value, f"scenario.{key}") for key, value in obj.items()}
-    return Scenario(**values)
+    return dataclasses.replace(conventional(values.get("costing", PHYSICAL.name)), **values)
 
 
 def _mapping(obj: Any, where: str) -> Mapping[str, Any]:
@@ -348,6 +363,12 @@ def _node(value: Any, where: str) -> int:
     return node
 
 
+def _costing(value: Any, where: str) -> str:
+    if value not in COSTINGS:
+        raise UserError(f"{where}: unknown {_show(value)}; {did_you_mean(str(value), COSTINGS)}")
+    return str(value)
+
+
 def _dram(value: Any, where: str) -> str:
     if not isinstance(value, str):
         raise UserError(f"{where}: expected a name, got {_show(value)}")
@@ -370,4 +391,5 @@ _SCENARIO_CHECKS: dict[str, Callable[[Any, str], Any]] = {
     "clock_mhz": _positive,
     "dram_words_per_cycle": _positive,
     "glb_words_per_cycle": _positive,
+    "costing": _costing,
 }
