@@ -31,7 +31,16 @@ def value(name: str, key: str, row: str, column: str) -> float:
     Raises:
       ValueError: no such row; the message names the one that may be meant.
     """
+    return float(text(name, key, row, column))
+
+
+def text(name: str, key: str, row: str, column: str) -> str:
+    """One cell of a table.
+
+    Raises:
+      ValueError: no such row; the message names the one that may be meant.
+    """
     known = table(name, key)
     if row not in known:
         raise ValueError(f"unknown {key} '{row}'; {did_you_mean(row, known)}")
-    return float(known[row][column])
+    return known[row][column]
