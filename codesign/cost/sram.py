@@ -1,13 +1,19 @@
 """Energy, area and leakage of on-chip SRAM as smooth laws of capacity and width.
 
-CACTI picks a discrete organisation for each array, so its curves jump by 10-25 %.
-Sums of power laws with non-negative coefficients and exponents are fitted to them
-in log space by benchmarks/fit_sram.py, which prints the errors; being monotone,
-they give a search no artificial dips to fall into. With capacity c in KiB and
-access width w in bytes:
+CACTI picks a discrete organisation for each array, so its curves jump by 10 to 25 %,
+and doubling the capacity may cost 1.2 times or 2.3 times. No sum of a few power laws
+follows that: the best of seven coefficients is 71 % off at one size of the design grid.
+So the law of each quantity is a monotone surface in logarithms: for capacity c in KiB
+and access width w in bytes
 
-    read, write  [pJ per access] = a w^b + d w^e c^f + g c^h
-    area [mm2]   = a c^b w^d          leakage [mW] = a c^b + d w^e
+    log2 law(c, w) = sum over i, j of  T_ij b(log2 c - i) b(log2 w - j)
+
+with one coefficient for each power of two, i from 2 (4 KiB) to 14 (16 MiB), j from 2
+(4 bytes) to 7 (128 bytes), and b the quadratic B-spline: 3/4 - d^2 within d < 1/2,
+(3/2 - |d|)^2 / 2 out to 3/2. T rises along i and along j, so the law does; its slope is
+continuous. Beyond the table in capacity T goes on in a straight line, a power law.
+benchmarks/fit_sram.py fits T to the arrays of a power of two and prints the errors
+there and on the sizes between, which the fit never sees.
 """
 
 from __future__ import annotations
@@ -19,67 +25,101 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from codesign.cost.tables import table
+from codesign.cost.tables import rows, table
+from codesign.errors import did_you_mean
 
 Array = jax.Array
 Scalar = Array | float
 
-# The widest access the fitted arrays were generated for, bytes. A wider port is
-# several of them side by side, so energy per byte stays that of this width.
-MAX_WIDTH_BYTES = 128.0
+QUANTITIES = ("read_pj_per_access", "write_pj_per_access", "area_mm2", "leakage_mw")
+# The coefficients' capacities and widths. A wider port than the last is several arrays
+# side by side, so energy per byte stays that of this width; a narrower one than the
+# first still opens the narrowest array CACTI makes.
+CAPACITIES_KIB = tuple(4.0 * 2**i for i in range(13))
+WIDTHS_BYTES = tuple(4.0 * 2**j for j in range(6))
+# Octaves by which the straight continuation is written out, on either side.
+_MARGIN = 4
 
 
-@functools.cache
-def _law(quantity: str) -> np.ndarray:
-    row = table("sram_law_22nm", "quantity")[quantity]
-    return np.array([float(x) for x in row["coefficients"].split()])
-
-
-def access_law(p: np.ndarray, capacity_kib: Scalar, width_bytes: Scalar) -> Scalar:
-    """Energy of one access, pJ."""
-    a, b, d, e, f, g, h = p
-    return (
-        a * width_bytes**b + d * width_bytes**e * capacity_kib**f + g * capacity_kib**h
+def bumps(position: Scalar, count: int) -> Array:
+    """Quadratic B-splines centred on 0 .. count - 1, at a position: [..., count]."""
+    distance = jnp.abs(jnp.asarray(position)[..., None] - jnp.arange(count))
+    return jnp.where(
+        distance < 0.5, 0.75 - distance**2, 0.5 * jnp.maximum(1.5 - distance, 0.0) ** 2
     )
 
 
-def area_law(p: np.ndarray, capacity_kib: Scalar, width_bytes: Scalar) -> Scalar:
-    """Area of one array, mm2."""
-    a, b, d = p
-    return a * capacity_kib**b * width_bytes**d
+def _continued(coefficients: np.ndarray, margin: int) -> np.ndarray:
+    """Coefficients [n, ...] with `margin` more on either side, in a straight line."""
+    steps = np.arange(1, margin + 1).reshape(-1, *[1] * (coefficients.ndim - 1))
+    before = coefficients[0] - steps[::-1] * (coefficients[1] - coefficients[0])
+    after = coefficients[-1] + steps * (coefficients[-1] - coefficients[-2])
+    return np.concatenate([before, coefficients, after])
 
 
-def leakage_law(p: np.ndarray, capacity_kib: Scalar, width_bytes: Scalar) -> Scalar:
-    """Standby leakage of one array, mW."""
-    a, b, d, e = p
-    return a * capacity_kib**b + d * width_bytes**e
+@functools.cache
+def _coefficients(quantity: str) -> np.ndarray:
+    """log2 T of a quantity, continued: [capacities + 2 margins, widths + 2]."""
+    found = [row for row in rows("sram_law_22nm") if row["quantity"] == quantity]
+    logs = np.log2([[float(row[f"{c:g}"]) for row in found] for c in CAPACITIES_KIB])
+    return _continued(_continued(logs, _MARGIN).T, 1).T
 
 
-def _access_pj_per_byte(quantity: str, capacity_kib: Scalar, width_bytes: Scalar) -> Scalar:
-    width = jnp.minimum(width_bytes, MAX_WIDTH_BYTES)
-    return access_law(_law(quantity), capacity_kib, width) / width
+def law(quantity: str, capacity_kib: Scalar, width_bytes: Scalar) -> Array:
+    """One of QUANTITIES for an array of a capacity and access width; shapes broadcast."""
+    table_ = _coefficients(quantity)
+    capacities, widths = table_.shape
+    row = jnp.log2(capacity_kib / CAPACITIES_KIB[0]) + _MARGIN
+    column = jnp.log2(jnp.clip(width_bytes, WIDTHS_BYTES[0], WIDTHS_BYTES[-1]) / WIDTHS_BYTES[0])
+    by_capacity = bumps(jnp.clip(row, 1, capacities - 2), capacities)
+    by_width = bumps(column + 1, widths)
+    # Summed, not a matrix product: accelerators round the factors of those.
+    terms = by_capacity[..., :, None] * table_ * by_width[..., None, :]
+    return jnp.exp2(jnp.sum(terms, axis=(-2, -1)))
 
 
-def read_pj_per_byte(capacity_kib: Scalar, width_bytes: Scalar) -> Scalar:
+def _access_pj_per_byte(quantity: str, capacity_kib: Scalar, width_bytes: Scalar) -> Array:
+    return law(quantity, capacity_kib, width_bytes) / jnp.minimum(width_bytes, WIDTHS_BYTES[-1])
+
+
+def read_pj_per_byte(capacity_kib: Scalar, width_bytes: Scalar) -> Array:
     """Energy of reading one byte at full access width, pJ."""
     return _access_pj_per_byte("read_pj_per_access", capacity_kib, width_bytes)
 
 
-def write_pj_per_byte(capacity_kib: Scalar, width_bytes: Scalar) -> Scalar:
+def write_pj_per_byte(capacity_kib: Scalar, width_bytes: Scalar) -> Array:
     """Energy of writing one byte at full access width, pJ."""
     return _access_pj_per_byte("write_pj_per_access", capacity_kib, width_bytes)
 
 
-def area_mm2(capacity_kib: Scalar, width_bytes: Scalar) -> Scalar:
+def area_mm2(capacity_kib: Scalar, width_bytes: Scalar) -> Array:
     """Area, mm2."""
-    width = jnp.minimum(width_bytes, MAX_WIDTH_BYTES)
-    return area_law(_law("area_mm2"), capacity_kib, width)
+    return law("area_mm2", capacity_kib, width_bytes)
 
 
-def leakage_w(capacity_kib: Scalar, width_bytes: Scalar) -> Scalar:
+def leakage_w(capacity_kib: Scalar, width_bytes: Scalar) -> Array:
     """Standby leakage, W."""
-    width = jnp.minimum(width_bytes, MAX_WIDTH_BYTES)
-    return 1e-3 * leakage_law(_law("leakage_mw"), capacity_kib, width)
+    return 1e-3 * law("leakage_mw", capacity_kib, width_bytes)
+
+
+def cacti(quantity: str, capacity_kib: float, width_bytes: float) -> float:
+    """What CACTI itself says of one array: the number the law of the quantity was fitted to.
+
+    Raises:
+      ValueError: no such quantity, or the array is not in the table.
+    """
+    if quantity not in QUANTITIES:
+        raise ValueError(f"unknown quantity '{quantity}'; {did_you_mean(quantity, QUANTITIES)}")
+    for row in rows("sram_cacti_22nm"):
+        if (float(row["capacity_bytes"]), float(row["width_bits"])) == (
+            1024 * capacity_kib,
+            8 * width_bytes,
+        ):
+            return float(row[quantity])
+    raise ValueError(
+        f"no CACTI array of {capacity_kib:g} KiB and {width_bytes:g} bytes wide; there are "
+        "powers of two, 4 to 16384 KiB and 4 to 128 bytes"
+    )
 
 
 class Buffer(NamedTuple):
