@@ -15,8 +15,8 @@ from codesign.errors import UserError, did_you_mean
 from codesign.workload.bert import Bert
 from codesign.workload.blocks import Block
 from codesign.workload.clip import Clip
-from codesign.workload.llama import Llama
-from codesign.workload.presets import Network, llama_block
+from codesign.workload.llama import Llama, llama_block
+from codesign.workload.presets import Network
 from codesign.workload.vit import Vit
 
 # Hidden activations by transformers' names. The vector unit looks a curve up in a table, so
@@ -39,7 +39,7 @@ def check_model_type(model_type: Any, where: str) -> None:
     Raises:
       UserError: names the families that are.
     """
-    if model_type not in _FAMILIES:
+    if not isinstance(model_type, str) or model_type not in _FAMILIES:
         supported = ", ".join(_FAMILIES)
         raise UserError(f"{where}: unsupported model_type '{model_type}'; supported: {supported}")
 
@@ -109,8 +109,8 @@ def _elastic(block: Block) -> tuple[int, int, int]:
 
 
 def _vit(config: Any, where: str) -> Vit:
-    head = _class(config, where, ("ViTModel", "ViTForImageClassification"))
-    if config.pooler_act != "tanh" and head == "ViTModel":
+    pools = _class(config, where, ("ViTModel", "ViTForImageClassification")) == "ViTModel"
+    if pools and config.pooler_act != "tanh":
         raise UserError(f"{where}: pooler_act: expected 'tanh', got '{config.pooler_act}'")
     block = _encoder_block(config, where)
     return Vit(
@@ -119,8 +119,8 @@ def _vit(config: Any, where: str) -> Vit:
         patch=_whole(config, "patch_size", where),
         image=_whole(config, "image_size", where),
         channels=_whole(config, "num_channels", where),
-        classes=None if head == "ViTModel" else _whole(config, "num_labels", where),
-        pooled=_whole(config, "pooler_output_size", where),
+        classes=None if pools else _whole(config, "num_labels", where),
+        pooled=_whole(config, "pooler_output_size", where) if pools else None,
     )
 
 

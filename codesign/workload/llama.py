@@ -16,6 +16,16 @@ from codesign.workload.blocks import (
 from codesign.workload.operators import Gemm, VectorOp
 
 
+def llama_block(
+    width: int, heads: int, ffn: int, kv_heads: int | None = None, head_dim: int | None = None
+) -> Block:
+    """A Llama's block: RMSNorm, rotated queries and keys, gated SiLU, no biases."""
+    return Block(
+        width, heads, head_dim or width // heads, ffn, kv_heads or heads, gated=True, rope=True,
+        norm="rmsnorm", activation="silu", qkv_bias=False, out_bias=False, ffn_bias=False,
+    )  # fmt: skip
+
+
 @dataclasses.dataclass(frozen=True)
 class Llama:
     """A causal language model with a cache of keys and values.

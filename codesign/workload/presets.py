@@ -12,7 +12,7 @@ from codesign.architecture import Architecture, Tower
 from codesign.workload.bert import Bert
 from codesign.workload.blocks import Block
 from codesign.workload.clip import Clip
-from codesign.workload.llama import Llama
+from codesign.workload.llama import Llama, llama_block
 from codesign.workload.vit import Vit
 
 Network = Clip | Vit | Bert | Llama
@@ -138,16 +138,6 @@ _BERT = {
     "bert-base": _bert(12, 768, _BERT_PAPER),
     "bert-large": _bert(24, 1024, _BERT_PAPER),
 }
-
-
-def llama_block(
-    width: int, heads: int, ffn: int, kv_heads: int | None = None, head_dim: int | None = None
-) -> Block:
-    """A Llama's block: RMSNorm, rotated queries and keys, gated SiLU, no biases."""
-    return Block(
-        width, heads, head_dim or width // heads, ffn, kv_heads, gated=True, rope=True,
-        norm="rmsnorm", activation="silu", qkv_bias=False, out_bias=False, ffn_bias=False,
-    )  # fmt: skip
 
 
 _LLAMA_2_PAPER = "Touvron et al., arXiv 2307.09288; config.json of meta-llama/Llama-2-{}-hf"
