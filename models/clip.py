@@ -3,7 +3,8 @@
 The axis letters are those of `transformer.py`. Images are NHWC and already normalised;
 ids are int [B,T] with T up to the context. Parameters are f32; `dtype` is that of the
 activations and matrix products, while LayerNorm statistics, softmax, the projected
-features and all that follows them are f32.
+features and all that follows them are f32. With the dtype float64 (under
+`jax.enable_x64`) all of it is f64.
 """
 
 from __future__ import annotations
@@ -16,8 +17,16 @@ import jax.numpy as jnp
 from flax import nnx
 
 from codesign.architecture import TOWERS, Architecture
+from codesign.models.dialect import Dialect, TowerDialect
 from codesign.models.gates import Gates, TowerGates
-from codesign.models.transformer import ACTIVATIONS, LayerNorm, Transformer, constant, normal
+from codesign.models.transformer import (
+    ACTIVATIONS,
+    LayerNorm,
+    Transformer,
+    at_least_f32,
+    constant,
+    normal,
+)
 
 INITIAL_LOGIT_SCALE = math.log(1 / 0.07)
 MAX_LOGIT_SCALE = math.log(100.0)
@@ -62,7 +71,7 @@ def read_out(
         "BD,DE->BE",
         pre_projection,
         projection[...].astype(pre_projection.dtype),
-        preferred_element_type=jnp.float32,
+        preferred_element_type=at_least_f32(pre_projection.dtype),
     )
     out = {
         "tokens": tokens,
@@ -73,11 +82,32 @@ def read_out(
     return l2_normalise(features), out
 
 
+def blocks(
+    architecture: Architecture, tower: str, dialect: TowerDialect, remat: bool, rngs: nnx.Rngs
+) -> Transformer:
+    """The blocks of one tower, the dialect's word before the architecture's."""
+    return Transformer(
+        getattr(architecture, tower),
+        dialect.head_dim or architecture.head_dim,
+        dialect.activation or architecture.activation,
+        remat=remat,
+        rngs=rngs,
+        epsilon=dialect.epsilon,
+        ragged=dialect.ragged,
+    )
+
+
 class VisionTower(nnx.Module):
     """ViT with a class token and a LayerNorm before the blocks."""
 
     def __init__(
-        self, architecture: Architecture, *, dtype: Any, remat: bool, rngs: nnx.Rngs
+        self,
+        architecture: Architecture,
+        *,
+        dtype: Any,
+        remat: bool,
+        rngs: nnx.Rngs,
+        dialect: TowerDialect,
     ) -> None:
         a, tower = architecture, architecture.vision
         sizes = {
@@ -95,9 +125,9 @@ class VisionTower(nnx.Module):
         self.patch_kernel = normal("PQCD", sizes, patch_std, rngs)
         self.class_token = normal("D", sizes, std, rngs)
         self.positions = normal("TD", sizes, std, rngs)
-        self.ln_pre = LayerNorm(tower.width)
-        self.blocks = Transformer(tower, a.head_dim, a.activation, remat=remat, rngs=rngs)
-        self.ln_post = LayerNorm(tower.width)
+        self.ln_pre = LayerNorm(tower.width, dialect.epsilon)
+        self.blocks = blocks(a, "vision", dialect, remat, rngs)
+        self.ln_post = LayerNorm(tower.width, dialect.epsilon)
         self.projection = normal("DE", sizes, std, rngs)
 
     def embed(self, images: jax.Array) -> jax.Array:
@@ -124,18 +154,26 @@ class VisionTower(nnx.Module):
 
 
 class TextTower(nnx.Module):
-    """Causal transformer, pooled at the end-of-text token, which has the largest id."""
+    """Causal transformer, pooled at the end-of-text token; see `Dialect.end_of_text`."""
 
     def __init__(
-        self, architecture: Architecture, *, dtype: Any, remat: bool, rngs: nnx.Rngs
+        self,
+        architecture: Architecture,
+        *,
+        dtype: Any,
+        remat: bool,
+        rngs: nnx.Rngs,
+        dialect: TowerDialect,
+        end_of_text: int | None,
     ) -> None:
         a, tower = architecture, architecture.text
         sizes = {"V": a.vocab, "T": a.context, "D": tower.width, "E": a.projection}
         self.dtype = dtype
+        self.end_of_text = end_of_text
         self.token_table = normal("VD", sizes, 0.02, rngs)
         self.positions = normal("TD", sizes, 0.01, rngs)
-        self.blocks = Transformer(tower, a.head_dim, a.activation, remat=remat, rngs=rngs)
-        self.ln_final = LayerNorm(tower.width)
+        self.blocks = blocks(a, "text", dialect, remat, rngs)
+        self.ln_final = LayerNorm(tower.width, dialect.epsilon)
         self.projection = normal("DE", sizes, tower.width**-0.5, rngs)
 
     def embed(self, ids: jax.Array) -> jax.Array:
@@ -150,8 +188,9 @@ class TextTower(nnx.Module):
         channels = None if gates is None else gates.channels
         embedded = self.embed(ids)
         tokens = self.blocks(embedded, gates, causal=True)
-        end_of_text = jnp.argmax(ids, axis=-1)
-        embedding, out = read_out(tokens, end_of_text, self.ln_final, self.projection, channels)
+        ends = ids if self.end_of_text is None else ids == self.end_of_text
+        position = jnp.argmax(ends, axis=-1)
+        embedding, out = read_out(tokens, position, self.ln_final, self.projection, channels)
         return embedding, {"embedded": embedded, **out}
 
 
@@ -168,8 +207,10 @@ class CLIP(nnx.Module):
     Args:
       architecture: discrete dimensions.
       rngs: source of the "params" keys.
-      dtype: compute dtype, float32 or bfloat16; parameters are float32 always.
+      dtype: compute dtype, float32 or bfloat16, with parameters in float32; under
+        `jax.enable_x64` also float64, for parameters that are then put in as float64.
       remat: recompute each block in the backward pass, for memory.
+      dialect: how it computes beyond the dimensions; see `dialect.py`.
 
     Raises:
       ValueError: an architecture that is not discrete or cannot be built.
@@ -182,13 +223,20 @@ class CLIP(nnx.Module):
         rngs: nnx.Rngs,
         dtype: Any = jnp.float32,
         remat: bool = False,
+        dialect: Dialect = Dialect(),  # noqa: B008, frozen
     ) -> None:
         check_discrete(architecture)
         self.architecture = nnx.static(architecture)
         self.dtype = jnp.dtype(dtype)
         self.remat = remat
-        self.vision = VisionTower(architecture, dtype=self.dtype, remat=remat, rngs=rngs)
-        self.text = TextTower(architecture, dtype=self.dtype, remat=remat, rngs=rngs)
+        self.dialect = dialect
+        self.vision = VisionTower(
+            architecture, dtype=self.dtype, remat=remat, rngs=rngs, dialect=dialect.vision
+        )
+        self.text = TextTower(
+            architecture, dtype=self.dtype, remat=remat, rngs=rngs, dialect=dialect.text,
+            end_of_text=dialect.end_of_text,
+        )  # fmt: skip
         self.logit_scale = constant("", {}, INITIAL_LOGIT_SCALE)
 
     def encode_image(
@@ -200,10 +248,13 @@ class CLIP(nnx.Module):
           ValueError: images of another size than the architecture's.
         """
         a = self.architecture
-        if images.ndim != 4 or images.shape[1:] != (a.image, a.image, a.channels):
+        expected = (a.image, a.image, a.channels)
+        if images.ndim != 4 or images.shape[1:] != expected:
+            channels_first = images.ndim == 4 and images.shape[1:] == (expected[-1], *expected[:2])
             raise ValueError(
                 f"images have shape {images.shape}, the model needs "
                 f"[batch, {a.image}, {a.image}, {a.channels}] (NHWC)"
+                + ("; images.transpose(0, 2, 3, 1) gives it" if channels_first else "")
             )
         return self.vision(images, None if gates is None else gates.vision)
 

@@ -31,8 +31,11 @@ def slice_to(model: CLIP, architecture: Architecture) -> CLIP:
     check_discrete(architecture)
     _check_fits(model.architecture, architecture)
     abstract = nnx.eval_shape(
-        lambda: CLIP(architecture, rngs=nnx.Rngs(0), dtype=model.dtype, remat=model.remat)
-    )
+        lambda: CLIP(
+            architecture, rngs=nnx.Rngs(0), dtype=model.dtype, remat=model.remat,
+            dialect=model.dialect,
+        )
+    )  # fmt: skip
     return nnx.merge(nnx.graphdef(abstract), _sliced_state(nnx.state(model), architecture))
 
 

@@ -16,16 +16,17 @@ a parameter that states its axes is elastic with no further code.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from codesign.architecture import Tower
+from codesign.models.dialect import LAYER_NORM_EPSILON, Present
 from codesign.models.gates import TowerGates
 
 LAYER_NORM_WEIGHTS = ("ln_1_scale", "ln_1_bias", "ln_2_scale", "ln_2_bias")
-LAYER_NORM_EPSILON = 1e-5  # of every released CLIP; Flax's default is 1e-6
 
 ELASTIC_AXES = {"L": "layers", "D": "width", "H": "heads", "F": "ffn"}
 
@@ -64,6 +65,11 @@ def contract(spec: str, x: jax.Array, weight: jax.Array) -> jax.Array:
     return jnp.einsum(spec, x, weight.astype(x.dtype))
 
 
+def at_least_f32(dtype: Any) -> Any:
+    """The dtype of statistics, softmax and features: f32, or f64 for activations in f64."""
+    return jnp.promote_types(dtype, jnp.float32)
+
+
 def folded(weights: Mapping[str, jax.Array], gates: TowerGates) -> dict[str, jax.Array]:
     """Stacked block weights with the gates multiplied in.
 
@@ -82,7 +88,11 @@ def folded(weights: Mapping[str, jax.Array], gates: TowerGates) -> dict[str, jax
 
 
 def layer_norm(
-    x: jax.Array, scale: jax.Array, bias: jax.Array, gates: jax.Array | None = None
+    x: jax.Array,
+    scale: jax.Array,
+    bias: jax.Array,
+    gates: jax.Array | None = None,
+    epsilon: float = LAYER_NORM_EPSILON,
 ) -> jax.Array:
     """LayerNorm, its mean and variance over the open channels only; f32, result in x's dtype.
 
@@ -94,22 +104,23 @@ def layer_norm(
     Args:
       x: [..., D].  scale, bias: [D].  gates: [D] in [0, 1], not all zero, or None.
     """
-    x32 = x.astype(jnp.float32)
+    wide = x.astype(at_least_f32(x.dtype))
     if gates is None:
-        mean = jnp.mean(x32, axis=-1, keepdims=True)
-        variance = jnp.mean(jnp.square(x32 - mean), axis=-1, keepdims=True)
+        mean = jnp.mean(wide, axis=-1, keepdims=True)
+        variance = jnp.mean(jnp.square(wide - mean), axis=-1, keepdims=True)
     else:
         share = gates / jnp.sum(gates)
-        mean = jnp.sum(share * x32, axis=-1, keepdims=True)
-        variance = jnp.sum(share * jnp.square(x32 - mean), axis=-1, keepdims=True)
-    normalised = (x32 - mean) * jax.lax.rsqrt(variance + LAYER_NORM_EPSILON)
+        mean = jnp.sum(share * wide, axis=-1, keepdims=True)
+        variance = jnp.sum(share * jnp.square(wide - mean), axis=-1, keepdims=True)
+    normalised = (wide - mean) * jax.lax.rsqrt(variance + epsilon)
     return (normalised * scale + bias).astype(x.dtype)
 
 
 class LayerNorm(nnx.Module):
     """Scale and bias [D] of a `layer_norm` outside the blocks."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, epsilon: float = LAYER_NORM_EPSILON) -> None:
+        self.epsilon = epsilon
         self.scale = constant("D", {"D": width}, 1.0)
         self.bias = constant("D", {"D": width}, 0.0)
 
@@ -118,7 +129,7 @@ class LayerNorm(nnx.Module):
         scale, bias = self.scale[...], self.bias[...]
         if gates is not None:
             scale, bias = scale * gates, bias * gates
-        return layer_norm(x, scale, bias, gates)
+        return layer_norm(x, scale, bias, gates, self.epsilon)
 
 
 def attention(x: jax.Array, weights: Mapping[str, jax.Array], causal: bool) -> jax.Array:
@@ -131,11 +142,11 @@ def attention(x: jax.Array, weights: Mapping[str, jax.Array], causal: bool) -> j
     query = contract("BTD,DHK->BTHK", x, weights["query"]) + weights["query_bias"].astype(x.dtype)
     key = contract("BSD,DHK->BSHK", x, weights["key"]) + weights["key_bias"].astype(x.dtype)
     value = contract("BSD,DHK->BSHK", x, weights["value"]) + weights["value_bias"].astype(x.dtype)
-    logits = jnp.einsum("BTHK,BSHK->BHTS", query, key, preferred_element_type=jnp.float32)
+    logits = jnp.einsum("BTHK,BSHK->BHTS", query, key, preferred_element_type=at_least_f32(x.dtype))
     logits = logits * query.shape[-1] ** -0.5
     if causal:
         visible = jnp.tri(x.shape[1], dtype=bool)  # [T,S]
-        logits = jnp.where(visible, logits, jnp.finfo(jnp.float32).min)
+        logits = jnp.where(visible, logits, jnp.finfo(logits.dtype).min)
     probabilities = jax.nn.softmax(logits, axis=-1).astype(x.dtype)
     heads = jnp.einsum("BHTS,BSHK->BTHK", probabilities, value)
     return contract("BTHK,HKD->BTD", heads, weights["out"]) + weights["out_bias"].astype(x.dtype)
@@ -163,10 +174,20 @@ class Transformer(nnx.Module):
       head_dim: channels K of a head.
       activation: a key of `ACTIVATIONS`.
       remat: recompute each block in the backward pass instead of storing its activations.
+      epsilon: added to the variance by every LayerNorm.
+      ragged: keep a record of the heads and FFN units each layer has (see `dialect.py`).
     """
 
     def __init__(
-        self, tower: Tower, head_dim: int, activation: str, *, remat: bool, rngs: nnx.Rngs
+        self,
+        tower: Tower,
+        head_dim: int,
+        activation: str,
+        *,
+        remat: bool,
+        rngs: nnx.Rngs,
+        epsilon: float = LAYER_NORM_EPSILON,
+        ragged: bool = False,
     ) -> None:
         sizes = {
             "L": tower.layers,
@@ -179,6 +200,11 @@ class Transformer(nnx.Module):
         outward_std = inward_std * (2 * tower.layers) ** -0.5
         self.activation = activation
         self.remat = remat
+        self.epsilon = epsilon
+        self.ragged = ragged
+        if ragged:
+            for name, axes in (("present_heads", "LH"), ("present_ffn", "LF")):
+                setattr(self, name, Present(jnp.ones(shape_of(axes, sizes), bool), axes=axes))
         self.layer_rank = LayerRank(jnp.arange(tower.layers, dtype=jnp.int32), axes="L")
         self.ln_1_scale = constant("LD", sizes, 1.0)
         self.ln_1_bias = constant("LD", sizes, 0.0)
@@ -206,6 +232,10 @@ class Transformer(nnx.Module):
           ValueError: gates of another shape than the tower's.
         """
         weights = nnx.to_pure_dict(nnx.state(self, nnx.Param))  # name -> [L,...]
+        if self.ragged:
+            # The one weight of a missing attention that would leave zero in training.
+            attends = jnp.any(self.present_heads[...], axis=1, keepdims=True)
+            weights["out_bias"] = weights["out_bias"] * attends
         channels = None
         if gates is not None:
             self._check_gates(gates)
@@ -213,8 +243,9 @@ class Transformer(nnx.Module):
         activation = ACTIVATIONS[self.activation]
 
         def block(x: jax.Array, w: dict[str, jax.Array]) -> tuple[jax.Array, None]:
-            x = x + attention(layer_norm(x, w["ln_1_scale"], w["ln_1_bias"], channels), w, causal)
-            normed = layer_norm(x, w["ln_2_scale"], w["ln_2_bias"], channels)
+            normed = layer_norm(x, w["ln_1_scale"], w["ln_1_bias"], channels, self.epsilon)
+            x = x + attention(normed, w, causal)
+            normed = layer_norm(x, w["ln_2_scale"], w["ln_2_bias"], channels, self.epsilon)
             return x + mlp(normed, w, activation), None
 
         # The scan already keeps XLA from merging the recomputation with the forward pass.
