@@ -17,6 +17,7 @@ from typing import Any
 from codesign.accelerator import Accelerator
 from codesign.architecture import ELASTIC, TOWERS, Architecture, Tower, clip_vit_b16
 from codesign.cost import tables
+from codesign.cost.technology import PRECISIONS_BITS
 from codesign.costing import NAMES as COSTINGS
 from codesign.costing import PHYSICAL, conventional
 from codesign.errors import UserError, did_you_mean
@@ -359,8 +360,18 @@ def _abatement(value: Any, where: str) -> int:
 
 def _node(value: Any, where: str) -> int:
     _number(value, where)
-    node: int = _in_table("act_logic", "node_nm")(value, where)
+    node: int = _in_table("logic_scaling", "node_nm")(value, where)
     return node
+
+
+def _precision(value: Any, where: str) -> int:
+    if isinstance(value, bool) or value not in PRECISIONS_BITS:
+        raise UserError(f"{where}: expected 4, 8 or 16, got {_show(value)}")
+    return int(value)
+
+
+def _defects(value: Any, where: str) -> float | None:
+    return None if value is None else _positive(value, where)
 
 
 def _costing(value: Any, where: str) -> str:
@@ -380,8 +391,10 @@ _SCENARIO_CHECKS: dict[str, Callable[[Any, str], Any]] = {
     "use_grid": _grid("use_grid", "location"),
     "fab_grid": _grid("act_grid_location", "location"),
     "node_nm": _node,
+    "precision_bits": _precision,
     "gas_abatement_pct": _abatement,
     "logic_yield": _share,
+    "defects_per_cm2": _defects,
     "dram_yield": _share,
     "dram_gb": _not_negative,
     "dram_technology": _dram,

@@ -10,16 +10,20 @@ class Scenario:
     """Everything about a design's life that a search does not change.
 
     The defaults are the reference's (CATransformers, arXiv 2505.01386): a 22 nm
-    int8 chip with 1 GB of LPDDR, made in Taiwan, used in California.
+    int8 chip with 1 GB of LPDDR, made in Taiwan, used in California. A word is a
+    number of precision_bits; capacities and bandwidths stay in bytes.
 
     Attributes:
       use_grid: grid that powers the device: a name in cost/data/use_grid.csv or a
         number, gCO2e/kWh.
       fab_grid: grid that powers the fab: a name in cost/data/act_grid_location.csv
-        or a number, gCO2e/kWh.
-      node_nm: technology node of the chip, nm; a row of cost/data/act_logic.csv.
+        ("taiwan" is ACT's 2023 edition, "taiwan_2022" that of 2022) or a number, gCO2e/kWh.
+      node_nm: technology node of the chip, nm; a row of cost/data/logic_scaling.csv.
+      precision_bits: bits of weights and activations, 4, 8 or 16; sums have 32.
       gas_abatement_pct: share of fluorinated process gas destroyed, 95, 97 or 99 %.
       logic_yield: good dies over all dies, in (0, 1].
+      defects_per_cm2: fatal defects of the process; where given, Murphy's yield of the
+        chip's area takes logic_yield's place.
       dram_yield: the same of the DRAM.
       dram_gb: DRAM on the board, GB.
       dram_technology: a row of cost/data/act_dram.csv.
@@ -35,8 +39,10 @@ class Scenario:
     use_grid: str | float = "california"
     fab_grid: str | float = "taiwan"
     node_nm: int = 22
+    precision_bits: int = 8
     gas_abatement_pct: int = 95
     logic_yield: float = 0.875
+    defects_per_cm2: float | None = None
     dram_yield: float = 0.875
     dram_gb: float = 1.0
     dram_technology: str = "lpddr3_20nm"
@@ -52,6 +58,11 @@ class Scenario:
     def clock_hz(self) -> float:
         """Clock frequency, Hz."""
         return self.clock_mhz * 1e6
+
+    @property
+    def word_bytes(self) -> float:
+        """Bytes of a word."""
+        return self.precision_bits / 8
 
     @property
     def lifetime_inferences(self) -> float:

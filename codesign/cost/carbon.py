@@ -10,45 +10,86 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax.numpy as jnp
+import numpy as np
+
 from codesign.cost import tables
 from codesign.scenario import Scenario
 
 JOULE_PER_KWH = 3.6e6
-# Edition of ACT's table of fab locations.
-FAB_GRID_COLUMN = "g_per_kwh_2023"
+# ACT's table ends at 28 nm, which stands for the coarser nodes up to this one.
+COARSEST_NM = 45
 
 
 def use_grid_g_per_kwh(scenario: Scenario) -> float:
-    """Intensity of the grid of use, gCO2e/kWh."""
-    if isinstance(scenario.use_grid, str):
-        return tables.value("use_grid", "location", scenario.use_grid, "g_per_kwh")
-    return float(scenario.use_grid)
+    """Intensity of the grid of use, gCO2e/kWh.
+
+    Raises:
+      ValueError: the grid has a name that is not in use_grid.csv.
+    """
+    return _grid("use_grid", scenario.use_grid)
 
 
 def fab_grid_g_per_kwh(scenario: Scenario) -> float:
-    """Intensity of the fab's electricity, gCO2e/kWh."""
-    if isinstance(scenario.fab_grid, str):
-        return tables.value("act_grid_location", "location", scenario.fab_grid, FAB_GRID_COLUMN)
-    return float(scenario.fab_grid)
+    """Intensity of the fab's electricity, gCO2e/kWh.
+
+    Raises:
+      ValueError: the grid has a name that is not in act_grid_location.csv.
+    """
+    return _grid("act_grid_location", scenario.fab_grid)
+
+
+def _grid(table: str, grid: str | float) -> float:
+    if isinstance(grid, str):
+        return tables.value(table, "location", grid, "g_per_kwh")
+    return float(grid)
+
+
+def _process(scenario: Scenario, column: str) -> float:
+    """A column of ACT's table of logic at the scenario's node, linear in nm between its rows."""
+    rows = sorted(tables.rows("act_logic"), key=lambda row: float(row["node_nm"]))
+    nodes = [float(row["node_nm"]) for row in rows]
+    if not nodes[0] <= scenario.node_nm <= COARSEST_NM:
+        raise ValueError(
+            f"scenario.node_nm: no fab data for {scenario.node_nm} nm; "
+            f"there are for {nodes[0]:g} to {COARSEST_NM} nm"
+        )
+    return float(np.interp(scenario.node_nm, nodes, [float(row[column]) for row in rows]))
+
+
+def wafer_kgco2e_per_mm2(scenario: Scenario) -> float:
+    """Carbon of processing one mm2 of wafer, good or bad: EPA x grid + GPA + MPA.
+
+    Raises:
+      ValueError: ACT has no data for the node, or no fab grid of that name.
+    """
+    grams_per_cm2 = (
+        _process(scenario, "epa_kwh_per_cm2") * fab_grid_g_per_kwh(scenario)
+        + _process(scenario, f"gpa{scenario.gas_abatement_pct}_g_per_cm2")
+        + _process(scenario, "mpa_g_per_cm2")
+    )
+    return grams_per_cm2 * 1e-3 / 100
+
+
+def chip_yield(area_mm2: Any, scenario: Scenario) -> Any:
+    """Good dies over all dies: the scenario's figure or, with a defect density D, Murphy's.
+
+    Murphy (Proc. IEEE 52, 1964): ((1 - exp(-A D)) / (A D))^2 for a die of area A.
+    """
+    if scenario.defects_per_cm2 is None:
+        return scenario.logic_yield
+    defects = jnp.maximum(area_mm2 * scenario.defects_per_cm2 / 100, 1e-6)
+    return (-jnp.expm1(-defects) / defects) ** 2
+
+
+def chip_kgco2e(area_mm2: Any, scenario: Scenario) -> Any:
+    """Carbon of making one good chip."""
+    return area_mm2 * wafer_kgco2e_per_mm2(scenario) / chip_yield(area_mm2, scenario)
 
 
 def logic_kgco2e_per_mm2(scenario: Scenario) -> float:
-    """Carbon of making one mm2 of good chip: (EPA grid + GPA + MPA) / yield."""
-    node = str(scenario.node_nm)
-    per_cm2 = {
-        name: tables.value("act_logic", "node_nm", node, column)
-        for name, column in (
-            ("epa_kwh", "epa_kwh_per_cm2"),
-            ("gas_g", f"gpa{scenario.gas_abatement_pct}_g_per_cm2"),
-            ("material_g", "mpa_g_per_cm2"),
-        )
-    }
-    grams_per_cm2 = (
-        per_cm2["epa_kwh"] * fab_grid_g_per_kwh(scenario)
-        + per_cm2["gas_g"]
-        + per_cm2["material_g"]
-    ) / scenario.logic_yield
-    return grams_per_cm2 * 1e-3 / 100
+    """Carbon of making one mm2 of good chip at the scenario's logic_yield."""
+    return wafer_kgco2e_per_mm2(scenario) / scenario.logic_yield
 
 
 def dram_kgco2e(scenario: Scenario) -> float:

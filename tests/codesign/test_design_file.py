@@ -93,6 +93,8 @@ def test_an_entry_of_designs_json_can_be_priced_again():
         ("scenario.use_grid", "californa", "unknown \"californa\"; did you mean 'california'?"),
         ("scenario.use_grid", -1, "expected 0 or more, got -1"),
         ("scenario.node_nm", 23, "scenario.node_nm: unknown 23; "),
+        ("scenario.precision_bits", 12, "scenario.precision_bits: expected 4, 8 or 16, got 12"),
+        ("scenario.defects_per_cm2", -1, "defects_per_cm2: expected more than 0, got -1"),
         ("scenario.logic_yield", 1.5, "expected more than 0 and at most 1, got 1.5"),
         ("scenario.hours_per_day", 25, "expected more than 0 and at most 24, got 25"),
         ("scenario.gas_abatement_pct", 96, "expected 95, 97 or 99, got 96"),
