@@ -132,7 +132,7 @@ def gradients(rng: np.random.Generator) -> dict[str, dict[str, float]]:
 
 def accelerator_grid_seconds() -> dict[str, float]:
     """ViT-B/16 on all 3,240 accelerators, twice over."""
-    vit, chips = clip_vit_b16(), accelerator_grid(SPACE)
+    vit, chips = clip_vit_b16(), accelerator_grid(SPACE.accelerator)
     chips = jax.tree.map(jnp.asarray, chips)
     price = jax.jit(jax.vmap(lambda chip: clip_costs(vit, chip, SCENARIO)))
     workload = jax.tree.map(lambda x: x[None], clip_workload(vit))

@@ -386,9 +386,17 @@ def _price(schedule: Schedule, work: _Work, tiles: _Tiles) -> tuple[GemmCosts, A
 
 
 class _Best(NamedTuple):
-    """The best mapping so far: energy x delay (pJ cycles), tile and schedule; scalars."""
+    """The best mapping so far, scalars.
+
+    Attributes:
+      edp: energy x delay, pJ cycles.
+      cycles, dynamic_pj: its cost.
+      point, schedule: its tile and schedule.
+    """
 
     edp: Array
+    cycles: Array
+    dynamic_pj: Array
     point: Lattice
     schedule: Array
 
@@ -410,17 +418,34 @@ def _best_mapping(work: _Work) -> _Best:
         # A chain of selections, not a stack: XLA keeps it one vectorised loop.
         for i, schedule in enumerate(SCHEDULES):
             cost, fits = _price(schedule, work, tiles)
-            energy = cost.dynamic_pj + cost.cycles * work.tech.static_pj
+            dynamic_pj, cycles = cost.dynamic_pj, cost.cycles
+            edp = (dynamic_pj + cycles * work.tech.static_pj) * cycles
             here = _Best(
-                jnp.where(fits, energy * cost.cycles, jnp.inf), point, jnp.asarray(i, jnp.int32)
+                jnp.where(fits, edp, jnp.inf), cycles, dynamic_pj, point, jnp.asarray(i, jnp.int32)
             )
             best = _choose(here.edp < best.edp, here, best)
         return best, None
 
     zero = jnp.zeros((), jnp.int32)
-    start = _Best(jnp.full((), jnp.inf, jnp.float32), Lattice(zero, zero, zero), zero)
+    never = jnp.full((), jnp.inf, jnp.float32)
+    start = _Best(never, never, never, Lattice(zero, zero, zero), zero)
     every = Lattice(*(jnp.asarray(axis) for axis in _GRID))
     return jax.lax.scan(step, start, every)[0]
+
+
+class GemmRun(NamedTuple):
+    """Time and dynamic energy of a GEMM: clock cycles, pJ."""
+
+    cycles: Array
+    dynamic_pj: Array
+
+
+def gemm_run(
+    m: Array, k: Array, n: Array, accelerator: Accelerator, tech: Technology
+) -> GemmRun:
+    """What `gemm_costs` sums up to, without derivatives and cheaper to compile."""
+    best = _best_mapping(jax.lax.stop_gradient(_work(m, k, n, accelerator, tech)))
+    return GemmRun(best.cycles, best.dynamic_pj)
 
 
 def gemm_costs(
@@ -437,10 +462,7 @@ def gemm_costs(
       GemmCosts of scalars; infinite cycles where no mapping fits the buffers.
       vmap for batches of GEMMs or accelerators.
     """
-    as_float = lambda x: jnp.asarray(x, jnp.float32)  # noqa: E731
-    dims = {"m": as_float(m), "k": as_float(k), "n": as_float(n)}
-    accelerator = jax.tree.map(as_float, accelerator)
-    work = _work(dims, accelerator, tech)
+    work = _work(m, k, n, accelerator, tech)
     best = _best_mapping(jax.lax.stop_gradient(work))
     tiles = _tiles(work, best.point)
     cost, _ = _price(SCHEDULES[0], work, tiles)
@@ -450,7 +472,10 @@ def gemm_costs(
     return dataclasses.replace(cost, cycles=jnp.where(jnp.isfinite(best.edp), cost.cycles, jnp.inf))
 
 
-def _work(dims: Dims, accelerator: Accelerator, tech: Technology) -> _Work:
+def _work(m: Array, k: Array, n: Array, accelerator: Accelerator, tech: Technology) -> _Work:
+    as_float = lambda x: jnp.asarray(x, jnp.float32)  # noqa: E731
+    dims: Dims = {"m": as_float(m), "k": as_float(k), "n": as_float(n)}
+    accelerator = jax.tree.map(as_float, accelerator)
     tables: Dims = {}
     if tech.costing.sizes == "divisors":
         dims = {d: _rounded(x, jnp.round(x)) for d, x in dims.items()}

@@ -26,13 +26,13 @@ import numpy as np
 from codesign.accelerator import Accelerator
 from codesign.architecture import TOWERS, Tower
 from codesign.cost import carbon
-from codesign.cost.mapper import gemm_costs
+from codesign.cost.mapper import gemm_run
 from codesign.cost.model import Costs
 from codesign.cost.technology import area_breakdown_mm2, technology, tops
 from codesign.cost.vector_unit import vector_costs
 from codesign.costing import costing_of
 from codesign.scenario import Scenario
-from codesign.space import DesignSpace
+from codesign.space import AcceleratorChoices, DesignSpace
 from codesign.workload import Workload, outside_workload, tower_layer_workload
 
 Array = jax.Array
@@ -105,16 +105,21 @@ class CostTable:
         return jnp.stack(jnp.unravel_index(flat, self.area_mm2.shape), axis=-1)
 
     def _costs(self, cycles: Any, energy_pj: Any, area_mm2: Any, peak_tops: Any) -> Costs:
-        s = self.scenario
-        energy_j = 1e-12 * energy_pj
-        return Costs(
-            latency_s=cycles / s.clock_hz,
-            energy_j=energy_j,
-            area_mm2=area_mm2,
-            tops=peak_tops,
-            operational_kgco2e=carbon.operational_kgco2e(energy_j, s),
-            embodied_kgco2e=area_mm2 * carbon.logic_kgco2e_per_mm2(s) + carbon.dram_kgco2e(s),
-        )
+        return totals(Run(cycles, energy_pj), area_mm2, peak_tops, self.scenario)
+
+
+def totals(run: Run, area_mm2: Any, peak_tops: Any, scenario: Scenario) -> Costs:
+    """Costs, without breakdown, of runs on chips; shapes broadcast."""
+    energy_j = 1e-12 * run.energy_pj
+    return Costs(
+        latency_s=run.cycles / scenario.clock_hz,
+        energy_j=energy_j,
+        area_mm2=area_mm2,
+        tops=peak_tops,
+        operational_kgco2e=carbon.operational_kgco2e(energy_j, scenario),
+        embodied_kgco2e=area_mm2 * carbon.logic_kgco2e_per_mm2(scenario)
+        + carbon.dram_kgco2e(scenario),
+    )
 
 
 class _Axis(NamedTuple):
@@ -148,8 +153,7 @@ def _map_gemms(gemms: Array, chips: Accelerator, scenario: Scenario, batch: int)
     def on_chip(chip: Accelerator) -> Run:
         tech = technology(chip, scenario)
         m, k, n = gemms.T
-        costs = jax.vmap(gemm_costs, in_axes=(0, 0, 0, None, None))(m, k, n, chip, tech)
-        return Run(costs.cycles, costs.dynamic_pj)
+        return Run(*jax.vmap(gemm_run, in_axes=(0, 0, 0, None, None))(m, k, n, chip, tech))
 
     in_batches = jax.tree.map(lambda x: x.reshape(-1, batch), chips)
     run = jax.lax.map(jax.vmap(on_chip), in_batches)
@@ -236,10 +240,20 @@ def run_grid(workloads: Sequence[Workload], chips: Accelerator, scenario: Scenar
     return [Run(*part) for part in parts]
 
 
-def accelerator_grid(space: DesignSpace) -> Accelerator:
-    """Every accelerator of the space, leaves [A] in row-major order of the choices."""
-    choices = [d.choices for d in space.dimensions[space.architecture_size :]]
-    return Accelerator(*np.array(list(itertools.product(*choices)), np.float32).T)
+def accelerator_grid(choices: AcceleratorChoices) -> Accelerator:
+    """Every accelerator of the choices, leaves [A] in row-major order of them."""
+    axes = [getattr(choices, f.name) for f in dataclasses.fields(choices)]
+    return Accelerator(*np.array(list(itertools.product(*axes)), np.float32).T)
+
+
+def grid_costs(
+    workload: Workload, chips: Accelerator, scenario: Scenario
+) -> Costs:
+    """Costs [A] of one workload on every accelerator (leaves [A]); infinite where it fits none."""
+    one = jax.tree.map(lambda x: jnp.asarray(x)[None], workload)
+    (run,) = run_grid([one], chips, scenario)
+    area_mm2 = sum(area_breakdown_mm2(chips, scenario).values())
+    return totals(Run(*(x[0] for x in run)), area_mm2, tops(chips, scenario), scenario)
 
 
 def build_table(space: DesignSpace, scenario: Scenario) -> CostTable:
@@ -248,7 +262,7 @@ def build_table(space: DesignSpace, scenario: Scenario) -> CostTable:
     Raises:
       ValueError: an accelerator whose buffers are too small for some operator.
     """
-    chips = accelerator_grid(space)
+    chips = accelerator_grid(space.accelerator)
     chip_shape = [len(d.choices) for d in space.dimensions[space.architecture_size :]]
     base, costing = space.base, costing_of(scenario)
     blocks, rest, shapes = [], [], []

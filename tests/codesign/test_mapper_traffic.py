@@ -177,7 +177,7 @@ def mapping(
     """Tiles, blocks and traffic of one schedule over the whole lattice [P], and what fits."""
     chip = jax.tree.map(jnp.float32, chip)
     sizes = {d: jnp.float32(x) for d, x in zip("mkn", dims, strict=True)}
-    work = mapper._work(sizes, chip, technology(chip, Scenario()))
+    work = mapper._work(*dims, chip, technology(chip, Scenario()))
     tiles = mapper._tiles(work, LATTICE)
     blocks, fits = mapper._blocks(schedule, work, tiles)
     traffic = mapper._traffic(schedule, work, tiles, blocks)
@@ -321,7 +321,7 @@ def test_tiles_are_aligned_and_cover_the_gemm():
 @functools.partial(jax.vmap, in_axes=(0, 0, 0, 0, None))
 def best_mapping(m, k, n, chip, scenario):
     tech = technology(chip, scenario)
-    work = mapper._work({"m": m, "k": k, "n": n}, chip, tech)
+    work = mapper._work(m, k, n, chip, tech)
     return mapper._best_mapping(work), work
 
 

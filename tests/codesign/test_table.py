@@ -13,8 +13,7 @@ from codesign.accelerator import Accelerator
 from codesign.architecture import Architecture, Tower
 from codesign.cost import build_table, clip_costs
 from codesign.cost import table as table_module
-from codesign.cost.mapper import gemm_costs
-from codesign.cost.table import accelerator_grid, run_grid
+from codesign.cost.table import Run, accelerator_grid, run_grid
 from codesign.cost.technology import technology
 from codesign.scenario import Scenario
 from codesign.space import AcceleratorChoices, DesignSpace, TowerChoices
@@ -192,41 +191,36 @@ def test_gradients_are_finite_at_every_corner(slopes):
 
 
 def test_grid_maps_each_gemm_once_and_gives_it_to_whoever_has_it(monkeypatch):
-    """Two workloads that share a GEMM, against that GEMM priced alone and summed here."""
+    """Two workloads that share a GEMM, summed here, with costs that name GEMM and chip."""
     mapped = []
-    map_gemms = table_module._map_gemms
-    monkeypatch.setattr(
-        table_module, "_map_gemms", lambda gemms, *rest: mapped.append(gemms) or map_gemms(
-            gemms, *rest
-        )
-    )
-    chips = jax.tree.map(jnp.asarray, accelerator_grid(SPACE))
+
+    def map_gemms(gemms, chips, scenario, batch):
+        mapped.append(np.asarray(gemms))
+        cycles = gemms @ jnp.array([1.0, 20.0, 300.0]) * chips.pe_x[:, None] + chips.cores[:, None]
+        return Run(cycles, 7 * cycles + chips.pe_y[:, None])
+
+    monkeypatch.setattr(table_module, "_map_gemms", map_gemms)
+    chips = jax.tree.map(jnp.asarray, accelerator_grid(SPACE.accelerator))
     add = VectorOp("v", "add", 0.0)
     first = gather([Gemm("a", 9, 16, 24, 2), Gemm("b", 5, 8, 8)], [add])
     second = gather([Gemm("b", 5, 8, 8, 3)], [add])
     batch = lambda w: jax.tree.map(lambda x: x[None], w)  # noqa: E731
-    got_first, got_second = run_grid([batch(first), batch(second)], chips, SCENARIO)
+    got = run_grid([batch(first), batch(second)], chips, SCENARIO)
     # Its own two, and the 1 x 1 x 1 that pads the shorter workload.
+    assert len(mapped) == 1
     np.testing.assert_array_equal(mapped[0], [[1, 1, 1], [5, 8, 8], [9, 16, 24]])
 
-    @jax.jit
-    @jax.vmap
-    def alone(chip):
-        tech = technology(chip, SCENARIO)
-        a_and_b = jax.vmap(gemm_costs, in_axes=(0, 0, 0, None, None))
-        costs = a_and_b(*jnp.array([[9.0, 5.0], [16.0, 8.0], [24.0, 8.0]]), chip, tech)
-        times = jnp.array([[2.0, 1.0], [0.0, 3.0]])
-        cycles, pj = times @ costs.cycles, times @ costs.dynamic_pj
-        return cycles, pj + tech.leakage_pj * cycles
-
-    cycles, energy_pj = alone(chips)
-    for i, got in enumerate((got_first, got_second)):
-        np.testing.assert_allclose(got.cycles[0], cycles[:, i], rtol=1e-5)
-        np.testing.assert_allclose(got.energy_pj[0], energy_pj[:, i], rtol=1e-5)
+    leakage_pj = jax.vmap(lambda chip: technology(chip, SCENARIO).leakage_pj)(chips)
+    a, b = (s * chips.pe_x + chips.cores for s in (9 + 20 * 16 + 300 * 24, 5 + 20 * 8 + 300 * 8))
+    for run, (times_a, times_b) in zip(got, ((2, 1), (0, 3)), strict=True):
+        cycles = times_a * a + times_b * b
+        dynamic_pj = times_a * (7 * a + chips.pe_y) + times_b * (7 * b + chips.pe_y)
+        np.testing.assert_allclose(run.cycles[0], cycles, rtol=1e-6)
+        np.testing.assert_allclose(run.energy_pj[0], dynamic_pj + leakage_pj * cycles, rtol=1e-6)
 
 
 def test_grid_is_every_combination_in_order():
-    grid = accelerator_grid(SPACE)
+    grid = accelerator_grid(SPACE.accelerator)
     assert grid.cores.shape == (32,)
     first, last = (jax.tree.map(lambda x, i=i: float(x[i]), grid) for i in (0, -1))
     assert first == Accelerator(1, 8, 2, 8, 32, 0.0625)
@@ -235,6 +229,6 @@ def test_grid_is_every_combination_in_order():
 
 
 def test_accelerator_too_small_for_an_operator_is_named():
-    cramped = dataclasses.replace(SPACE.accelerator, l2_kib=(0.05, 16), glb_mib=(0.25,))
-    with pytest.raises(ValueError, match=r"8 of 16 accelerators.*l2_kib=0\.05.*raise l2_kib"):
+    cramped = dataclasses.replace(SPACE.accelerator, l2_kib=(0.05, 16))
+    with pytest.raises(ValueError, match=r"16 of 32 accelerators.*l2_kib=0\.05.*raise l2_kib"):
         build_table(dataclasses.replace(SPACE, accelerator=cramped), SCENARIO)

@@ -1,0 +1,97 @@
+"""The best accelerators of one fixed model: every point of the grid, priced exactly."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import get_args
+
+import jax
+import moocore
+import numpy as np
+
+from codesign.accelerator import Accelerator
+from codesign.cost.model import Costs
+from codesign.cost.table import accelerator_grid, grid_costs
+from codesign.scenario import Scenario
+from codesign.search.objectives import Limits, Mode, feasible, metric
+from codesign.space import AcceleratorChoices
+from codesign.workload import Workload
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class HardwareSearch:
+    """A workload on every accelerator of a grid [A].
+
+    Attributes:
+      chips: the accelerators, leaves [A].
+      costs: of the workload on each, leaves [A].
+      feasible: which meet the limits, [A].
+      best: index of the accelerator of least "carbon", "latency" and "energy".
+      front: indices of the feasible accelerators that no other beats in both latency and
+        carbon, from the fastest to the slowest.
+    """
+
+    chips: Accelerator
+    costs: Costs
+    feasible: np.ndarray
+    best: dict[str, int]
+    front: list[int]
+
+    def at(self, index: int) -> tuple[Accelerator, Costs]:
+        """One accelerator and the costs on it, as Python numbers."""
+        chip, costs = jax.tree.map(lambda x: float(x[index]), (self.chips, self.costs))
+        return jax.tree.map(lambda x: int(x) if x.is_integer() else x, chip), costs
+
+
+def search_hardware(
+    workload: Workload, choices: AcceleratorChoices, scenario: Scenario, limits: Limits
+) -> HardwareSearch:
+    """Prices a workload on the whole grid and picks the best within the limits.
+
+    Args:
+      workload: concrete operators of one model, [G] and [V].
+      choices: the grid.
+      scenario: clock, bandwidths, carbon and costing.
+      limits: hard limits.
+
+    Raises:
+      ValueError: no accelerator fits the workload, or none meets the limits; the message
+        names the limit that is nearest to being met.
+    """
+    chips = accelerator_grid(choices)
+    costs = jax.tree.map(
+        lambda x: np.broadcast_to(np.asarray(x), chips.cores.shape),
+        grid_costs(workload, chips, scenario),
+    )
+    fits = np.isfinite(costs.latency_s)
+    if not fits.any():
+        raise ValueError(
+            "an operator of the model fits no mapping on any accelerator of the grid: "
+            "raise l2_kib or glb_mib"
+        )
+    allowed = np.asarray(feasible(costs, limits))
+    if not allowed.any():
+        raise ValueError(_unmet(costs, fits, limits))
+    modes: tuple[Mode, ...] = get_args(Mode)
+    best = {mode: int(np.argmin(np.where(allowed, metric(costs, mode), np.inf))) for mode in modes}
+    candidates = np.flatnonzero(allowed)
+    points = np.stack([costs.latency_s, costs.carbon_kgco2e], axis=-1)[candidates]
+    front = candidates[moocore.is_nondominated(points.astype(float))]
+    front = front[np.argsort(costs.latency_s[front])]
+    return HardwareSearch(chips, costs, allowed, best, [int(i) for i in front])
+
+
+def _unmet(costs: Costs, fits: np.ndarray, limits: Limits) -> str:
+    """What stands in the way: a limit that no accelerator meets, else all together."""
+    for name, limit in limits.active().items():
+        least = float(np.min(getattr(costs, name)[fits]))
+        if least > limit:
+            return f"no accelerator of the grid meets {name} <= {limit:g}; the least is {least:.4g}"
+    every = ", ".join(f"{name} <= {limit:g}" for name, limit in limits.active().items())
+    return f"no accelerator of the grid meets {every} together; raise one of them"
+
+
+def dram_gb_for(parameters: int, word_bytes: float = 1.0) -> float:
+    """The least power of two of GB that holds the weights and a quarter more, at least 1."""
+    return 2.0 ** max(0, math.ceil(math.log2(1.25 * parameters * word_bytes / 1e9)))
