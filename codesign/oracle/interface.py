@@ -25,7 +25,11 @@ costs: it takes the energies of `point.constants`.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
+
+import jax
+import numpy as np
 
 from codesign.accelerator import Accelerator
 from codesign.cost.technology import technology
@@ -65,8 +69,18 @@ class Constants:
     @classmethod
     def of(cls, accelerator: Accelerator, scenario: Scenario) -> Constants:
         """The constants of one discrete accelerator."""
-        costs = technology(accelerator, scenario)
-        return cls(**{f.name: float(getattr(costs, f.name)) for f in dataclasses.fields(cls)})
+        return cls.of_all([accelerator], scenario)[0]
+
+    @classmethod
+    def of_all(cls, accelerators: Sequence[Accelerator], scenario: Scenario) -> list[Constants]:
+        """The constants of each of some discrete accelerators, computed at once."""
+        if not accelerators:
+            return []
+        chips = jax.tree.map(lambda *x: np.asarray(x, np.float32), *accelerators)
+        costs = technology(chips, scenario)
+        columns = (getattr(costs, f.name) for f in dataclasses.fields(cls))
+        rows = np.stack([np.asarray(x, np.float64) for x in columns], axis=-1)
+        return [cls(*row.tolist()) for row in rows]
 
 
 class Point(NamedTuple):

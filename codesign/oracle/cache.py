@@ -1,0 +1,219 @@
+"""Samples on disk: a CSV file an oracle and its settings, a row a sample.
+
+The first line names the oracle and its fingerprint, the second the units. Rows are
+appended as they are bought, so a kill tears the last line at most; a torn line is dropped.
+Each row holds the constants it was bought under. Where an oracle counts events, a row also
+answers under energies that have moved a little: its mapping is kept and priced anew.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import NamedTuple
+
+from codesign.accelerator import Accelerator
+from codesign.errors import RunError, UserError
+from codesign.oracle.interface import Constants, Events, Oracle, Point, Sample
+from codesign.runs import write_bytes
+
+UNITS = (
+    "# one GEMM on one accelerator a row; l2_kib KiB, glb_mib MiB, *_words_per_cycle bytes/cycle; "
+    "pJ a MAC (mac), a cycle (leakage), a byte (others); energy_pj pJ without leakage; then bytes"
+)
+GEMM = ("m", "k", "n")
+CHIP = tuple(f.name for f in dataclasses.fields(Accelerator))
+CONSTANTS = tuple(f.name for f in dataclasses.fields(Constants))
+COLUMNS = (*GEMM, *CHIP, *CONSTANTS, "cycles", "energy_pj", *Events._fields)
+BANDWIDTHS = ("dram_words_per_cycle", "glb_words_per_cycle")
+# What a mapping's rank depends on; the energies of a MAC are the same for every mapping.
+MAPPED = (
+    "register_write_pj",
+    "l2_read_pj",
+    "l2_write_pj",
+    "glb_read_pj",
+    "glb_write_pj",
+    "dram_pj",
+)
+# Constants nearer than this are the same: files are rounded, and float32 differs by machine.
+SAME_IF_PRICED = 1e-3
+SAME = 1e-5
+# A mapping is kept while no memory's energy has moved by more than this share.
+REPRICED_WITHIN = 0.25
+
+Key = tuple[float, ...]
+Rows = dict[Key, list[tuple[Constants, Sample]]]
+
+
+def default_cache() -> Path:
+    """Folder for bought samples: $CODESIGN_CACHE, or codesign/ in the platform's cache folder."""
+    chosen = os.environ.get("CODESIGN_CACHE")
+    if chosen:
+        return Path(chosen).expanduser() / "oracle"
+    if sys.platform == "darwin":
+        base = Path.home() / "Library" / "Caches"
+    elif sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local"))
+    else:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return base / "codesign" / "oracle"
+
+
+def cache_file(folder: Path, oracle: Oracle) -> Path:
+    """The file of `folder` that holds this oracle's samples under its present settings."""
+    described = "\n".join((oracle.fingerprint(), *COLUMNS))
+    digest = hashlib.sha256(described.encode()).hexdigest()[:8]
+    return folder / f"{oracle.name}-{digest}.csv"
+
+
+def shipped_file(oracle: Oracle) -> Path | None:
+    """The package's own samples of this oracle, where there are any of its present settings."""
+    path = Path(str(resources.files("codesign.oracle.data"))) / f"{oracle.name}.csv"
+    if not path.is_file():
+        return None
+    with open(path, encoding="utf-8") as file:
+        return path if file.readline().rstrip("\n") == _title(oracle) else None
+
+
+def read(path: Path, oracle: Oracle) -> Rows:
+    """The samples of a cache file; none where it does not exist. A torn last line is left out.
+
+    Raises:
+      UserError: the file is of something else, or a line is not a sample.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return {}
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read {path}: {error}") from error
+    whole = text[: text.rfind("\n") + 1].splitlines()
+    if whole and whole[:3] != _head(oracle)[: len(whole)]:
+        raise UserError(f"{path} does not hold samples of {oracle.name}; move it away")
+    rows: Rows = {}
+    for number, line in enumerate(whole[3:], start=4):
+        try:
+            key, constants, sample = _parse(line)
+        except ValueError:
+            raise UserError(f"{path} line {number} is not a sample; delete the line") from None
+        rows.setdefault(key, []).append((constants, sample))
+    return rows
+
+
+class Found(NamedTuple):
+    """A sample from disk, and whether its mapping was chosen under slightly other energies."""
+
+    sample: Sample
+    repriced: bool
+
+
+def find(rows: Mapping[Key, Sequence[tuple[Constants, Sample]]], point: Point) -> Found | None:
+    """The answer to `point` among `rows`, or None; with events, at the point's own constants."""
+    moved = None
+    for constants, sample in rows.get(_key(point), ()):
+        if sample.events is None:
+            if _near(constants, point.constants, CONSTANTS, SAME):
+                return Found(sample, False)
+        elif _near(constants, point.constants, BANDWIDTHS, SAME):
+            priced = sample._replace(energy_pj=sample.events.energy_pj(point))
+            if _near(constants, point.constants, MAPPED, SAME_IF_PRICED):
+                return Found(priced, False)
+            if _near(constants, point.constants, MAPPED, REPRICED_WITHIN):
+                moved = Found(priced, True)
+    return moved
+
+
+class Writer:
+    """Appends samples to a cache file; a context manager.
+
+    Raises:
+      RunError: where the disk refuses.
+    """
+
+    def __init__(self, path: Path, oracle: Oracle) -> None:
+        self._path = path
+        head = "\n".join(_head(oracle)) + "\n"
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            text = path.read_bytes() if path.exists() else b""
+            whole = text[: text.rfind(b"\n") + 1]
+            if text != whole or whole.count(b"\n") < 3:
+                # Only a file whose last line was torn is ever rewritten.
+                write_bytes(path, whole if whole.count(b"\n") >= 3 else head.encode())
+            # Unbuffered: a row is on its way to the disk when `add` returns.
+            self._file = open(path, "ab", buffering=0)  # noqa: SIM115
+        except OSError as error:
+            raise RunError(f"cannot write {path}: {error.strerror}") from error
+
+    def __enter__(self) -> Writer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def add(self, point: Point, sample: Sample) -> None:
+        """Writes one row, in one write, so that a kill tears the last line at most."""
+        try:
+            self._file.write(f"{line(point, sample)}\n".encode())
+        except OSError as error:
+            raise RunError(f"cannot write {self._path}: {error.strerror}") from error
+
+
+def write(path: Path, oracle: Oracle, samples: Iterable[tuple[Point, Sample]], digits: int) -> None:
+    """A whole cache file with constants to `digits` significant digits, atomically."""
+    rows = (line(point, sample, digits) for point, sample in samples)
+    write_bytes(path, "".join(f"{x}\n" for x in (*_head(oracle), *rows)).encode())
+
+
+def line(point: Point, sample: Sample, digits: int = 9) -> str:
+    """A row of the file; constants to `digits` significant digits."""
+    events = sample.events or ("",) * len(Events._fields)
+    values = [
+        *(f"{getattr(point, f)}" for f in GEMM),
+        *(f"{getattr(point.accelerator, f):g}" for f in CHIP),
+        *(f"{getattr(point.constants, f):.{digits}g}" for f in CONSTANTS),
+        *(_number(x) for x in (sample.cycles, sample.energy_pj, *events)),
+    ]
+    return ",".join(values)
+
+
+def _number(x: float | str) -> str:
+    """To nine digits, whole numbers without an exponent."""
+    if isinstance(x, str):
+        return x
+    return f"{x:.0f}" if x == round(x) and abs(x) < 1e15 else f"{x:.9g}"
+
+
+def _title(oracle: Oracle) -> str:
+    return f"# samples of oracle {oracle.name}: {oracle.fingerprint()}"
+
+
+def _head(oracle: Oracle) -> list[str]:
+    return [_title(oracle), UNITS, ",".join(COLUMNS)]
+
+
+def _parse(line: str) -> tuple[Key, Constants, Sample]:
+    """Raises ValueError where the line is not a row."""
+    fields = line.split(",")
+    if len(fields) != len(COLUMNS):
+        raise ValueError
+    first, after = len(GEMM) + len(CHIP), len(GEMM) + len(CHIP) + len(CONSTANTS)
+    key = tuple(float(x) for x in fields[:first])
+    constants = Constants(*(float(x) for x in fields[first:after]))
+    cycles, energy_pj, *events = fields[after:]
+    counted = Events(*(float(x) for x in events)) if any(events) else None
+    return key, constants, Sample(float(cycles), float(energy_pj), counted)
+
+
+def _key(point: Point) -> Key:
+    chip = (float(getattr(point.accelerator, f)) for f in CHIP)
+    return (float(point.m), float(point.k), float(point.n), *chip)
+
+
+def _near(a: Constants, b: Constants, fields: Iterable[str], share: float) -> bool:
+    return all(abs(getattr(a, f) - getattr(b, f)) <= share * abs(getattr(a, f)) for f in fields)
