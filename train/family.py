@@ -137,6 +137,12 @@ class Batch(NamedTuple):
     labels: Array
 
 
+@jax.jit
+def member_params(params: nnx.State, member: Array | int) -> nnx.State:
+    """The weights of one member; compiled whole, not a slice at a time."""
+    return jax.tree.map(lambda x: x[member], params)
+
+
 def member_gates(z: Array, rest: nnx.State, table: CostTable) -> Gates:
     """Gates of the relaxed design z [d]."""
     architecture, _ = table.space.relax(z)

@@ -27,7 +27,7 @@ from codesign.train import measure, placement
 from codesign.train.checkpoints import Checkpoints, Saved, refill
 from codesign.train.config import SearchConfig
 from codesign.train.data import batch_indices, template_indices
-from codesign.train.family import Batch, Family, Members, plain_loss
+from codesign.train.family import Batch, Family, Members, member_params, plain_loss
 from codesign.train.loop import JOINT, TUNE, WARMUP, Loop
 from codesign.train.progress import Display
 from codesign.train.setup import Setup, prepare, start_family, start_warmup
@@ -90,7 +90,7 @@ def train(
         alone = Members(*(x[:1] for x in setup.members))
         family = loop.run(WARMUP, family, alone, rest, warmed)
         display.says("ordering units by importance")
-        supernet = nnx.merge(graphdef, jax.tree.map(lambda x: x[0], family.params), rest)
+        supernet = nnx.merge(graphdef, member_params(family.params, 0), rest)
         ordered = order_units(setup, supernet)
         _, params, rest = _split(ordered)
         family, rest = placement.put((start_family(setup, params, warmed), rest), whole)

@@ -20,7 +20,7 @@ from codesign.search.pareto import hypervolume, pareto_front
 from codesign.train.checkpoints import save_network
 from codesign.train.data import CaptionedImages
 from codesign.train.evaluate import evaluate_clip
-from codesign.train.family import Family
+from codesign.train.family import Family, member_params
 from codesign.train.setup import REFERENCES, Setup
 
 COSTS = (
@@ -66,7 +66,7 @@ def designs(
         design = Design(
             names[i], architecture, setup.space.accelerator_at(indices[i]), setup.config.scenario
         )
-        params = jax.tree.map(lambda x, i=i: x[i], family.params)
+        params = member_params(family.params, i)
         network = nnx.merge(setup.trainer.graphdef, params, rest).slice_to(architecture)
         save_network(folder.checkpoints / "designs" / design.name, network)
         entries.append(_entry(setup, design, network, i))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -25,6 +26,7 @@ from codesign.train.data import CaptionedImages, DataError, load_data
 from codesign.train.family import Dataset, Family, Members, Trainer
 from codesign.train.progress import Display
 
+Array = jax.Array
 # Designs that are not searched but trained the same way: the yardsticks.
 REFERENCES = ("supernet", "half")
 
@@ -219,13 +221,16 @@ def warmup_trainer(setup: Setup) -> Trainer:
 
 def start_warmup(setup: Setup, params: nnx.State) -> Family:
     """A family of the supernet alone."""
-    z = jnp.asarray(setup.space.encode(setup.start[:1]), jnp.float32)
-    alone = jax.tree.map(lambda x: x[None], params)
-    return warmup_trainer(setup).init(alone, z, 0)
+    return _start(warmup_trainer(setup), params, setup.space.encode(setup.start[:1]), 0)
 
 
 def start_family(setup: Setup, params: nnx.State, step: int) -> Family:
     """Every member from the same weights, at its first design."""
-    z = jnp.asarray(setup.space.encode(setup.start), jnp.float32)
+    return _start(setup.trainer, params, setup.space.encode(setup.start), step)
+
+
+@functools.partial(jax.jit, static_argnames="trainer")
+def _start(trainer: Trainer, params: nnx.State, z: Array, step: int) -> Family:
+    """A family at designs z [N, d], all from the same weights; one program, not hundreds."""
     copies = jax.tree.map(lambda x: jnp.repeat(x[None], len(z), axis=0), params)
-    return setup.trainer.init(copies, z, step)
+    return trainer.init(copies, jnp.asarray(z, jnp.float32), step)

@@ -12,7 +12,7 @@ from flax import nnx
 from codesign.cost.table import CostTable
 from codesign.errors import RunError
 from codesign.search.exact import Choice, roundings
-from codesign.train.family import Batch, Family, Trainer, member_gates, plain_loss
+from codesign.train.family import Batch, Family, Trainer, member_gates, member_params, plain_loss
 from codesign.train.setup import Setup
 
 
@@ -38,7 +38,7 @@ def snap(setup: Setup, family: Family, rest: nnx.State) -> Family:
                 f"no design meets the limits and the target {setup.members.targets[i]:.3g}; "
                 "raise --targets.low"
             )
-        weights = jax.tree.map(lambda x, i=i: x[i], family.params)
+        weights = member_params(family.params, i)
         candidates, choice = _first(config.schedule.snap_candidates, candidates, choice)
         losses = _candidate_losses(setup, weights, rest, candidates)
         best = int(np.argmin(losses))

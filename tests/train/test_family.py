@@ -9,12 +9,14 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import nnx
 from rich.console import Console
 
 from codesign.configs.quickstart import config as quickstart
 from codesign.space import AcceleratorChoices, TowerChoices
+from codesign.train import placement
 from codesign.train.config import SpaceConfig, TargetConfig
 from codesign.train.family import Batch, family_loss, train_step
 from codesign.train.progress import Display
@@ -33,10 +35,22 @@ CONFIG = dataclasses.replace(
 SUPERNET, LAST = 0, 3
 
 
+# Its state is the last gradient: one compiled step then gives gradients and what follows from them.
+recorder = optax.GradientTransformation(
+    lambda params: jax.tree.map(jnp.zeros_like, params), lambda grads, *_: (grads, grads)
+)
+
+
 @pytest.fixture(scope="module")
 def setup():
     with Display(Console(file=io.StringIO())) as display:
-        return prepare(CONFIG, display)
+        setup = prepare(CONFIG, display)
+    trainer = setup.trainer
+    recording = {
+        name: optax.chain(recorder, getattr(trainer, name))
+        for name in ("optimizer", "design_optimizer")
+    }
+    return dataclasses.replace(setup, trainer=dataclasses.replace(trainer, **recording))
 
 
 @pytest.fixture(scope="module")
@@ -57,82 +71,102 @@ def family(setup):
     rng = np.random.default_rng(0)
 
     def shaken(x):
-        return x + jnp.asarray(0.3 * rng.normal(size=x.shape), x.dtype)
+        return x + np.asarray(0.3 * rng.normal(size=x.shape), x.dtype)
 
     z = jnp.asarray(rng.uniform(0.3, 0.7, size=family.z.shape), jnp.float32)
-    return family._replace(
+    family = family._replace(
         params=jax.tree.map(shaken, family.params),
         z=z.at[SUPERNET].set(family.z[SUPERNET]),
         multipliers=jnp.full_like(family.multipliers, 0.5),
     )
+    return put(setup, family)
+
+
+def put(setup, tree):
+    """Where a step leaves its results, so that it compiles once."""
+    return placement.put(tree, placement.replicated(setup.trainer.mesh))
 
 
 @pytest.fixture(scope="module")
-def graded(setup, rest, batch):
-    """(params, z, multipliers) -> ((loss, metrics), gradients by params and z)."""
-
-    @jax.jit
-    def graded(params, z, multipliers):
-        return jax.value_and_grad(family_loss, (0, 1), has_aux=True)(
-            params, z, multipliers, setup.members, batch, rest, setup.table, setup.trainer, True
+def step(setup, rest, batch):
+    """(family, members) -> the family after one step, and metrics."""
+    return jax.jit(
+        lambda f, members: train_step(
+            f, members, batch, rest, setup.table, setup.trainer, gated=True
         )
+    )
 
-    return graded
+
+def gradients(after):
+    """Gradients by weights and by designs that the last step saw."""
+    return after.opt_state[0], after.z_state[0]
+
+
+def total_loss(setup, metrics, y):
+    """The loss from its parts, in float64; multipliers y [N, c]."""
+    optim, members = setup.config.optim, setup.members
+    m = {name: np.asarray(x, float) for name, x in metrics.items()}
+    y, stiffness = np.asarray(y, float), optim.stiffness
+    pushed = np.maximum(0, y + stiffness * m["excess"])
+    penalty = np.sum(pushed**2 - y**2, axis=-1) / (2 * stiffness)
+    hardware = optim.cost_weight * np.log(m["carbon_kgco2e"]) + penalty
+    taught = optim.distillation * members.taught * m["distillation_loss"]
+    return float(np.sum(m["loss"] + taught + members.searched * hardware))
 
 
 @pytest.mark.parametrize(
     "name", ["vision.layers", "vision.ffn", "text.width", "accelerator.pe_x", "accelerator.glb_mib"]
 )
-def test_gradient_of_a_design_is_the_finite_difference(name, setup, family, graded):
+def test_gradient_of_a_design_is_the_finite_difference(name, setup, family, step):
     coordinate, h = setup.space.names.index(name), 0.01
     at = family.z.at[LAST, coordinate]
-    (_, _), (_, slope) = graded(family.params, family.z, family.multipliers)
+    _, slope = gradients(step(family, setup.members)[0])
     high, low = (
-        float(graded(family.params, at.add(by), family.multipliers)[0][0]) for by in (h, -h)
+        total_loss(
+            setup, step(family._replace(z=at.add(by)), setup.members)[1], family.multipliers
+        )
+        for by in (h, -h)
     )
     got = float(slope[LAST, coordinate])
     assert abs(got) > 5e-3, "a slope that rounding cannot fake"
     assert got == pytest.approx((high - low) / (2 * h), rel=0.02, abs=1e-3)
 
 
-def test_members_are_independent(family, graded):
+def test_members_are_independent(setup, family, step):
     """Another design and other weights of the last member change no other's gradient."""
-    _, before = graded(family.params, family.z, family.multipliers)
-    params = jax.tree.map(lambda x: x.at[LAST].multiply(1.1), family.params)
-    _, after = graded(params, family.z.at[LAST].add(0.1), family.multipliers.at[LAST].set(2.0))
+    other = family._replace(
+        params=jax.tree.map(lambda x: x.at[LAST].multiply(1.1), family.params),
+        z=family.z.at[LAST].add(0.1),
+        multipliers=family.multipliers.at[LAST].set(2.0),
+    )
+    before, after = (gradients(step(f, setup.members)[0]) for f in (family, other))
     for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True):
         np.testing.assert_allclose(b[:LAST], a[:LAST], rtol=1e-5, atol=1e-6)
     assert not np.allclose(after[1][LAST], before[1][LAST], rtol=0.01)
 
 
-def test_the_open_supernet_loses_what_the_ungated_one_does(setup, family, rest, batch, graded):
-    (_, gated), _ = graded(family.params, family.z, family.multipliers)
-    alone = jax.tree.map(lambda x: x[:1], family.params)
+def test_the_open_supernet_loses_what_the_ungated_one_does(setup, family, rest, batch, step):
+    _, gated = step(family, setup.members)
+    alone = jax.tree.map(lambda x: x[:1], (family.params, family.z, family.multipliers))
     members = type(setup.members)(*(x[:1] for x in setup.members))
-    total, ungated = family_loss(
-        alone, family.z[:1], family.multipliers[:1], members, batch, rest, setup.table,
-        setup.trainer, False,
-    )
+    total, ungated = jax.jit(
+        lambda *f: family_loss(*f, members, batch, rest, setup.table, setup.trainer, gated=False)
+    )(*alone)
     assert set(ungated) == {"loss"} and float(total) == float(ungated["loss"][0])
     assert float(gated["loss"][SUPERNET]) == pytest.approx(float(total), rel=1e-5)
     assert float(gated["distillation_loss"][SUPERNET]) == 0
 
 
-def test_a_step_moves_searched_designs_only_and_clamps_the_logit_scale(
-    setup, family, rest, batch
-):
+def test_a_step_moves_searched_designs_only_and_clamps_the_logit_scale(setup, family, step):
     # Supernet, half and the first target rest; the last is searched.
-    members = setup.members._replace(searched=jnp.array([0.0, 0.0, 0.0, 1.0]))
+    members = put(setup, setup.members._replace(searched=jnp.array([0.0, 0.0, 0.0, 1.0])))
 
     def hot(path, x):
         return x * 0 + 10 if "logit_scale" in jax.tree_util.keystr(path) else x
 
     # Past the linear warm-up's first step, whose rate is zero.
     params = jax.tree_util.tree_map_with_path(hot, family.params)
-    step = jax.jit(
-        lambda f: train_step(f, members, batch, rest, setup.table, setup.trainer, True)[0]
-    )
-    after = step(step(family._replace(params=params)))
+    after = step(step(family._replace(params=params), members)[0], members)[0]
     np.testing.assert_array_equal(after.z[:LAST], family.z[:LAST])
     assert not np.any(after.z[LAST, :8] == family.z[LAST, :8])
     assert np.all(after.z >= 0) and np.all(after.z <= 1) and int(after.step) == 2
