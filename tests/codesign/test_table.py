@@ -210,13 +210,13 @@ def test_grid_maps_each_gemm_once_and_gives_it_to_whoever_has_it(monkeypatch):
     assert len(mapped) == 1
     np.testing.assert_array_equal(mapped[0], [[1, 1, 1], [5, 8, 8], [9, 16, 24]])
 
-    leakage_pj = jax.vmap(lambda chip: technology(chip, SCENARIO).leakage_pj)(chips)
+    static_pj = jax.vmap(lambda chip: technology(chip, SCENARIO).static_pj)(chips)
     a, b = (s * chips.pe_x + chips.cores for s in (9 + 20 * 16 + 300 * 24, 5 + 20 * 8 + 300 * 8))
     for run, (times_a, times_b) in zip(got, ((2, 1), (0, 3)), strict=True):
         cycles = times_a * a + times_b * b
         dynamic_pj = times_a * (7 * a + chips.pe_y) + times_b * (7 * b + chips.pe_y)
         np.testing.assert_allclose(run.cycles[0], cycles, rtol=1e-6)
-        np.testing.assert_allclose(run.energy_pj[0], dynamic_pj + leakage_pj * cycles, rtol=1e-6)
+        np.testing.assert_allclose(run.energy_pj[0], dynamic_pj + static_pj * cycles, rtol=1e-6)
 
 
 def test_grid_is_every_combination_in_order():
