@@ -90,15 +90,17 @@ def read(path: Path, oracle: Oracle) -> Rows:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         return {}
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {path}: {error}") from error
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not a text file") from error
     whole = text[: text.rfind("\n") + 1].splitlines()
     if whole and whole[:3] != _head(oracle)[: len(whole)]:
         raise UserError(f"{path} does not hold samples of {oracle.name}; move it away")
     rows: Rows = {}
     for number, line in enumerate(whole[3:], start=4):
         try:
-            key, constants, sample = _parse(line)
+            key, constants, sample = from_line(line)
         except ValueError:
             raise UserError(f"{path} line {number} is not a sample; delete the line") from None
         rows.setdefault(key, []).append((constants, sample))
@@ -159,18 +161,18 @@ class Writer:
     def add(self, point: Point, sample: Sample) -> None:
         """Writes one row, in one write, so that a kill tears the last line at most."""
         try:
-            self._file.write(f"{line(point, sample)}\n".encode())
+            self._file.write(f"{to_line(point, sample)}\n".encode())
         except OSError as error:
             raise RunError(f"cannot write {self._path}: {error.strerror}") from error
 
 
 def write(path: Path, oracle: Oracle, samples: Iterable[tuple[Point, Sample]], digits: int) -> None:
     """A whole cache file with constants to `digits` significant digits, atomically."""
-    rows = (line(point, sample, digits) for point, sample in samples)
+    rows = (to_line(point, sample, digits) for point, sample in samples)
     write_bytes(path, "".join(f"{x}\n" for x in (*_head(oracle), *rows)).encode())
 
 
-def line(point: Point, sample: Sample, digits: int = 9) -> str:
+def to_line(point: Point, sample: Sample, digits: int = 9) -> str:
     """A row of the file; constants to `digits` significant digits."""
     events = sample.events or ("",) * len(Events._fields)
     values = [
@@ -197,8 +199,12 @@ def _head(oracle: Oracle) -> list[str]:
     return [_title(oracle), UNITS, ",".join(COLUMNS)]
 
 
-def _parse(line: str) -> tuple[Key, Constants, Sample]:
-    """Raises ValueError where the line is not a row."""
+def from_line(line: str) -> tuple[Key, Constants, Sample]:
+    """A row of the file read back, its point as a key.
+
+    Raises:
+      ValueError: the line is not a row.
+    """
     fields = line.split(",")
     if len(fields) != len(COLUMNS):
         raise ValueError

@@ -5,8 +5,10 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
+import math
 import multiprocessing
 import multiprocessing.connection
+import multiprocessing.resource_tracker
 import os
 import signal
 from collections.abc import Iterable, Iterator
@@ -133,7 +135,10 @@ def _bar(name: str, total: int, shown: bool) -> Iterator[Any]:
 def _ask(oracle: Oracle, point: Point) -> Sample | str | UserError:
     """The oracle's answer; why there is none; or what no other point would survive either."""
     try:
-        return oracle(point)
+        sample = oracle(point)
+        if math.isfinite(sample.cycles) and math.isfinite(sample.energy_pj):
+            return sample
+        return f"the oracle answered {sample.cycles} cycles, {sample.energy_pj} pJ"
     except UserError as error:
         return error
     except OracleError as error:
@@ -210,6 +215,8 @@ def _without_interrupts() -> Iterator[None]:
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
+    # Its start would unblock the signal; later it is a process that is there already.
+    multiprocessing.resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
