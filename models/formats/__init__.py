@@ -1,0 +1,18 @@
+"""Checkpoint formats: any published CLIP in and out.
+
+clip = load_clip("openai/clip-vit-base-patch16")
+embeddings, _ = clip.encode_image(images)
+save_clip(clip, "my-clip", "openclip")
+"""
+
+from codesign.models.formats.load import load_clip, with_image_size
+from codesign.models.formats.save import FORMATS, Format, checkpoint_tensors, save_clip
+
+__all__ = [
+    "FORMATS",
+    "Format",
+    "checkpoint_tensors",
+    "load_clip",
+    "save_clip",
+    "with_image_size",
+]

@@ -1,0 +1,45 @@
+"""A CLIP from its dimensions and the values of its variables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+from flax import nnx
+
+from codesign.architecture import Architecture
+from codesign.models.clip import CLIP
+from codesign.models.dialect import Dialect
+
+
+def abstract_clip(architecture: Architecture, dialect: Dialect, *, dtype: Any, remat: bool) -> CLIP:
+    """A CLIP of shapes, without numbers."""
+    return nnx.eval_shape(
+        lambda: CLIP(architecture, rngs=nnx.Rngs(0), dtype=dtype, remat=remat, dialect=dialect)
+    )
+
+
+def assemble(
+    architecture: Architecture,
+    dialect: Dialect,
+    values: Mapping[tuple[str, ...], Any],
+    *,
+    dtype: Any,
+    remat: bool,
+) -> CLIP:
+    """A CLIP with these values of its variables, by path."""
+    abstract = abstract_clip(architecture, dialect, dtype=dtype, remat=remat)
+    graphdef, state = nnx.split(abstract)
+    filled = [(p, v.replace(jnp.asarray(values[p]))) for p, v in nnx.to_flat_state(state)]
+    return nnx.merge(graphdef, nnx.from_flat_state(filled))
+
+
+def variables(model: CLIP) -> dict[tuple[str, ...], nnx.Variable]:
+    """Every variable of a CLIP by its path, such as ("vision", "blocks", "query")."""
+    return dict(nnx.to_flat_state(nnx.state(model)))
+
+
+def parameter_axes(model: CLIP) -> dict[tuple[str, ...], str]:
+    """Axis letters of every parameter by its path."""
+    return {path: v.axes for path, v in variables(model).items() if isinstance(v, nnx.Param)}
