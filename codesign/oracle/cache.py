@@ -24,7 +24,7 @@ from codesign.runs import write_bytes
 
 UNITS = (
     "# one GEMM on one accelerator a row; l2_kib KiB, glb_mib MiB, *_words_per_cycle bytes/cycle; "
-    "pJ a MAC (mac), a cycle (leakage), a byte (others); energy_pj pJ without leakage; then bytes"
+    "pJ a MAC (mac), a cycle (static), a byte (others); energy_pj pJ without static; then bytes"
 )
 GEMM = ("m", "k", "n")
 CHIP = tuple(f.name for f in dataclasses.fields(Accelerator))

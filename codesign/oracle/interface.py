@@ -35,6 +35,9 @@ from codesign.accelerator import Accelerator
 from codesign.cost.technology import technology
 from codesign.scenario import Scenario
 
+# One program: operation by operation it would take seconds.
+_technology = jax.jit(technology, static_argnums=1)
+
 
 class OracleError(Exception):
     """An oracle has no answer for one point: no mapping, or the tool failed. One line."""
@@ -50,7 +53,7 @@ class Constants:
       l2_read_pj, l2_write_pj: one byte of a core's local buffer.
       glb_read_pj, glb_write_pj: one byte of the global buffer.
       dram_pj: one byte of DRAM, read or written.
-      leakage_pj: leakage of all SRAM, per clock cycle.
+      static_pj: energy that passes with time (leakage, clock, DRAM background), per clock cycle.
       dram_words_per_cycle, glb_words_per_cycle: bandwidths, bytes a cycle each way.
     """
 
@@ -62,7 +65,7 @@ class Constants:
     glb_read_pj: float
     glb_write_pj: float
     dram_pj: float
-    leakage_pj: float
+    static_pj: float
     dram_words_per_cycle: float
     glb_words_per_cycle: float
 
@@ -77,7 +80,7 @@ class Constants:
         if not accelerators:
             return []
         chips = jax.tree.map(lambda *x: np.asarray(x, np.float32), *accelerators)
-        costs = technology(chips, scenario)
+        costs = _technology(chips, scenario)
         columns = (getattr(costs, f.name) for f in dataclasses.fields(cls))
         rows = np.stack([np.asarray(x, np.float64) for x in columns], axis=-1)
         return [cls(*row.tolist()) for row in rows]
@@ -126,7 +129,7 @@ class Sample(NamedTuple):
     Attributes:
       cycles: clock cycles of the GEMM, loading and storing included.
       energy_pj: dynamic energy of MACs, registers, L2, GLB and DRAM; callers add leakage
-        (`leakage_pj` x cycles). No vector unit.
+        (`static_pj` x cycles). No vector unit.
       events: bytes moved, where the oracle counts them.
     """
 

@@ -14,7 +14,7 @@ Optional: pip install 'codesign[oracle]'. Analytical cost model and exhaustive l
 
 Settings, frozen before any surrogate was fitted to the results:
 
-- Least energy x delay (dynamic energy, no leakage) over the three core splits and over
+- Least energy x delay (dynamic energy only) over the three core splits and over
   `register_bytes` usable of the 32-byte weight register, from the largest to the first of
   which a core's registers hold at most an eighth of its L2. ZigZag fills low memories
   greedily: registers that hold more than the L2 must be offered less to run at full speed.
@@ -28,7 +28,7 @@ Settings, frozen before any surrogate was fitted to the results:
 - Ports are accessed by the byte: no charge for the unused rest of a line.
 - The constants' conventions: each MAC pays its weight register's read, used or held; the
   accumulator is paid in `mac_pj`, so rf_o is free.
-- Not modelled by it: network on chip, leakage, vector unit; nothing is padded but what the
+- Not modelled by it: network on chip, static energy, vector unit; nothing is padded but what the
   array unrolls.
 
 With the round constants, 256-byte GLB port and {64, 16, 4} register bytes of an independent
