@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from codesign.design_file import Design
+    from codesign.search.hardware import HardwareConfig
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 # Piped output has no width of its own; the widest table needs this much.
@@ -74,7 +75,7 @@ def _fail(error: object, code: int) -> int:
 def _run(argv: list[str]) -> int:
     _check_command(argv)
     args, extra = _parser().parse_known_args(argv)
-    if args.command is not _search and extra:
+    if args.command not in (_search, _ablate) and extra:
         raise UserError(f"unexpected argument '{extra[0]}'; see codesign {argv[0]} --help")
     args.overrides = extra
     command: Callable[[argparse.Namespace], int] = args.command
@@ -88,8 +89,8 @@ class _Parser(argparse.ArgumentParser):
         raise UserError(f"{message}; see {self.prog} --help")
 
 
-class _SearchHelp(argparse.Action):
-    """--help of search: after a CONFIG, its fields too."""
+class _ConfigHelp(argparse.Action):
+    """--help of commands that take a CONFIG: after one, its fields too."""
 
     def __call__(
         self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, *_: Any
@@ -114,7 +115,7 @@ class _Version(argparse.Action):
         parser.exit()
 
 
-_COMMANDS = ("search", "cost", "workload", "report")
+_COMMANDS = ("search", "cost", "workload", "ablate", "report")
 
 
 def _check_command(argv: list[str]) -> None:
@@ -135,6 +136,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_search(commands)
     _add_cost(commands)
     _add_workload(commands)
+    _add_ablate(commands)
     _add_report(commands)
     return parser
 
@@ -165,7 +167,7 @@ def _add_search(commands: Any) -> None:
     parser.add_argument("config", metavar="CONFIG", help="name of a config, or path of a .py file")
     parser.add_argument("--out", metavar="DIR", help="run folder (default: runs/CONFIG)")
     parser.add_argument("--resume", action="store_true", help="continue the run in the folder")
-    parser.add_argument("-h", "--help", action=_SearchHelp, nargs=0, help="show this and exit")
+    parser.add_argument("-h", "--help", action=_ConfigHelp, nargs=0, help="show this and exit")
 
 
 def _add_cost(commands: Any) -> None:
@@ -197,6 +199,22 @@ def _add_workload(commands: Any) -> None:
     parser.add_argument("--name", help="the design to take from a list of designs")
 
 
+def _add_ablate(commands: Any) -> None:
+    parser = _add_command(
+        commands,
+        "ablate",
+        _ablate,
+        "how accurate the surrogates are against the oracles; writes a run folder",
+        add_help=False,
+        usage="codesign ablate CONFIG [--out DIR] [--json] [--FIELD VALUE ...]",
+        epilog="codesign ablate CONFIG --help lists the config's fields; any of them is "
+        "overridden by --FIELD VALUE, such as --seeds 1.",
+    )
+    parser.add_argument("config", metavar="CONFIG", help="name of a config, or path of a .py file")
+    parser.add_argument("--out", metavar="DIR", help="run folder (default: runs/CONFIG)")
+    parser.add_argument("-h", "--help", action=_ConfigHelp, nargs=0, help="show this and exit")
+
+
 def _add_report(commands: Any) -> None:
     parser = _add_command(
         commands, "report", _report, "rebuild the reports of runs; compare several runs"
@@ -209,10 +227,13 @@ def _search(args: argparse.Namespace) -> int:
     from codesign.overrides import config_name, config_to_json, load_config
     from codesign.report.tables import savings
     from codesign.runs import RunFolder, jsonable
+    from codesign.search.hardware import HardwareConfig
 
     config = load_config(args.config, args.overrides)
     _check_scenarios(config)
     name = config_name(args.config)
+    if isinstance(config, HardwareConfig):
+        return _search_hardware(config, args)
     out = Path(args.out if args.out is not None else Path("runs") / name)
     folder = RunFolder.create(out, config_to_json(config), resume=args.resume, name=name)
     try:
@@ -230,6 +251,48 @@ def _search(args: argparse.Namespace) -> int:
         _print_json(jsonable(found | {"savings": savings(designs)}))
     else:
         _print_run(name, designs, str(report))
+    return 0
+
+
+def _search_hardware(config: HardwareConfig, args: argparse.Namespace) -> int:
+    """`codesign search hardware`: a fixed model on the whole grid."""
+    from codesign.costing import costing_of
+    from codesign.overrides import config_to_json
+    from codesign.report.hardware import front_figure, hardware_designs, hardware_table
+    from codesign.runs import DESIGNS, RunFolder
+    from codesign.search.hardware import search_hardware, settled_scenario
+    from codesign.workload import load_model
+
+    folder = None
+    if args.out is not None:
+        folder = RunFolder.create(Path(args.out), config_to_json(config), resume=args.resume)
+    model = load_model(
+        config.model, tokens=config.tokens, phase=config.phase, context=config.context
+    )
+    try:
+        scenario = settled_scenario(config, model.parameters)
+        workload = model.operators.under(costing_of(scenario))
+        found = search_hardware(workload, config.space, scenario, config.limits)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    designs = hardware_designs(model, scenario, found)
+    if folder is not None:
+        folder.write_json(DESIGNS, designs)
+        folder.write_bytes("front.png", front_figure(designs))
+    if args.json:
+        _print_json({
+            "model": model.name, "task": model.task, "limits": config.limits.active(),
+            "accelerators": len(found.feasible), "feasible": int(found.feasible.sum()),
+            "designs": designs,
+        })  # fmt: skip
+        return 0
+    console = _console()
+    console.print(
+        f"{model.name}: {model.task}; {found.feasible.sum():,} of {len(found.feasible):,} "
+        f"accelerators meet the limits; {scenario.dram_gb:g} GB of DRAM",
+        markup=False, highlight=False,
+    )  # fmt: skip
+    console.print(hardware_table(designs))
     return 0
 
 
@@ -324,8 +387,64 @@ def _design_line(plain: dict[str, Any]) -> str:
     return f"{plain['name']}: vision {vision}, text {text}; {chip}"
 
 
+def _ablate(args: argparse.Namespace) -> int:
+    """`codesign ablate`: the comparison itself is codesign.surrogate.run's."""
+    from codesign.overrides import config_name, config_to_json, load_config
+    from codesign.report.ablation import write_report
+    from codesign.runs import RunFolder
+    from codesign.surrogate.config import AblationConfig
+    from codesign.surrogate.run import check_new, run_ablation
+
+    config = load_config(args.config, args.overrides)
+    if not isinstance(config, AblationConfig):
+        raise UserError(f"{args.config} is no ablation; try codesign search {args.config}")
+    _check_scenarios(config)
+    name = config_name(args.config)
+    out = Path(args.out if args.out is not None else Path("runs") / name)
+    check_new(out)
+    folder = RunFolder.create(out, config_to_json(config), name=name)
+    try:
+        run_ablation(config, folder, _console(stderr=True))
+        write_report(folder.path)
+    except KeyboardInterrupt:
+        message = f"interrupted; what was bought and compared is kept, the latter in {out}"
+        raise KeyboardInterrupt(message) from None
+    _print_ablations([folder.path], args.json)
+    return 0
+
+
+def _print_ablations(folders: Sequence[Path], as_json: bool) -> None:
+    from codesign.report.ablation import RESULT, headline, headline_table
+    from codesign.runs import REPORT, read_json
+
+    results = {folder: read_json(folder / RESULT) for folder in folders}
+    if as_json:
+        short = [
+            {"run": str(f), "report": str(f / REPORT), "oracles": r["oracles"]} | headline(r)
+            for f, r in results.items()
+        ]
+        _print_json(short[0] if len(short) == 1 else short)
+        return
+    console = _console()
+    for folder, result in results.items():
+        console.print(headline_table(result))
+        console.print(f"report: {folder / REPORT}", markup=False, highlight=False, soft_wrap=True)
+
+
 def _report(args: argparse.Namespace) -> int:
     """`codesign report`."""
+    from codesign.report import ablation
+
+    ablations = [path for path in args.runs if ablation.is_ablation(path)]
+    if not ablations:
+        return _report_searches(args)
+    if len(ablations) < len(args.runs):
+        raise UserError(f"{ablations[0]} is an ablation, others are not: report on them apart")
+    _print_ablations([ablation.write_report(path).parent for path in ablations], args.json)
+    return 0
+
+
+def _report_searches(args: argparse.Namespace) -> int:
     from codesign.report import write_report
     from codesign.report.tables import comparison_table, run_summary, savings
     from codesign.runs import jsonable, read_run

@@ -121,7 +121,7 @@ CATRANSFORMERS = Costing(
     scenario=MappingProxyType(
         {
             "use_grid": "california_2023",
-            "fab_grid": 583.0,  # Taiwan in the 2022 edition of ACT's table, gCO2e/kWh
+            "fab_grid": "taiwan_2022",
             "inferences_per_s": 30e6 / (3600 * 6 * 365 * 3),
         }
     ),

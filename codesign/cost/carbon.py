@@ -87,11 +87,6 @@ def chip_kgco2e(area_mm2: Any, scenario: Scenario) -> Any:
     return area_mm2 * wafer_kgco2e_per_mm2(scenario) / chip_yield(area_mm2, scenario)
 
 
-def logic_kgco2e_per_mm2(scenario: Scenario) -> float:
-    """Carbon of making one mm2 of good chip at the scenario's logic_yield."""
-    return wafer_kgco2e_per_mm2(scenario) / scenario.logic_yield
-
-
 def dram_kgco2e(scenario: Scenario) -> float:
     """Carbon of making the DRAM."""
     per_gb = tables.value("act_dram", "technology", scenario.dram_technology, "g_per_gb")

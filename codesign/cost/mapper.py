@@ -337,15 +337,14 @@ def _traffic(schedule: Schedule, work: _Work, tiles: _Tiles, blocks: Dims) -> Tr
 def _cycles(traffic: Traffic, work: _Work, tiles: _Tiles) -> Array:
     """Latency of tiles [P]: the slowest of array, L2, GLB and DRAM, and what does not overlap."""
     accelerator, tech = work.accelerator, work.tech
+    l2_words = accelerator.l2_words_per_cycle / tech.word_bytes  # its port is so many bytes wide
     on_chip = jnp.maximum(
         traffic.compute_cycles,
         jnp.maximum(traffic.glb_read, traffic.glb_write) / tech.glb_words_per_cycle,
     )
     if tech.costing.l2_bandwidth:
-        l2_words = accelerator.l2_words_per_cycle * accelerator.cores
-        on_chip = jnp.maximum(
-            on_chip, jnp.maximum(traffic.l2_read, traffic.l2_write) / l2_words
-        )
+        busiest = jnp.maximum(traffic.l2_read, traffic.l2_write) / accelerator.cores
+        on_chip = jnp.maximum(on_chip, busiest / l2_words)
     fill, drain = jnp.zeros_like(on_chip), jnp.zeros_like(on_chip)
     if tech.costing.fill_and_drain:
         # Before the array can start: the first tiles of I and W, and the first registers.
@@ -355,7 +354,7 @@ def _cycles(traffic: Traffic, work: _Work, tiles: _Tiles) -> Array:
         )
         fill = (
             chip["m"] * chip["k"] + chip["k"] * chip["n"]
-        ) / tech.dram_words_per_cycle + first_registers / accelerator.l2_words_per_cycle
+        ) / tech.dram_words_per_cycle + first_registers / l2_words
         drain = chip["m"] * chip["n"] / tech.dram_words_per_cycle
     return jnp.maximum(
         fill + on_chip + drain,

@@ -99,11 +99,15 @@ def costs_of(
     """Costs of an execution on an accelerator; shapes broadcast."""
     latency_s = run.cycles / scenario.clock_hz
     energy_j = {name: 1e-12 * pj for name, pj in run.energy_pj.items()}
-    energy_j["leakage"] = 1e-12 * tech.static_pj * run.cycles
+    with_time = {
+        "leakage": tech.leakage_pj, "clock": tech.clock_pj,
+        "dram_background": tech.dram_background_pj,
+    }  # fmt: skip
+    energy_j |= {name: 1e-12 * pj * run.cycles for name, pj in with_time.items()}
     area_mm2 = area_breakdown_mm2(accelerator, scenario)
     total_energy_j, total_area_mm2 = sum(energy_j.values()), sum(area_mm2.values())
     embodied = {
-        "chip": total_area_mm2 * carbon.logic_kgco2e_per_mm2(scenario),
+        "chip": carbon.chip_kgco2e(total_area_mm2, scenario),
         "dram": carbon.dram_kgco2e(scenario) + jnp.zeros_like(total_area_mm2),
     }
     return Costs(

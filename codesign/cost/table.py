@@ -117,8 +117,7 @@ def totals(run: Run, area_mm2: Any, peak_tops: Any, scenario: Scenario) -> Costs
         area_mm2=area_mm2,
         tops=peak_tops,
         operational_kgco2e=carbon.operational_kgco2e(energy_j, scenario),
-        embodied_kgco2e=area_mm2 * carbon.logic_kgco2e_per_mm2(scenario)
-        + carbon.dram_kgco2e(scenario),
+        embodied_kgco2e=carbon.chip_kgco2e(area_mm2, scenario) + carbon.dram_kgco2e(scenario),
     )
 
 
@@ -167,7 +166,7 @@ def _sum_operators(
     """Run [D, A], leakage included, of D workloads made of mapped GEMMs.
 
     Args:
-      mapped: distinct GEMMs on every accelerator, [A, U].
+      mapped: distinct GEMMs on every accelerator, [>= A, U]; what is beyond A is padding.
       which: the distinct GEMM that each GEMM of each workload is, [D, G].
       workload: operators, [D, G] and [D, V].
       chips: accelerators, leaves [A].
@@ -183,6 +182,7 @@ def _sum_operators(
         total_pj = in_arrays(dynamic_pj) + in_lanes(vector.dynamic_pj)
         return Run(total_cycles, total_pj + tech.static_pj * total_cycles)
 
+    mapped = Run(*(x[: chips.cores.shape[0]] for x in mapped))
     return jax.vmap(on_chip, out_axes=1)(chips, *mapped)
 
 
@@ -191,13 +191,13 @@ def stack_workloads(workloads: Sequence[Workload]) -> Workload:
     gemms = max(len(w.gemm_names) for w in workloads)
     vector_ops = max(len(w.vector_names) for w in workloads)
 
-    def padded(name: str, operators: int, fill: float) -> Array:
+    def padded(name: str, operators: int, fill: float) -> np.ndarray:
         """One field of all workloads, [sum D_i, operators]."""
         parts = [np.asarray(getattr(w, name)) for w in workloads]
         rows = [w.m.shape[0] for w in workloads]
         parts = [np.broadcast_to(x, (n, x.shape[-1])) for x, n in zip(parts, rows, strict=True)]
         missing = [operators - x.shape[-1] for x in parts]
-        return jnp.concatenate([
+        return np.concatenate([
             np.pad(x, ((0, 0), (0, more)), constant_values=fill)
             for x, more in zip(parts, missing, strict=True)
         ])
@@ -228,16 +228,13 @@ def run_grid(workloads: Sequence[Workload], chips: Accelerator, scenario: Scenar
     gemms, which = np.unique(shapes.reshape(-1, 3), axis=0, return_inverse=True)
     total = chips.cores.shape[0]
     batch = min(total, max(1, PAIRS_AT_ONCE // len(gemms)))
-    chips = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), chips)
-    padded = jax.tree.map(lambda x: jnp.pad(x, (0, -total % batch), mode="edge"), chips)
-    mapped = _map_gemms(jnp.asarray(gemms), padded, scenario, batch)
-    mapped = Run(*(x[:total] for x in mapped))
-    run = _sum_operators(
-        mapped, jnp.asarray(which.reshape(shapes.shape[:2])), workload, chips, scenario
-    )
-    ends = np.cumsum([w.m.shape[0] for w in workloads])[:-1]
-    parts = zip(*(jnp.split(x, ends) for x in run), strict=True)
-    return [Run(*part) for part in parts]
+    chips = jax.tree.map(lambda x: np.asarray(x, np.float32), chips)
+    # In NumPy what need not be compiled: most of a small search's time is compilation.
+    padded = jax.tree.map(lambda x: np.pad(x, (0, -total % batch), mode="edge"), chips)
+    mapped = _map_gemms(gemms, padded, scenario, batch)
+    run = _sum_operators(mapped, which.reshape(shapes.shape[:2]), workload, chips, scenario)
+    ends = np.cumsum([0, *(w.m.shape[0] for w in workloads)])
+    return [Run(*(x[a:b] for x in run)) for a, b in itertools.pairwise(ends)]
 
 
 def accelerator_grid(choices: AcceleratorChoices) -> Accelerator:
@@ -250,10 +247,15 @@ def grid_costs(
     workload: Workload, chips: Accelerator, scenario: Scenario
 ) -> Costs:
     """Costs [A] of one workload on every accelerator (leaves [A]); infinite where it fits none."""
-    one = jax.tree.map(lambda x: jnp.asarray(x)[None], workload)
+    one = jax.tree.map(lambda x: np.asarray(x)[None], workload)
     (run,) = run_grid([one], chips, scenario)
+    return _on_chips(Run(*(x[0] for x in run)), chips, scenario)
+
+
+@functools.partial(jax.jit, static_argnames="scenario")
+def _on_chips(run: Run, chips: Accelerator, scenario: Scenario) -> Costs:
     area_mm2 = sum(area_breakdown_mm2(chips, scenario).values())
-    return totals(Run(*(x[0] for x in run)), area_mm2, tops(chips, scenario), scenario)
+    return totals(run, area_mm2, tops(chips, scenario), scenario)
 
 
 def build_table(space: DesignSpace, scenario: Scenario) -> CostTable:

@@ -37,7 +37,7 @@ def pareto(designs: Sequence[Row]) -> bytes | None:
     points = [_Point(d) for d in designs if _Point.complete(d)]
     if not points:
         return None
-    figure, axes = _figure(8.0, 5.0)
+    figure, axes = new_figure(8.0, 5.0)
     found = [p for p in points if not p.reference]
     references = [p for p in points if p.reference]
     latencies = [p.latency_ms for p in points]
@@ -51,7 +51,7 @@ def pareto(designs: Sequence[Row]) -> bytes | None:
         )  # fmt: skip
     axes.set_xscale("log")
     axes.margins(0.12)
-    _plain_log_ticks(axes)
+    plain_log_ticks(axes)
     axes.set_xlabel("total carbon over the device's life, kgCO2e (log)")
     axes.set_ylabel("zero-shot accuracy, %")
     axes.grid(color=LIGHT, linewidth=0.6, zorder=0)
@@ -65,7 +65,7 @@ def pareto(designs: Sequence[Row]) -> bytes | None:
             handle.set_edgecolor(GREY)
     labelled = references + [p for p in found if p.on_front]
     _label(figure, axes, labelled, points)
-    return _png(figure)
+    return png(figure)
 
 
 def _scatter(
@@ -188,7 +188,7 @@ def carbon(designs: Sequence[Row]) -> bytes | None:
         return None
     parts = [_carbon_parts(d) for d in shown]
     kinds = [kind for kind in _CARBON_COLOURS if any(kind in part for part in parts)]
-    figure, axes = _figure(8.0, 1.5 + 0.34 * len(shown))
+    figure, axes = new_figure(8.0, 1.5 + 0.34 * len(shown))
     places = np.arange(len(shown))
     start = np.zeros(len(shown))
     for kind in kinds:
@@ -211,7 +211,7 @@ def carbon(designs: Sequence[Row]) -> bytes | None:
     axes.grid(axis="x", color=LIGHT, linewidth=0.6)
     axes.set_axisbelow(True)
     figure.legend(loc="outside upper center", ncols=len(kinds), frameon=False, fontsize=8)
-    return _png(figure)
+    return png(figure)
 
 
 _CARBON_COLOURS = {
@@ -265,7 +265,7 @@ def trajectories(
         axes.tick_params(labelbottom=True)
         axes.set_xlabel("step", fontsize=8)
     _line_key(figure, colours, names, snap)
-    return _png(figure)
+    return png(figure)
 
 
 def _trajectory(
@@ -301,7 +301,7 @@ def training(metrics: Sequence[Row], names: Sequence[str] = ()) -> bytes | None:
     rows = [row for row in metrics if _as_list(row.get("loss"))]
     if not rows:
         return None
-    figure, axes = _figure(8.0, 3.6)
+    figure, axes = new_figure(8.0, 3.6)
     count = max(len(_as_list(row["loss"])) for row in rows)
     colours = _line_colours(count)
     # A phase that trains one network for all designs has one loss: it is drawn alone.
@@ -317,7 +317,7 @@ def training(metrics: Sequence[Row], names: Sequence[str] = ()) -> bytes | None:
     axes.set_ylabel("loss")
     axes.margins(x=0.01)
     _line_key(figure, colours, names, None)
-    return _png(figure)
+    return png(figure)
 
 
 def _shade_phases(axes: Axes, metrics: Sequence[Row]) -> None:
@@ -409,7 +409,7 @@ def _at(values: Sequence[Any], i: int) -> float:
     return values[i] if i < len(values) and values[i] is not None else math.nan
 
 
-def _plain_log_ticks(axes: Axes) -> None:
+def plain_log_ticks(axes: Axes) -> None:
     """Plain numbers on a logarithmic axis, enough of them where it spans under a decade."""
     low, high = axes.get_xlim()
     axes.xaxis.set_minor_formatter(NullFormatter())
@@ -421,7 +421,8 @@ def _plain_log_ticks(axes: Axes) -> None:
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:.6g}"))
 
 
-def _figure(width: float, height: float) -> tuple[Figure, Axes]:
+def new_figure(width: float, height: float) -> tuple[Figure, Axes]:
+    """An empty figure of this size in inches, and its axes."""
     # Figure, not pyplot: no global state, no display, nothing to close.
     figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
     axes = figure.subplots()
@@ -429,7 +430,8 @@ def _figure(width: float, height: float) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _png(figure: Figure) -> bytes:
+def png(figure: Figure) -> bytes:
+    """The figure as a PNG file."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
     return buffer.getvalue()

@@ -13,6 +13,7 @@ import numpy as np
 from codesign.accelerator import Accelerator
 from codesign.cost.model import Costs
 from codesign.cost.table import accelerator_grid, grid_costs
+from codesign.costing import conventional
 from codesign.scenario import Scenario
 from codesign.search.objectives import Limits, Mode, feasible, metric
 from codesign.space import AcceleratorChoices
@@ -93,5 +94,50 @@ def _unmet(costs: Costs, fits: np.ndarray, limits: Limits) -> str:
 
 
 def dram_gb_for(parameters: int, word_bytes: float = 1.0) -> float:
-    """The least power of two of GB that holds the weights and a quarter more, at least 1."""
-    return 2.0 ** max(0, math.ceil(math.log2(1.25 * parameters * word_bytes / 1e9)))
+    """The least power of two of GB that holds the weights, at least 1."""
+    return 2.0 ** max(0, math.ceil(math.log2(parameters * word_bytes / 1e9)))
+
+
+@dataclasses.dataclass(frozen=True)
+class HardwareConfig:
+    """A hardware search for a fixed model.
+
+    Attributes:
+      model: a published model, a HuggingFace config, or a design file (`codesign workload`).
+      tops: most peak throughput, 1e12 operations/s; none: no limit.
+      area_mm2: largest chip, mm2.
+      latency_s: longest time of one inference, s.
+      tokens: length of a text or prompt, of models that take any.
+      phase: "prefill" or "decode", of a decoder.
+      context: tokens in a decoder's cache.
+      costing: conventions of the cost model with their scenario; none: the scenario's own.
+      space: the grid of accelerators.
+      scenario: where and how the device lives. DRAM too small for the weights is enlarged.
+    """
+
+    model: str = "clip-vit-b-16"
+    tops: float | None = 20.0
+    area_mm2: float | None = None
+    latency_s: float | None = None
+    tokens: int | None = None
+    phase: str | None = None
+    context: int | None = None
+    costing: str | None = None
+    space: AcceleratorChoices = AcceleratorChoices()
+    scenario: Scenario = Scenario()
+
+    @property
+    def limits(self) -> Limits:
+        """The hard limits."""
+        return Limits(self.latency_s, self.area_mm2, self.tops)
+
+
+def settled_scenario(config: HardwareConfig, parameters: int) -> Scenario:
+    """The scenario of a search: the costing's own where one is asked for, DRAM that suffices.
+
+    Raises:
+      ValueError: an unknown costing.
+    """
+    scenario = conventional(config.costing) if config.costing else config.scenario
+    needed = dram_gb_for(parameters, scenario.word_bytes)
+    return dataclasses.replace(scenario, dram_gb=max(scenario.dram_gb, needed))

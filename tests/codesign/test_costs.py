@@ -97,7 +97,7 @@ def test_breakdowns_add_up(costs):
         assert sum(parts.values()) == pytest.approx(getattr(costs, name), rel=1e-5)
         assert min(parts.values()) > 0
     assert set(costs.breakdown["energy_j"]) == {
-        "mac", "register", "l2", "glb", "dram", "vector", "leakage"
+        "mac", "register", "l2", "glb", "dram", "vector", "leakage", "clock", "dram_background"
     }
     total = costs.operational_kgco2e + costs.embodied_kgco2e
     assert costs.carbon_kgco2e == pytest.approx(total)

@@ -176,7 +176,6 @@ def mapping(
 ) -> tuple[mapper._Tiles, dict[str, np.ndarray], mapper.Traffic, np.ndarray]:
     """Tiles, blocks and traffic of one schedule over the whole lattice [P], and what fits."""
     chip = jax.tree.map(jnp.float32, chip)
-    sizes = {d: jnp.float32(x) for d, x in zip("mkn", dims, strict=True)}
     work = mapper._work(*dims, chip, technology(chip, Scenario()))
     tiles = mapper._tiles(work, LATTICE)
     blocks, fits = mapper._blocks(schedule, work, tiles)
