@@ -93,6 +93,7 @@ def test_slices_of_a_reordered_model_keep_its_best_units(
     batch: Batch,
     scores: Gates,
     forward: Callable,
+    reference: Callable,
 ) -> None:
     """Held against masks of the best units on the model in its original order."""
     model = random_clip(small)
@@ -112,9 +113,9 @@ def test_slices_of_a_reordered_model_keep_its_best_units(
 
     gates = Gates(best(scores.vision, target.vision), best(scores.text, target.text))
     masked, _ = forward(model, batch, gates)
-    sliced, _ = forward(slice_to(reorder(model, scores), target), batch)
-    np.testing.assert_allclose(sliced.image_embedding, masked.image_embedding, atol=1e-5)
-    np.testing.assert_allclose(sliced.text_embedding, masked.text_embedding, atol=1e-5)
+    sliced = reference(slice_to(reorder(model, scores), target), batch)
+    np.testing.assert_allclose(masked.image_embedding, sliced[0], atol=1e-5)
+    np.testing.assert_allclose(masked.text_embedding, sliced[1], atol=1e-5)
 
 
 def test_layers_are_ranked_where_they_stand(

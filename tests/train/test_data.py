@@ -26,6 +26,8 @@ from codesign.train.data import (
 from codesign.train.data.captions import CIFAR10_NAMES, captions
 from codesign.train.data.raw import stratified_split
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 CIFAR10 = Path(__file__).resolve().parents[3] / "shared" / "data" / "cifar10"
 
 

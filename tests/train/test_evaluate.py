@@ -13,6 +13,8 @@ from codesign.train.evaluate import (
     zero_shot_accuracy,
 )
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 EAST, NORTH, WEST = [1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]
 
 

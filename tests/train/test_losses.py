@@ -12,6 +12,8 @@ from codesign.train.losses import (
     similarity_logits,
 )
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 LABELS = {
     "none": None,
     "all different": [0, 1, 2, 3, 4, 5],
@@ -106,7 +108,7 @@ def test_contrastive_gradient_matches_finite_differences(labels):
         at = [x + step * d for x, d in zip((images, texts), directions, strict=True)]
         return brute_contrastive(*at, 5.0 + step, labels)
 
-    gradient = jax.grad(contrastive_loss, argnums=(0, 1, 2))(
+    gradient = jax.jit(jax.grad(contrastive_loss, argnums=(0, 1, 2)))(
         jnp.asarray(images, jnp.float32), jnp.asarray(texts, jnp.float32), 5.0, given
     )
     along = np.sum(gradient[0] * directions[0]) + np.sum(gradient[1] * directions[1])
@@ -117,7 +119,7 @@ def test_contrastive_gradient_matches_finite_differences(labels):
 
 def test_zero_embeddings_have_finite_loss_and_gradient():
     zeros = jnp.zeros((3, 4))
-    loss, gradient = jax.value_and_grad(contrastive_loss)(zeros, zeros, 10.0)
+    loss, gradient = jax.jit(jax.value_and_grad(contrastive_loss))(zeros, zeros, 10.0)
     np.testing.assert_allclose(loss, np.log(3), rtol=1e-6)
     assert np.isfinite(gradient).all()
 
@@ -148,7 +150,7 @@ def test_distillation_equals_brute_force(shape):
 
 def test_distillation_is_zero_and_flat_at_the_teacher():
     logits = jax.random.normal(jax.random.key(0), (5, 5)) * 20
-    loss, gradient = jax.value_and_grad(distillation_loss)(logits, logits)
+    loss, gradient = jax.jit(jax.value_and_grad(distillation_loss))(logits, logits)
     np.testing.assert_allclose(loss, 0, atol=1e-6)
     np.testing.assert_allclose(gradient, 0, atol=1e-6)
 
@@ -161,7 +163,7 @@ def test_distillation_gradient_matches_finite_differences_and_spares_the_teacher
         brute_distillation(student + step * direction, teacher)
         - brute_distillation(student - step * direction, teacher)
     ) / (2 * step)
-    to_student, to_teacher = jax.grad(distillation_loss, argnums=(0, 1))(
+    to_student, to_teacher = jax.jit(jax.grad(distillation_loss, argnums=(0, 1)))(
         jnp.asarray(student, jnp.float32), jnp.asarray(teacher, jnp.float32)
     )
     np.testing.assert_allclose(np.sum(to_student * direction), expected, rtol=1e-4)
