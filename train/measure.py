@@ -17,6 +17,7 @@ from codesign.models import CLIP
 from codesign.runs import RunFolder
 from codesign.search.objectives import METRIC, feasible
 from codesign.search.pareto import hypervolume, pareto_front
+from codesign.train import placement
 from codesign.train.checkpoints import save_network
 from codesign.train.data import CaptionedImages
 from codesign.train.evaluate import evaluate_clip
@@ -127,4 +128,5 @@ def summary(setup: Setup, entries: list[dict[str, Any]]) -> dict[str, Any]:
         "reference_point": {name: worst_cost, "accuracy": box["worst_accuracy"]},
         "best_cost": setup.least,
         "test_images": len(setup.data.test.labels),
+        "devices": placement.described(setup.trainer.mesh),
     }

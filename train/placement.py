@@ -20,6 +20,11 @@ def make_mesh() -> Mesh:
     return jax.make_mesh((jax.device_count(),), (DATA,), axis_types=(AxisType.Auto,))
 
 
+def described(mesh: Mesh) -> dict[str, Any]:
+    """Number and kind of the devices, {"count": 8, "kind": "TPU v5e"}."""
+    return {"count": mesh.size, "kind": mesh.devices.flat[0].device_kind}
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
     """The same array on every device."""
     return NamedSharding(mesh, PartitionSpec())

@@ -26,7 +26,7 @@ class RunTracker:
             country_iso_code=COUNTRY,
             region=REGION,
             measure_power_secs=SAMPLE_EVERY_S,
-            save_to_file=False,
+            output_methods=[],  # no file, no server: what is measured goes into the run's own
             log_level="critical",
             allow_multiple_runs=True,
         )
