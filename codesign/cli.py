@@ -369,7 +369,10 @@ def _costs(design: Design) -> dict[str, Any]:
     from codesign.cost.estimate import estimate
     from codesign.runs import jsonable
 
-    costs = estimate(design.architecture, design.accelerator, design.scenario)
+    try:
+        costs = estimate(design.architecture, design.accelerator, design.scenario)
+    except ValueError as error:
+        raise UserError(str(error)) from error
     fields = (
         "latency_s", "energy_j", "area_mm2", "tops",
         "operational_kgco2e", "embodied_kgco2e", "carbon_kgco2e", "breakdown",

@@ -271,3 +271,13 @@ def test_an_error_as_a_process(tmp_path):
     done = program("cost absent.json", tmp_path)
     lines = [line for line in done.stderr.splitlines() if not line.startswith("import time:")]
     assert done.returncode == 2 and lines == ["codesign: there is no design file absent.json"]
+
+
+def test_a_design_beyond_its_buffers_is_one_line_that_names_the_product(tmp_path, capsys):
+    path = tmp_path / "large.json"
+    chip = {"cores": 4, "pe_x": 256, "pe_y": 64, "l2_kib": 1, "glb_mib": 1 / 64}
+    path.write_text(json.dumps({"architecture": {}, "accelerator": chip}))
+    assert main(["cost", str(path)]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "vision.qkv [197 x 768 x 768] fits no mapping" in error

@@ -1,0 +1,164 @@
+"""CATransformers' published comparisons under its own costing and under ours.
+
+    python benchmarks/costings.py
+
+First the published rows on their published accelerators, under both costings; then each
+model on its own best accelerator of the grid, within the reference's limits, found
+exactly under either costing and priced under both. docs/cost-model.md quotes the output.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import platform
+
+import jax
+
+from codesign import Accelerator, Architecture, Scenario, Tower, estimate
+from codesign.cost.carbon import use_grid_g_per_kwh, wafer_kgco2e_per_mm2
+from codesign.cost.model import run_workload
+from codesign.cost.technology import Technology, area_breakdown_mm2, technology
+from codesign.costing import CATRANSFORMERS, PHYSICAL, Costing, conventional, costing_of
+from codesign.search.hardware import HardwareSearch, search_hardware
+from codesign.search.objectives import Limits
+from codesign.space import AcceleratorChoices
+from codesign.workload import clip_workload, load_model
+
+COSTINGS = ("physical", "catransformers")
+B_TEXT, B_VISION = Tower(12, 512, 8, 2048), Tower(12, 768, 12, 3072)
+# arXiv 2505.01386: name, vision, text, patch, accelerator, kgCO2e, ms.
+PUBLISHED = (
+    ("CLIP-B/16", B_VISION, B_TEXT, 16, (1, 256, 8, 64, 128, 2), 0.54, 18.5),
+    ("CLIP-B/16, two cores", B_VISION, B_TEXT, 16, (2, 256, 16, 256, 128, 4), 0.69, 5.4),
+    ("CLIP-B/32", B_VISION, B_TEXT, 32, (1, 32, 32, 64, 64, 2), 0.42, 15.1),
+    ("CarbonCLIP-S", Tower(8, 672, 6, 1920), Tower(6, 512, 6, 1024), 16,
+     (1, 256, 4, 64, 64, 2), 0.36, 12.0),
+)  # fmt: skip
+MODELS = ("clip-vit-b-16", "clip-vit-b-32", "tinyclip-39m-16", "tinyclip-40m-32", "tinyclip-8m-16",
+          "carbonclip-xs", "carbonclip-s", "carbonclip-m", "carbonclip-l", "carbonclip-xl")
+# The reference's search limits.
+LIMITS = Limits(latency_s=0.05, area_mm2=31.99, tops=20.48)
+
+
+def scenario(costing: str) -> Scenario:
+    return conventional(costing) if costing == "catransformers" else Scenario()
+
+
+def published_rows() -> None:
+    print("\n| design | published | catransformers | physical | embodied share, physical |")
+    print("|---|---|---|---|---|")
+    totals = {}
+    for name, vision, text, patch, chip, carbon, latency_ms in PUBLISHED:
+        clip = Architecture(vision, text, patch=patch, activation="quick_gelu")
+        cells = [f"{carbon:.2f} kg, {latency_ms:.1f} ms"]
+        for costing in reversed(COSTINGS):
+            c = estimate(clip, Accelerator(*chip), scenario(costing))
+            cells.append(f"{c.carbon_kgco2e:.3f} kg, {1e3 * c.latency_s:.1f} ms")
+            totals[name, costing] = c.carbon_kgco2e
+        cells.append(f"{100 * c.embodied_kgco2e / c.carbon_kgco2e:.0f} %")
+        print(f"| {name} | " + " | ".join(cells) + " |")
+    saved = {
+        costing: 100 * (1 - totals["CarbonCLIP-S", costing] / totals["CLIP-B/16", costing])
+        for costing in COSTINGS
+    }
+    print(
+        "\nCarbonCLIP-S saves of CLIP-B/16's carbon: published 33 %, "
+        + ", ".join(f"{costing} {share:.0f} %" for costing, share in saved.items())
+    )
+
+
+def searched(name: str, costing: str) -> HardwareSearch:
+    where = scenario(costing)
+    workload = load_model(name).operators.under(costing_of(where))
+    return search_hardware(workload, AcceleratorChoices(), where, LIMITS)
+
+
+def best_hardware() -> None:
+    print("\n| model | costing | least-carbon accelerator | kgCO2e | of it in use | ms | mm2 |")
+    print("|---|---|---|---|---|---|---|")
+    regret = []
+    for name in MODELS:
+        found = {costing: searched(name, costing) for costing in COSTINGS}
+        for costing, search in found.items():
+            chip, c = search.at(search.best["carbon"])
+            cores, *rest = dataclasses.astuple(chip)
+            print(
+                f"| {name} | {costing} | {cores} x {rest[0]} x {rest[1]}, L2 {rest[2]} KiB at "
+                f"{rest[3]}, GLB {rest[4]} MiB | {c.carbon_kgco2e:.3f} "
+                f"| {100 * c.operational_kgco2e / c.carbon_kgco2e:.0f} % "
+                f"| {1e3 * c.latency_s:.1f} | {c.area_mm2:.2f} |", flush=True,
+            )  # fmt: skip
+        ours, theirs = (found[costing] for costing in COSTINGS)
+        best, chosen = (
+            ours.at(i)[1] for i in (ours.best["carbon"], theirs.best["carbon"])
+        )
+        regret.append((name, 100 * (chosen.carbon_kgco2e / best.carbon_kgco2e - 1),
+                       1e3 * chosen.latency_s))  # fmt: skip
+    print("\nThe reference's choice priced physically: total carbon above the best, and latency")
+    for name, more, latency_ms in regret:
+        print(f"  {name}: +{more:.1f} %, {latency_ms:.1f} ms")
+
+
+# Conventions that stand or fall together, by the fields of Costing.
+CONVENTIONS = {
+    "wiring and padding": ("wiring", "sizes"),
+    "double buffering": ("buffer_copies",),
+    "columns sum register blocks": ("column_sums",),
+    "32-bit partial sums": ("wide_sums",),
+    "first and last tiles take time": ("fill_and_drain",),
+    "L2 bandwidth felt": ("l2_bandwidth",),
+    "weights of one block bypass L2": ("weights_bypass",),
+    "attention's true dimensions": ("swap_attention",),
+    "heads one by one": ("fold_batch",),
+    "no minimum of L2": ("l2_minimum",),
+    "vector operators: steps, lanes, traffic": (
+        "vector_steps", "every_lane", "row_sums", "vector_streams",
+    ),
+}  # fmt: skip
+
+
+def one_convention_at_a_time() -> None:
+    """CLIP-B/16 under the reference's costing with one convention at a time exchanged."""
+    _, vision, text, patch, chip, *_ = PUBLISHED[0]
+    clip = Architecture(vision, text, patch=patch, activation="quick_gelu")
+    accelerator = Accelerator(*map(float, chip))
+    where = scenario("catransformers")
+    theirs, ours = technology(accelerator, where), technology(accelerator, Scenario())
+
+    def priced(tech: Technology, costing: Costing) -> tuple[float, float]:
+        run = jax.jit(run_workload)(
+            clip_workload(clip, costing), accelerator, dataclasses.replace(tech, costing=costing)
+        )
+        energy_pj = sum(run.energy_pj.values()) + tech.static_pj * run.cycles
+        return float(run.cycles) / where.clock_hz, float(energy_pj) * 1e-12
+
+    latency_s, energy_j = priced(theirs, CATRANSFORMERS)
+    print("\n| exchanged for ours | latency | energy |\n|---|---|---|")
+    cases = {
+        name: (theirs, dataclasses.replace(
+            CATRANSFORMERS, **{field: getattr(PHYSICAL, field) for field in fields}
+        ))
+        for name, fields in CONVENTIONS.items()
+    }  # fmt: skip
+    cases["energy per event, static energy"] = ours, CATRANSFORMERS
+    cases["all of these"] = ours, PHYSICAL
+    for name, (tech, costing) in cases.items():
+        t, e = priced(tech, costing)
+        time, energy = 100 * (t / latency_s - 1), 100 * (e / energy_j - 1)
+        print(f"| {name} | {time:+.1f} % | {energy:+.1f} % |")
+    print("\n| chip area, mm2 | catransformers | physical |\n|---|---|---|")
+    areas = [area_breakdown_mm2(accelerator, s) for s in (where, Scenario())]
+    for part in areas[0]:
+        print(f"| {part} | " + " | ".join(f"{float(a[part]):.3f}" for a in areas) + " |")
+    used = where.lifetime_inferences * use_grid_g_per_kwh(where)
+    ratio = used / (Scenario().lifetime_inferences * use_grid_g_per_kwh(Scenario()))
+    fab = wafer_kgco2e_per_mm2(where) / wafer_kgco2e_per_mm2(Scenario())
+    print(f"\ncarbon per joule of an inference: x {ratio:.2f}; per mm2 of chip: x {fab:.3f}")
+
+
+if __name__ == "__main__":
+    print(f"{platform.processor() or platform.machine()}, {datetime.date.today()}")
+    published_rows()
+    one_convention_at_a_time()
+    best_hardware()
