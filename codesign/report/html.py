@@ -8,10 +8,13 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from codesign.report import plots, tables
 from codesign.runs import REPORT, Run, read_run, write_bytes
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 _TEMPLATE = "report.html"
 
@@ -111,18 +114,22 @@ def _line_names(run: Run) -> list[str]:
     return [str(d.get("name", "")) for d in run.designs if not tables.is_reference(d)]
 
 
-def render(run: Run, shown: Sequence[Picture]) -> str:
-    """The page as HTML."""
+def environment() -> Environment:
+    """Templates of this package; what they are given is escaped, what they lack is an error."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    environment = Environment(
+    return Environment(
         loader=PackageLoader("codesign.report", "."),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template(_TEMPLATE).render(
+
+
+def render(run: Run, shown: Sequence[Picture]) -> str:
+    """The page as HTML."""
+    return environment().get_template(_TEMPLATE).render(
         name=run.name,
         seed=run.record.get("seed"),
         versions=run.record.get("versions", {}),
@@ -133,7 +140,7 @@ def render(run: Run, shown: Sequence[Picture]) -> str:
         savings=[str(saving) for saving in tables.savings(run.designs)],
         pictures=shown,
         is_reference=tables.is_reference,
-    )
+    )  # fmt: skip
 
 
 def _facts(run: Run) -> list[tuple[str, str]]:

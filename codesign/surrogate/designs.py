@@ -1,0 +1,139 @@
+"""From GEMMs to whole designs: what a CLIP costs when something else prices its GEMMs.
+
+Only cycles and dynamic energy of the GEMMs are an oracle's or a surrogate's; vector unit,
+leakage, area and carbon follow by the formulas of codesign.cost.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from codesign.accelerator import Accelerator
+from codesign.architecture import Architecture
+from codesign.cost import carbon, sram
+from codesign.cost.model import Execution, costs_of
+from codesign.cost.table import stack_workloads
+from codesign.cost.technology import area_breakdown_mm2, glb_access_bytes, technology
+from codesign.cost.vector_unit import vector_costs
+from codesign.costing import costing_of
+from codesign.scenario import Scenario
+from codesign.surrogate.models import Prediction
+from codesign.workload import Workload, clip_workload
+
+# What designs are compared by; less is better.
+METRICS = ("latency_s", "energy_j", "area_mm2", "carbon_kgco2e", "edp_js")
+
+
+class Complete(NamedTuple):
+    """A design of which every GEMM was priced.
+
+    Attributes:
+      architecture: the CLIP.
+      accelerator: the chip, plain numbers.
+      rows: where each GEMM of `clip_workload` is among the samples, [G].
+    """
+
+    architecture: Architecture
+    accelerator: Accelerator
+    rows: np.ndarray
+
+
+class Batch(NamedTuple):
+    """Complete designs side by side.
+
+    Attributes:
+      workload: operators, [D, G] and [D, V].
+      accelerator: leaves [D].
+      rows: of the samples, [D, G].
+    """
+
+    workload: Workload
+    accelerator: Accelerator
+    rows: np.ndarray
+
+
+def batch(designs: Sequence[Complete], scenario: Scenario) -> Batch:
+    """Designs [D], at least one, side by side, their operators as the scenario counts them."""
+    costing = costing_of(scenario)
+    workloads = [clip_workload(d.architecture, costing) for d in designs]
+    return Batch(
+        workload=stack_workloads([jax.tree.map(lambda x: x[None], w) for w in workloads]),
+        accelerator=jax.tree.map(
+            lambda *x: np.array(x, np.float32), *(d.accelerator for d in designs)
+        ),
+        rows=np.stack([d.rows for d in designs]),
+    )
+
+
+@functools.partial(jax.jit, static_argnames="scenario")
+def _costs(
+    gemms: Prediction, workload: Workload, accelerator: Accelerator, scenario: Scenario
+) -> dict[str, Any]:
+    def one(gemms: Prediction, workload: Workload, chip: Accelerator) -> dict[str, Any]:
+        tech = technology(chip, scenario)
+        vector = vector_costs(workload, chip, tech)
+        run = Execution(
+            gemm_cycles=jnp.sum(gemms.cycles * workload.count),
+            vector_cycles=jnp.sum(vector.cycles * workload.vector_count),
+            energy_pj={
+                "gemm": jnp.sum(gemms.energy_pj * workload.count),
+                "vector": jnp.sum(vector.dynamic_pj * workload.vector_count),
+            },
+        )
+        costs = costs_of(run, chip, tech, scenario)
+        return {
+            "latency_s": costs.latency_s,
+            "energy_j": costs.energy_j,
+            "area_mm2": costs.area_mm2,
+            "carbon_kgco2e": costs.carbon_kgco2e,
+            "edp_js": costs.energy_j * costs.latency_s,
+        }
+
+    return jax.vmap(one)(gemms, workload, accelerator)
+
+
+def design_costs(designs: Batch, gemms: Prediction, scenario: Scenario) -> dict[str, np.ndarray]:
+    """METRICS of designs [D] whose GEMMs cost `gemms`, leaves [N], at the designs' rows."""
+    priced = Prediction(*(np.asarray(x, np.float32)[designs.rows] for x in gemms))
+    costs = _costs(priced, designs.workload, designs.accelerator, scenario)
+    return {name: np.asarray(costs[name], float) for name in METRICS}
+
+
+def with_raw_area(
+    designs: Batch, costs: dict[str, np.ndarray], scenario: Scenario
+) -> dict[str, np.ndarray] | None:
+    """The costs [D] with areas of CACTI's own arrays in place of the smooth law's.
+
+    None where some array is not in CACTI's table.
+    """
+    areas = [
+        raw_area_mm2(jax.tree.map(lambda x, i=i: float(x[i]), designs.accelerator), scenario)
+        for i in range(len(designs.rows))
+    ]
+    if None in areas:
+        return None
+    area = np.array(areas, float)
+    more = carbon.chip_kgco2e(area, scenario) - carbon.chip_kgco2e(costs["area_mm2"], scenario)
+    return costs | {"area_mm2": area, "carbon_kgco2e": costs["carbon_kgco2e"] + more}
+
+
+def raw_area_mm2(accelerator: Accelerator, scenario: Scenario) -> float | None:
+    """Area of one chip with CACTI's own arrays; None where one is not in its table."""
+    arrays = {
+        "l2": (accelerator.cores, accelerator.l2_kib, accelerator.l2_words_per_cycle),
+        "glb": (1, accelerator.glb_mib * 1024.0, glb_access_bytes(scenario)),
+    }
+    parts = {name: float(x) for name, x in area_breakdown_mm2(accelerator, scenario).items()}
+    for name, (count, capacity_kib, width_bytes) in arrays.items():
+        width = min(width_bytes, sram.WIDTHS_BYTES[-1])
+        try:
+            parts[name] = count * sram.cacti("area_mm2", capacity_kib, width)
+        except ValueError:
+            return None
+    return sum(parts.values())

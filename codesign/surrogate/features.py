@@ -1,0 +1,126 @@
+"""What a learned surrogate sees of a GEMM on an accelerator: dimensionless, in logarithms.
+
+Two lower bounds set the scale, so that a network only has to say how far above them the
+truth lies: no mapping is faster than the PEs or than moving each operand once over the
+DRAM bus, nor cheaper than each MAC, and each byte once through each memory.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from codesign.accelerator import Accelerator
+from codesign.cost.mapper import GemmCosts, ceil
+from codesign.cost.technology import WEIGHT_REGISTER_WORDS, Technology
+
+Array = jax.Array
+
+# Raised whenever a feature changes its meaning: older files no longer fit.
+VERSION = 1
+
+
+class Bounds(NamedTuple):
+    """Lower bounds of one GEMM; scalars.
+
+    Attributes:
+      compute, load, store: cycles of the PEs, of reading the operands from DRAM, of writing
+        the result there.
+      mac, registers, l2, glb, dram: pJ of the MACs, of each weight once in a register, of
+        each operand once through each memory.
+    """
+
+    compute: Array
+    load: Array
+    store: Array
+    mac: Array
+    registers: Array
+    l2: Array
+    glb: Array
+    dram: Array
+
+    @property
+    def cycles(self) -> Array:
+        """The roofline, cycles."""
+        return jnp.maximum(self.compute, jnp.maximum(self.load, self.store))
+
+    @property
+    def energy_pj(self) -> Array:
+        """Compulsory energy, pJ."""
+        return self.mac + self.registers + self.l2 + self.glb + self.dram
+
+
+def bounds(m: Array, k: Array, n: Array, accelerator: Accelerator, tech: Technology) -> Bounds:
+    """Lower bounds of the GEMM [m, k] x [k, n]; scalars."""
+    macs, operands, result = m * k * n, m * k + k * n, m * n
+    return Bounds(
+        compute=macs / accelerator.pes,
+        load=operands / tech.dram_words_per_cycle,
+        store=result / tech.dram_words_per_cycle,
+        mac=macs * (tech.mac_pj + tech.register_read_pj),
+        registers=k * n * tech.register_write_pj,
+        l2=(operands + result) * (tech.l2_read_pj + tech.l2_write_pj),
+        glb=(operands + result) * (tech.glb_read_pj + tech.glb_write_pj),
+        dram=(operands + result) * tech.dram_pj,
+    )
+
+
+def features(
+    m: Array, k: Array, n: Array, accelerator: Accelerator, tech: Technology
+) -> tuple[Array, Bounds]:
+    """Features [F] of the GEMM [m, k] x [k, n], and its bounds; scalars, floats."""
+    a = accelerator
+    low = bounds(m, k, n, a, tech)
+    columns, rows = a.pe_x, a.pe_y
+    registers = rows * WEIGHT_REGISTER_WORDS
+    glb, l2 = a.glb_mib * 2.0**20, a.cores * a.l2_kib * 2.0**10
+    sizes = jnp.stack([m * k, k * n, 4 * m * n])
+    energies = [
+        tech.mac_pj, tech.register_read_pj, tech.register_write_pj, tech.l2_read_pj,
+        tech.l2_write_pj, tech.glb_read_pj, tech.glb_write_pj, tech.static_pj,
+    ]  # fmt: skip
+    l2_words = a.l2_words_per_cycle * a.cores
+    # Rates at which the roofline's time would be spent elsewhere.
+    busy = [
+        low.compute, low.load, low.store, (m * k * ceil(n / columns) + k * n) / l2_words,
+        m * n * ceil(k / registers) * 4 / l2_words,
+        (m * k + k * n + m * n) / tech.glb_words_per_cycle,
+        jnp.minimum(n, columns) * jnp.minimum(k, registers) / a.l2_words_per_cycle,
+    ]  # fmt: skip
+    shape = [
+        m, k, n, a.cores, columns, rows, a.l2_kib, a.l2_words_per_cycle, a.glb_mib,
+        tech.dram_words_per_cycle, tech.glb_words_per_cycle,
+        # What whole blocks of the array, and a split over the cores, leave idle.
+        _padding(n, columns), _padding(k, rows), _padding(k, registers), _padding(m, a.cores),
+        _padding(n, a.cores * columns), _padding(k, a.cores * rows),
+    ]  # fmt: skip
+    logs = jnp.log(jnp.stack([
+        *shape,
+        *(e / tech.dram_pj for e in energies),
+        *(b / low.cycles for b in busy),
+    ]))  # fmt: skip
+    # Nearly linear where an operand overflows a memory, flat where it fits with ease.
+    fits = jnp.log1p(jnp.concatenate([sizes / glb, sizes / l2]))
+    shares = jnp.stack([low.mac, low.l2, low.glb, low.dram]) / low.energy_pj
+    return jnp.concatenate([logs, fits, shares]), low
+
+
+def _padding(x: Array, block: Array) -> Array:
+    """Whole blocks over what they hold, at least 1."""
+    return ceil(x / block) * block / x
+
+
+def analytic_features(costs: GemmCosts, low: Bounds) -> Array:
+    """Features [7] of what the analytic model says: where above the bounds, and by which part."""
+    total = costs.dynamic_pj
+    return jnp.stack([
+        jnp.log(costs.cycles / low.cycles),
+        jnp.log(total / low.energy_pj),
+        jnp.log(low.compute / costs.cycles),
+        costs.register_pj / total,
+        costs.l2_pj / total,
+        costs.glb_pj / total,
+        costs.dram_pj / total,
+    ])  # fmt: skip
