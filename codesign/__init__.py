@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from codesign.cost.model import Costs as Costs
     from codesign.design_file import Design as Design
     from codesign.design_file import load_design as load_design
+    from codesign.models.formats import load_clip as load_clip
+    from codesign.models.formats import load_processor as load_processor
+    from codesign.models.formats import save_clip as save_clip
     from codesign.scenario import Scenario as Scenario
     from codesign.space import DesignSpace as DesignSpace
 
@@ -40,7 +43,10 @@ _PUBLIC = {
     "Tower": "architecture",
     "clip_vit_b16": "architecture",
     "estimate": "cost.estimate",
+    "load_clip": "models.formats",
     "load_design": "design_file",
+    "load_processor": "models.formats",
+    "save_clip": "models.formats",
 }
 __all__ = sorted(_PUBLIC)
 

@@ -115,7 +115,7 @@ class _Version(argparse.Action):
         parser.exit()
 
 
-_COMMANDS = ("search", "cost", "workload", "ablate", "report")
+_COMMANDS = ("search", "cost", "workload", "ablate", "convert", "report")
 
 
 def _check_command(argv: list[str]) -> None:
@@ -137,6 +137,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_cost(commands)
     _add_workload(commands)
     _add_ablate(commands)
+    _add_convert(commands)
     _add_report(commands)
     return parser
 
@@ -213,6 +214,31 @@ def _add_ablate(commands: Any) -> None:
     parser.add_argument("config", metavar="CONFIG", help="name of a config, or path of a .py file")
     parser.add_argument("--out", metavar="DIR", help="run folder (default: runs/CONFIG)")
     parser.add_argument("-h", "--help", action=_ConfigHelp, nargs=0, help="show this and exit")
+
+
+def _add_convert(commands: Any) -> None:
+    parser = _add_command(
+        commands, "convert", _convert, "rewrite a CLIP checkpoint in another format"
+    )
+    parser.add_argument("source", metavar="IN", help="a checkpoint: file, folder or hub name")
+    parser.add_argument("out", metavar="OUT", help="a new folder, or for openclip NAME.safetensors")
+    parser.add_argument(
+        "--to", required=True, choices=("hf", "openclip", "native"),
+        help="HuggingFace, OpenCLIP or Orbax",
+    )  # fmt: skip
+    parser.add_argument(
+        "--pad", action="store_true",
+        help="to hf: fill up with zeros what was pruned, where the config cannot express it",
+    )  # fmt: skip
+    parser.add_argument("--image", type=int, metavar="PIXELS", help="change the image size")
+    parser.add_argument(
+        "--activation", choices=("gelu", "quick_gelu"), help="where no config beside IN tells it"
+    )
+    parser.add_argument(
+        "--head-dim", type=int, nargs="+", metavar="N",
+        help="channels of a head (of vision and of text), where no config beside IN tells it",
+    )  # fmt: skip
+    parser.add_argument("--overwrite", action="store_true", help="replace files in OUT")
 
 
 def _add_report(commands: Any) -> None:
@@ -432,6 +458,36 @@ def _print_ablations(folders: Sequence[Path], as_json: bool) -> None:
     for folder, result in results.items():
         console.print(headline_table(result))
         console.print(f"report: {folder / REPORT}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _convert(args: argparse.Namespace) -> int:
+    """`codesign convert`; what had to be assumed or padded goes to stderr."""
+    import dataclasses
+    import warnings
+
+    from codesign.models.formats import load_clip, save_clip
+
+    head_dim = args.head_dim
+    if head_dim is not None:
+        head_dim = head_dim[0] if len(head_dim) == 1 else tuple(head_dim)
+    with warnings.catch_warnings(record=True) as notes:
+        warnings.simplefilter("always", UserWarning)
+        clip = load_clip(
+            args.source, image=args.image, activation=args.activation, head_dim=head_dim
+        )
+        save_clip(clip, args.out, args.to, pad=args.pad, overwrite=args.overwrite, like=args.source)
+    told = [str(note.message) for note in notes if note.category is UserWarning]
+    for note in told:
+        print(f"codesign: {note}", file=sys.stderr)
+    architecture = dataclasses.asdict(clip.architecture)
+    if args.json:
+        _print_json({"out": args.out, "to": args.to, "architecture": architecture, "notes": told})
+        return 0
+    from codesign.report.tables import tower_text
+
+    vision, text = (tower_text(architecture[tower]) for tower in ("vision", "text"))
+    print(f"{args.out}: vision {vision}, text {text}")
+    return 0
 
 
 def _report(args: argparse.Namespace) -> int:

@@ -6,13 +6,17 @@ save_clip(clip, "my-clip", "openclip")
 """
 
 from codesign.models.formats.load import load_clip, with_image_size
+from codesign.models.formats.processor import ImageSettings, Processor, load_processor
 from codesign.models.formats.save import FORMATS, Format, checkpoint_tensors, save_clip
 
 __all__ = [
     "FORMATS",
     "Format",
+    "ImageSettings",
+    "Processor",
     "checkpoint_tensors",
     "load_clip",
+    "load_processor",
     "save_clip",
     "with_image_size",
 ]

@@ -20,16 +20,8 @@ def abstract_clip(architecture: Architecture, dialect: Dialect, *, dtype: Any, r
     )
 
 
-def assemble(
-    architecture: Architecture,
-    dialect: Dialect,
-    values: Mapping[tuple[str, ...], Any],
-    *,
-    dtype: Any,
-    remat: bool,
-) -> CLIP:
-    """A CLIP with these values of its variables, by path."""
-    abstract = abstract_clip(architecture, dialect, dtype=dtype, remat=remat)
+def assemble(abstract: CLIP, values: Mapping[tuple[str, ...], Any]) -> CLIP:
+    """The CLIP of `abstract_clip` with these values of its variables, by path."""
     graphdef, state = nnx.split(abstract)
     filled = [(p, v.replace(jnp.asarray(values[p]))) for p, v in nnx.to_flat_state(state)]
     return nnx.merge(graphdef, nnx.from_flat_state(filled))

@@ -28,16 +28,15 @@ _HF_WEIGHTS = (
 )
 _OPENCLIP_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 _SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
-# Small files that travel with weights: configs, tokenizer, image processor.
-SIDE_FILES = (
-    "preprocessor_config.json",
-    "processor_config.json",
+TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
     "vocab.json",
     "merges.txt",
 )
+# Small files that travel with weights.
+_SIDE_FILES = (HF_CONFIG, OPENCLIP_CONFIG, "preprocessor_config.json", *TOKENIZER_FILES)
 _HUB_NAME = re.compile(r"(?:hf-hub:)?([\w.-]+/[\w.-]+)")
 # How a state dict is wrapped by training programs.
 _WRAPPERS = ("state_dict", "model", "model_state_dict")
@@ -150,7 +149,7 @@ def _from_hub(repo: str, revision: str | None, weights: list[str]) -> Path:
                 f"cannot fetch {file} of '{repo}': {' '.join(str(e).split())}"
             ) from None
 
-    found = [fetch(file) for file in (HF_CONFIG, OPENCLIP_CONFIG, *SIDE_FILES)]
+    found = [fetch(file) for file in _SIDE_FILES]
     for file in weights:
         path = fetch(file)
         if path is not None:

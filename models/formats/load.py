@@ -122,7 +122,9 @@ def with_image_size(model: CLIP, image: int, method: Method = "openclip") -> CLI
     values = {key: variable[...] for key, variable in variables(model).items()}
     values[path] = resize_positions(np.asarray(values[path]), image // a.patch, method)
     resized = dataclasses.replace(a, image=image)
-    return assemble(resized, model.dialect, values, dtype=model.dtype, remat=model.remat)
+    return assemble(
+        abstract_clip(resized, model.dialect, dtype=model.dtype, remat=model.remat), values
+    )
 
 
 def _load_file(
@@ -150,7 +152,8 @@ def _load_file(
         )
     architecture = _architecture(sizes, head_dims, activations, where)
     dialect = _dialect(sizes, head_dims, activations, said)
-    axes = parameter_axes(abstract_clip(architecture, dialect, dtype=dtype, remat=remat))
+    abstract = abstract_clip(architecture, dialect, dtype=dtype, remat=remat)
+    axes = parameter_axes(abstract)
     kept_dtype = np.dtype(np.float64 if np.dtype(dtype) == np.float64 else np.float32)
     values: dict[Path, Any] = dict(
         to_parameters(named.layout, sizes, head_dims, named.tensors, axes, kept_dtype, where)
@@ -163,8 +166,7 @@ def _load_file(
             values[tower, "blocks", "present_heads"] = present(heads, max(1, *heads))
             values[tower, "blocks", "present_ffn"] = present(t.ffn, max(1, *t.ffn))
     method: Method = "huggingface" if named.layout is HUGGINGFACE else "openclip"
-    model = assemble(architecture, dialect, values, dtype=dtype, remat=remat)
-    return model, notes, "tinyclip" if named.tinyclip else method
+    return assemble(abstract, values), notes, "tinyclip" if named.tinyclip else method
 
 
 def _head_dims(

@@ -73,7 +73,7 @@ def load_native(folder: Path, *, dtype: Any, remat: bool) -> CLIP:
             f"describes: {reason}"
         ) from None
     values = {tuple(name.split(".")): value for name, value in stored.items()}
-    return assemble(architecture, dialect, values, dtype=dtype, remat=remat)
+    return assemble(abstract, values)
 
 
 def _read_config(path: Path) -> tuple[Architecture, Dialect]:

@@ -25,9 +25,15 @@ from codesign.models.clip import CLIP
 from codesign.models.formats import layout as layouts
 from codesign.models.formats.assemble import parameter_axes, variables
 from codesign.models.formats.config_files import huggingface_config, openclip_config
-from codesign.models.formats.files import HF_CONFIG, OPENCLIP_CONFIG
+from codesign.models.formats.files import (
+    HF_CONFIG,
+    OPENCLIP_CONFIG,
+    TOKENIZER_FILES,
+    locate_side_files,
+)
 from codesign.models.formats.layout import HUGGINGFACE, OPENCLIP, Layout, Sizes, TowerSizes
 from codesign.models.formats.native import write_native
+from codesign.models.formats.processor import HF_PREPROCESSOR, image_settings
 from codesign.runs import write_json
 
 Format = Literal["hf", "openclip", "native"]
@@ -57,7 +63,7 @@ def save_clip(
     *,
     pad: bool = False,
     overwrite: bool = False,
-    preprocess: Mapping[str, Any] | None = None,
+    like: str | os.PathLike[str] | None = None,
 ) -> None:
     """Writes a CLIP; `load_clip` reads it back to the bit, and so do the formats' own programs.
 
@@ -68,7 +74,8 @@ def save_clip(
       pad: for "hf": export a network its config cannot express with zeros for what was pruned.
         The function is the same, but pruning's savings are given up.
       overwrite: replace files of the same names in a folder that is there already.
-      preprocess: OpenCLIP's "preprocess_cfg" to write beside the weights.
+      like: the checkpoint it came from, whose tokenizer and preprocessing of images are written
+        too, the latter in the format's own spelling.
 
     Warns:
       UserWarning: where zeros were padded.
@@ -84,13 +91,31 @@ def save_clip(
     single = format == "openclip" and path.suffix == ".safetensors"
     folder = path.parent if single else path
     _check_free(path, single, overwrite)
+    origin = None if like is None else locate_side_files(like)
+    settings = None
+    if origin is not None:
+        settings = dataclasses.replace(image_settings(origin), size=model.architecture.image)
+
+    def write_beside(aside: Path) -> None:
+        if settings is not None and format != "openclip":
+            write_json(aside / HF_PREPROCESSOR, settings.huggingface())
+        if origin is not None and not single:
+            for file in TOKENIZER_FILES:
+                if (origin / file).is_file():
+                    shutil.copyfile(origin / file, aside / file)
+
     if format == "native":
-        _publish(folder, lambda aside: write_native(model, aside))
+
+        def write_all(aside: Path) -> None:
+            write_native(model, aside)
+            write_beside(aside)
+
+        _publish(folder, write_all)
         return
     contents, architecture = _contents(model), model.architecture
     if format == "openclip":
         config = openclip_config(architecture, model.dialect)
-        config |= {"preprocess_cfg": dict(preprocess)} if preprocess else {}
+        config |= {} if settings is None else {"preprocess_cfg": settings.openclip()}
         tensors, name = contents.tensors(OPENCLIP), path.name if single else _OPENCLIP_FILE
         config_name = OPENCLIP_CONFIG
     else:
@@ -107,6 +132,7 @@ def save_clip(
         # transformers below version 5 asks for this note.
         save_file(tensors, aside / name, metadata={"format": "pt"})
         write_json(aside / config_name, config)
+        write_beside(aside)
 
     _publish(folder, write)
 
@@ -204,7 +230,7 @@ def _uniform(contents: _Contents, pad: bool) -> _Contents:
         if set(t.qkv) == {t.width} and len(set(t.ffn)) == 1 and t.ffn[0]:
             continue
         heads = sorted({qkv // head_dim for qkv in t.qkv})
-        network = f"the {tower} tower's {_counts(heads)} heads of {head_dim} channels"
+        network = f"the {tower} tower's heads ({_counts(heads)} of {head_dim} channels)"
         if not pad:
             raise UserError(
                 f"HuggingFace's config cannot express {network} at width {t.width}"

@@ -73,7 +73,12 @@ def _loss(
     return loss, answers
 
 
-_differentiate = jax.jit(jax.grad(_loss, has_aux=True), static_argnums=1)
+# Compiles in a third of the time, and runs as fast at this size.
+_differentiate = jax.jit(
+    jax.grad(_loss, has_aux=True),
+    static_argnums=1,
+    compiler_options={"xla_cpu_use_fusion_emitters": False},
+)
 
 
 @pytest.fixture(scope="session")
