@@ -95,7 +95,8 @@ def read(path: Path, oracle: Oracle) -> Rows:
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not a text file") from error
     whole = text[: text.rfind("\n") + 1].splitlines()
-    if whole and whole[:3] != _head(oracle)[: len(whole)]:
+    title, _, columns = _head(oracle)
+    if whole and (whole[0], *whole[2:3]) != (title, *[columns][: len(whole) - 2]):
         raise UserError(f"{path} does not hold samples of {oracle.name}; move it away")
     rows: Rows = {}
     for number, line in enumerate(whole[3:], start=4):

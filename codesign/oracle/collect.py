@@ -11,7 +11,7 @@ import multiprocessing.connection
 import multiprocessing.resource_tracker
 import os
 import signal
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -150,7 +150,7 @@ def _ask(oracle: Oracle, point: Point) -> Sample | str | UserError:
 
 def _results(
     oracle: Oracle, points: list[Point], processes: int | None
-) -> Iterator[tuple[Point, Sample | str]]:
+) -> Generator[tuple[Point, Sample | str], None, None]:
     """Each point with its sample or the reason there is none, as they come.
 
     Raises:
@@ -242,7 +242,7 @@ def _in_workers(
             for connection in multiprocessing.connection.wait(list(workers)):
                 worker = workers[connection]
                 try:
-                    answer = connection.recv()
+                    answer = worker.connection.recv()
                 except (EOFError, OSError):
                     if worker.point is None:
                         raise RunError(_NO_START.format(worker.death())) from None

@@ -7,7 +7,8 @@ random GEMMs on random accelerators. benchmarks/collect_oracle.py chose and boug
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Sequence
+import functools
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from typing import NamedTuple
 
@@ -70,6 +71,11 @@ def stored_pairs(oracle: Oracle, scenario: Scenario) -> list[Point]:
 
 def gemms(architecture: Architecture) -> dict[tuple[int, int, int], int]:
     """How often each distinct (m, k, n) occurs in one inference of a discrete CLIP."""
+    return dict(_gemms(architecture))
+
+
+@functools.cache
+def _gemms(architecture: Architecture) -> Mapping[tuple[int, int, int], int]:
     workload = clip_workload(architecture)
     shapes = np.stack([workload.m, workload.k, workload.n], axis=-1).astype(int).tolist()
     counts: dict[tuple[int, int, int], int] = {}
