@@ -28,7 +28,7 @@ NAMES = {
     "cycles": "latency", "energy_pj": "energy", "latency_s": "latency", "energy_j": "energy",
     "area_mm2": "area", "carbon_kgco2e": "carbon", "edp_js": "energy x delay",
 }  # fmt: skip
-LEVELS = {"gemm": "single GEMMs", "design": "whole designs", "pool": "one CLIP, many chips"}
+LEVELS = {"gemm": "GEMMs", "design": "designs", "pool": "one CLIP"}
 
 Row = dict[str, Any]
 
@@ -189,11 +189,12 @@ def headline_table(result: Mapping[str, Any]) -> Table:
     table = Table(
         box=box.HORIZONTALS,
         padding=(0, 1, 0, 0),
-        caption="Held-out points, largest budget. Regret: of the accelerator chosen for one CLIP.",
+        caption="Errors on held-out points at the largest budget: single GEMMs, whole designs, one "
+        "CLIP on many accelerators. Regret: of the accelerator chosen for that one.",
         caption_justify="left",
     )
     for heading in ("oracle", "held out", "metric", "surrogate"):
-        table.add_column(heading)
+        table.add_column(heading, no_wrap=True)
     for heading in ("samples", "mean error", "worst", "Kendall", "Spearman", "top-k", "regret"):
         table.add_column(heading, justify="right")
     regret = {

@@ -1,0 +1,309 @@
+"""`codesign ablate`: from config to report on an oracle of a few lines, and what it refuses."""
+
+import csv
+import dataclasses
+import itertools
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from codesign.accelerator import Accelerator
+from codesign.architecture import Architecture, Tower
+from codesign.cli import main
+from codesign.cost import sram
+from codesign.cost.model import clip_costs
+from codesign.cost.technology import area_breakdown_mm2
+from codesign.oracle.interface import OracleError, Sample
+from codesign.scenario import Scenario
+from codesign.surrogate import designs, files
+from codesign.surrogate.ablation import compare
+from codesign.surrogate.config import AblationConfig, FitConfig, PlanConfig
+from codesign.surrogate.evidence import gather, subsets
+from codesign.surrogate.models import Analytic
+from codesign.surrogate.oracles import answer
+from codesign.surrogate.plan import drawn_plan, gemm_shapes
+from codesign.surrogate.points import Points, predict
+from codesign.workload import clip_workload
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+ORACLE = '''
+import dataclasses, math
+from codesign.oracle.interface import OracleError, Sample
+
+@dataclasses.dataclass(frozen=True)
+class Mine:
+    name: str = "mine"
+
+    def fingerprint(self):
+        return "mine-1"
+
+    def __call__(self, p):
+        a, c = p.accelerator, p.constants
+        if p.n == 1 and a.pe_x >= 128:
+            raise OracleError("no mapping of one column")
+        macs, words = p.m * p.k * p.n, p.m * p.k + p.k * p.n + p.m * p.n
+        wave = math.exp(0.2 * math.sin(math.log(p.k)) - 0.05 * math.log(a.l2_kib / 256))
+        cycles = (macs / (a.cores * a.pe_x * a.pe_y) + words / c.dram_words_per_cycle) * wave
+        return Sample(cycles, macs * c.mac_pj + words * (c.dram_pj + 5 * c.l2_read_pj))
+
+@dataclasses.dataclass(frozen=True)
+class Interrupted(Mine):
+    name: str = "interrupted"
+
+    def __call__(self, p):
+        if p.m == 1:
+            raise KeyboardInterrupt
+        return super().__call__(p)
+'''
+
+CONFIG = '''
+from codesign.surrogate.config import AblationConfig, FitConfig, PlanConfig
+
+config = AblationConfig(
+    oracles=("mine.py:Mine",), points="drawn", purchases=10_000, processes=0,
+    budgets=(12, 24), rounds=1, seeds=1,
+    plan=PlanConfig(train=40, gemms=12, designs=3, neighbourhoods=2, pool=4),
+    fit=FitConfig(members=2, hidden=(8,), steps=60, checks=6, batch_size=16),
+)
+'''
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """A folder with the oracle and the config, the cache beside them."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CODESIGN_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "mine.py").write_text(ORACLE)
+    (tmp_path / "tiny.py").write_text(CONFIG)
+    return tmp_path
+
+
+def rows_of(path):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_from_config_to_report(here, capsys):
+    assert main(["ablate", "./tiny.py", "--json"]) == 0
+    out, err = capsys.readouterr()
+    found = json.loads(out)
+    run = here / "runs" / "tiny"
+    assert found["run"] == "runs/tiny" and found["report"] == "runs/tiny/report.html"
+    (oracle,) = found["oracles"]
+    # The points it fails on are named and left out, with the designs that miss them.
+    assert 0 < oracle["unanswered"] == len(oracle["failures"])
+    assert "no mapping of one column" in oracle["failures"][0]
+    assert oracle["bought"] > 100 and oracle["shipped"] == 0
+    assert "mine: 0 stored samples" in err and "Traceback" not in err
+
+    errors = rows_of(run / "errors.csv")
+    trials = {(r["surrogate"], r["buying"], r["budget"]) for r in errors}
+    everything = str(oracle["train"])
+    assert trials == {("analytic", "none", "0")} | {
+        (kind, *rest)
+        for kind in ("learned", "corrected")
+        for rest in (("random", "12"), ("random", "24"), ("random", everything), ("active", "24"))
+    }
+    assert {r["level"] for r in errors} == {"gemm", "design", "pool"}
+    # What is printed is the table's rows of the largest budget.
+    (shown,) = (
+        r for r in found["errors"]
+        if (r["surrogate"], r["level"], r["subset"], r["metric"])
+        == ("learned", "gemm", "all", "cycles")
+    )  # fmt: skip
+    (written,) = (
+        r for r in errors
+        if (r["surrogate"], r["budget"], r["level"], r["subset"], r["metric"])
+        == ("learned", everything, "gemm", "all", "cycles")
+    )  # fmt: skip
+    assert float(written["mape"]) == pytest.approx(shown["mape"], rel=1e-6)
+    points = [
+        r for r in rows_of(run / "points.csv")
+        if (r["surrogate"], r["level"], r["metric"]) == ("learned", "gemm", "cycles")
+    ]  # fmt: skip
+    shares = [abs(float(r["predicted"]) / float(r["truth"]) - 1) for r in points]
+    assert np.mean(shares) == pytest.approx(shown["mape"], rel=1e-4)
+
+    fitted = files.load(run / "surrogates" / "mine-corrected.npz")
+    assert (fitted.oracle, fitted.samples.size) == ("mine", oracle["train"])
+    page = (run / "report.html").read_text()
+    assert "no mapping of one column" in page and page.count("data:image/png") == 3
+    assert json.loads((run / "config.json").read_text())["config"]["plan"]["train"] == 40
+    assert not list(run.glob(".*")), "files that were written aside"
+
+    # The report again from the folder alone; another run into it is refused.
+    (run / "report.html").unlink()
+    assert main(["report", str(run)]) == 0
+    assert "corrected" in capsys.readouterr().out and (run / "report.html").exists()
+    assert main(["ablate", "./tiny.py"]) == 2
+    assert "already holds an ablation; --out FOLDER" in capsys.readouterr().err
+
+
+def error_line(capsys, *argv):
+    code = main(["ablate", *argv])
+    out, err = capsys.readouterr()
+    assert out == "" and "Traceback" not in err
+    return code, err.splitlines()[-1]
+
+
+def test_bad_input_is_one_line(here, capsys):
+    for argv, code, expected in (
+        (["nosuch"], 2, "there is no config 'nosuch'"),
+        (["quickstart"], 2, "quickstart is no ablation; try codesign search quickstart"),
+        (["./tiny.py", "--seeds", "0"], 2, "seeds is 0: at least 1 is needed"),
+        (["./tiny.py", "--fit.members", "0"], 2, "members is 0"),
+        (["./tiny.py", "--oracles", "['zigzig']"], 2, "no oracle 'zigzig'; did you mean 'zigzag'?"),
+        (["./tiny.py", "--oracles", "['none.py:X']"], 2, "there is no file none.py"),
+        (["./tiny.py", "--oracles", "['mine.py:X']"], 2, "oracle mine.py:X: AttributeError"),
+        (["./tiny.py", "--purchases", "0"], 1, "--purchases N asks for N of them"),
+    ):
+        found, line = error_line(capsys, *argv, "--out", f"out{len(expected)}")
+        assert (found, expected in line) == (code, True), line
+
+
+def test_an_interrupted_run_keeps_what_it_bought(here, capsys):
+    code, line = error_line(capsys, "./tiny.py", "--oracles", "['mine.py:Interrupted']")
+    assert code == 130 and "kept" in line
+    (cache,) = (here / "cache").rglob("interrupted-*.csv")
+    assert len(cache.read_text().splitlines()) > 3
+
+
+def small_plan():
+    config = AblationConfig()
+    counts = PlanConfig(train=20, gemms=5, designs=2, neighbourhoods=1, pool=2)
+    return drawn_plan(counts, config.space, config.scenario, seed=1)
+
+
+def test_a_plan_keeps_fitting_and_testing_apart():
+    plan = small_plan()
+    tested = {*plan.gemms, *plan.neighbours}
+    for design in (*plan.designs, *plan.pool):
+        tested |= set(design.rows)
+        for (m, k, n), row in zip(gemm_shapes(design.architecture), design.rows, strict=True):
+            point = plan.points[row]
+            assert (point.m, point.k, point.n, point.accelerator) == (m, k, n, design.accelerator)
+    assert not tested & set(plan.train)
+    assert len(set(plan.points)) == len(plan.points) == len(plan.in_turn())
+    assert len(set(plan.train)) == 20 and len({d.architecture.vision.width for d in plan.pool}) == 1
+    # The first third of what is asked for serves every purpose.
+    row = {point: i for i, point in enumerate(plan.points)}
+    first = {row[point] for point in plan.in_turn()[: len(plan.points) // 3]}
+    assert first & set(plan.train) and first & set(plan.gemms) and first & set(plan.neighbours)
+    again = small_plan()
+    assert again.points == plan.points and np.array_equal(again.train, plan.train)
+
+
+@dataclasses.dataclass(frozen=True)
+class Picky:
+    """An oracle without an answer for every third point."""
+
+    name: str = "picky"
+
+    def fingerprint(self):
+        return "picky-1"
+
+    def __call__(self, point):
+        if (point.m + point.k + point.n) % 3 == 0:
+            raise OracleError("not today")
+        return Sample(float(point.m), float(point.k))
+
+
+def test_evidence_leaves_out_what_was_not_answered(here):
+    plan = small_plan()
+    answers = answer(Picky(), plan, purchases=10_000, processes=0)
+    evidence = gather("picky", "picky-1", plan, answers.samples)
+    assert evidence.unanswered == len(answers.failures) > 0
+    assert evidence.samples.size + evidence.unanswered == len(plan.points)
+    np.testing.assert_array_equal(evidence.samples.truth.cycles, evidence.samples.points.m)
+    for before, after in ((plan.train, evidence.train), (plan.gemms, evidence.gemms)):
+        kept = [plan.points[i] for i in before if answers.samples[i] is not None]
+        np.testing.assert_array_equal(evidence.samples.points.k[after], [p.k for p in kept])
+    for design in evidence.pool:
+        np.testing.assert_array_equal(
+            evidence.samples.truth.energy_pj[design.rows],
+            [k for _, k, _ in gemm_shapes(design.architecture)],
+        )
+
+
+def test_purchases_are_a_limit(here):
+    plan = small_plan()
+    answers = answer(Picky(), plan, purchases=10, processes=0)
+    assert answers.bought + len(answers.failures) == 10
+    # What was bought before is known, the next ten come on top.
+    assert answer(Picky(), plan, purchases=20, processes=0).bought > answers.bought
+
+
+def test_a_surrogate_of_the_truth_itself_is_perfect():
+    """The analytic model as the oracle: no error and no regret."""
+    plan = small_plan()
+    costs = predict(Analytic(), Points.of(plan.points))
+    samples = [Sample(float(c), float(e)) for c, e in zip(*costs, strict=True)]
+    evidence = gather("itself", "1", plan, samples)
+    # Too few to fit, and no slopes, whose programs take longest to compile.
+    evidence = evidence._replace(train=evidence.train[:4], neighbours=evidence.train[:0])
+    said = []
+    tables, fitted = compare(evidence, AblationConfig(fit=FitConfig(steps=50)), said.append)
+    assert fitted == [] and "4 samples to fit on are too few" in said[0]
+    assert {r["surrogate"] for r in tables.errors} == {"analytic"}
+    exact = [r for r in tables.errors if r["metric"] not in ("area_mm2", "carbon_kgco2e")]
+    assert exact and all(r["mape"] < 1e-5 and r["top_k_recall"] == 1 for r in exact)
+    assert tables.regrets and all(r["regret"] < 1e-5 for r in tables.regrets)
+    assert tables.gradients == []
+
+
+def test_designs_cost_what_the_cost_model_says():
+    architecture = Architecture(vision=Tower(2, 128, 2, 256), text=Tower(1, 64, 1, 128))
+    chips = [Accelerator(1, 64, 16, 256, 64, 4), Accelerator(2, 128, 8, 128, 32, 2)]
+    shapes = gemm_shapes(architecture)
+    workload = clip_workload(architecture)
+    np.testing.assert_array_equal(np.stack([workload.m, workload.k, workload.n], axis=-1), shapes)
+    scenario = Scenario()
+    plan = small_plan()
+    constants = plan.points[0].constants
+    pairs = list(itertools.product(chips, shapes))
+    points = Points.of([plan.points[0]._replace(
+        m=m, k=k, n=n, accelerator=chip, constants=type(constants).of(chip, scenario)
+    ) for chip, (m, k, n) in pairs])  # fmt: skip
+    gemms = predict(Analytic(), points)
+    rows = np.arange(len(pairs)).reshape(2, -1)
+    group = designs.batch(
+        [designs.Complete(architecture, c, r) for c, r in zip(chips, rows, strict=True)], scenario
+    )
+    found = designs.design_costs(group, gemms, scenario)
+    model = jax.jit(clip_costs, static_argnames="scenario")
+    for i, chip in enumerate(chips):
+        expected = model(architecture, chip, scenario)
+        for metric in ("latency_s", "energy_j", "area_mm2", "carbon_kgco2e"):
+            assert found[metric][i] == pytest.approx(float(getattr(expected, metric)), rel=1e-4)
+        assert found["edp_js"][i] == pytest.approx(found["latency_s"][i] * found["energy_j"][i])
+
+
+def test_raw_area_is_of_cactis_own_arrays():
+    chip, scenario = Accelerator(2, 64, 16, 256, 64, 4), Scenario()
+    parts = area_breakdown_mm2(chip, scenario)
+    logic = sum(float(x) for name, x in parts.items() if name not in ("l2", "glb"))
+    arrays = 2 * sram.cacti("area_mm2", 256, 64) + sram.cacti("area_mm2", 4096, 64)
+    assert designs.raw_area_mm2(chip, scenario) == pytest.approx(logic + arrays)
+    odd = dataclasses.replace(chip, l2_kib=300)
+    assert designs.raw_area_mm2(odd, scenario) is None
+
+
+def test_subsets():
+    plan = small_plan()
+    constants = plan.points[0].constants
+    fast, wide = Accelerator(1, 64, 16, 256, 64, 4), Accelerator(4, 256, 64, 256, 32, 4)
+    base = plan.points[0]._replace(constants=constants)
+    points = Points.of([
+        base._replace(m=197, k=768, n=768, accelerator=fast),
+        base._replace(m=197, k=64, n=197, accelerator=fast),
+        base._replace(m=197, k=197, n=64, accelerator=fast),
+        base._replace(m=1, k=512, n=512, accelerator=fast),
+        base._replace(m=197, k=768, n=768, accelerator=wide),
+    ])  # fmt: skip
+    found = {name: flags.tolist() for name, flags in subsets(points).items()}
+    assert found["large"] == [True, False, False, False, True]
+    assert found["attention"] == [False, True, True, False, False]
+    assert found["starved"] == [False, False, False, True, True]
