@@ -47,14 +47,14 @@ def run_search(config: SearchConfig, folder: RunFolder, console: Console) -> dic
     """
     with Checkpoints(folder.checkpoints) as checkpoints, Display(console) as display:
         saved = checkpoints.latest() if folder.resumed else None
-        tracker = RunTracker(saved.notes if saved else None)
-        setup = prepare(config, display)
-        measure.save_tokenizer(setup.data, folder)
-        folder.truncate_metrics(saved.step - 1 if saved else -1)
-        family, rest = train(setup, folder, checkpoints, saved, tracker, display)
-        display.says("slicing and measuring the networks")
-        designs = measure.designs(setup, family, rest, folder)
-        summary = measure.summary(setup, designs) | tracker.stop()
+        with RunTracker(saved.notes if saved else None) as tracker:
+            setup = prepare(config, display)
+            measure.save_tokenizer(setup.data, folder)
+            folder.truncate_metrics(saved.step - 1 if saved else -1)
+            family, rest = train(setup, folder, checkpoints, saved, tracker, display)
+            display.says("slicing and measuring the networks")
+            designs = measure.designs(setup, family, rest, folder)
+            summary = measure.summary(setup, designs) | tracker.stop()
     folder.write_json("designs.json", designs)
     folder.write_json("summary.json", summary)
     write_report(folder.path)

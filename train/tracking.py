@@ -13,7 +13,10 @@ COUNTRY, REGION = "USA", "california"
 
 
 class RunTracker:
-    """Measures from construction on, on top of what a resumed run took before."""
+    """Measures from construction on, on top of what a resumed run took before.
+
+    A context manager: however a run ends, no thread that samples outlives it.
+    """
 
     def __init__(self, before: Mapping[str, float] | None = None) -> None:
         from codecarbon import OfflineEmissionsTracker
@@ -31,6 +34,12 @@ class RunTracker:
             allow_multiple_runs=True,
         )
         self._tracker.start()
+
+    def __enter__(self) -> RunTracker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._tracker.stop()  # does nothing the second time
 
     def so_far(self) -> dict[str, float]:
         """Wall time (s) and carbon (kgCO2e) until now, earlier parts included."""

@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
@@ -176,6 +177,7 @@ def test_wrong_inputs_are_one_line(config, run, tmp_path, capsys):
     )):
         assert main(["search", config, "--out", str(tmp_path / str(i)), *argv]) == 2
         assert message in one_line(capsys)
+    assert not [t for t in threading.enumerate() if isinstance(t, threading.Timer)], "trackers"
     before = (run / "designs.json").read_bytes()
     assert main(["search", config, "--out", str(run), "--resume", "--seed", "1"]) == 2
     assert "seed was 0, is 1" in one_line(capsys)
