@@ -81,11 +81,14 @@ def test_stored_samples_are_above_their_bounds():
         events = sample.events
         assert sample.cycles >= m * k * n / chip.pes
         compulsory = m * k + k * n + m * n
-        # ZigZag drops what is less than a line of an operand: 128 bytes of DRAM, 512 of the GLB.
+        # ZigZag drops what is less than a line of an operand: 128 bytes of DRAM, 512 of the GLB;
+        # and PEs that idle in the last block are counted in part.
         assert events.dram_words > compulsory - 3 * 128
         assert events.glb_reads + events.glb_writes > 2 * compulsory - 6 * 512
-        assert events.register_writes >= k * n - 1
-        assert sample.cycles >= events.dram_words / costs.dram_words_per_cycle * (1 - 1e-6)
+        assert events.register_writes >= 0.99 * k * n
+        # One way only: the last results leave while nothing is fetched, which it takes as free.
+        one_way = max(m * k + k * n, m * n) - 2 * 128
+        assert sample.cycles >= one_way / costs.dram_words_per_cycle
 
 
 def test_stored_samples_need_no_zigzag(monkeypatch):
