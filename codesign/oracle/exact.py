@@ -325,8 +325,9 @@ def _price(
     l2_reads, l2_writes = _l2_accesses(axes, moved)
     glb_reads = moved.inputs + moved.weights + moved.spills + dram.writes
     glb_writes = dram.reads + moved.spills + m.size * n.size
-    moves: Any = (moved.fills, l2_reads, l2_writes, glb_reads, glb_writes)
-    events = Events(*moves, dram.reads + dram.writes)
+    dram_words = dram.reads + dram.writes
+    counts: Any = (moved.fills, l2_reads, l2_writes, glb_reads, glb_writes, dram_words)
+    events = Events(*counts)
     busiest = np.maximum(*_l2_accesses({d: x.padded for d, x in axes.items()}, padded))
     on_chip = np.maximum(
         m.share * n.share_steps * _up(k.share, machine.rows),
@@ -524,7 +525,7 @@ def _sweep(point: Point, jobs: _Jobs, best: Found | None) -> Found | None:
     compulsory = point.m * point.k + point.k * point.n + point.m * point.n
     for block_order in BLOCK_ORDERS:
         dram = _dram(block_order, axes)
-        # What is certain before anything is known of tiles: more DRAM traffic than the bound's.
+        # The bound again, now with the blocks' DRAM traffic.
         extra = dram.reads + dram.writes - compulsory
         energy = job.energy_pj + extra * point.constants.dram_pj
         cycles = np.maximum(job.cycles, dram.reads / machine.dram_rate)
