@@ -75,7 +75,7 @@ def pictures(run: Run) -> list[Picture]:
         "trajectories.png": plots.trajectories(
             run.metrics, space if isinstance(space, Mapping) else {}, names
         ),
-        "training.png": plots.training(run.metrics, names),
+        "training.png": plots.training(run.metrics, [*_reference_names(run), *names]),
     }
     return [Picture(file, *_WORDS[file], png) for file, png in drawn.items() if png is not None]
 
@@ -85,9 +85,9 @@ _WORDS = {
     "pareto.png": (
         "Accuracy and carbon",
         "Scatter plot of zero-shot accuracy against total carbon of every design.",
-        """Each point is a discrete design, measured. The line is the Pareto front of the found
-        designs: no found design is both more accurate and lower in carbon. Stars are the
-        references; colour is latency; an orange-red edge marks a broken limit.""",
+        """Each point is a discrete design, measured. Stars are the references. The line is the
+        Pareto front: no feasible design, references included, is both more accurate and lower
+        in carbon. Colour is latency; an orange-red edge marks a broken limit.""",
     ),
     "carbon.png": (
         "Where the carbon comes from",
@@ -107,6 +107,11 @@ _WORDS = {
         "Loss of each design, phases shaded.",
     ),
 }
+
+
+def _reference_names(run: Run) -> list[str]:
+    """Names of the references, which are trained beside the found designs, before them."""
+    return [str(d.get("name", "")) for d in run.designs if tables.is_reference(d)]
 
 
 def _line_names(run: Run) -> list[str]:
@@ -165,7 +170,16 @@ def _watt_hours(summary: Mapping[str, Any]) -> float | None:
 
 def _point(point: Any) -> str:
     if isinstance(point, Mapping):
-        return ", ".join(f"{key} {value}" for key, value in point.items())
+        return ", ".join(_measure(key, value) for key, value in point.items())
     if isinstance(point, list):
         return ", ".join(str(value) for value in point)
     return tables.MISSING
+
+
+def _measure(name: str, value: Any) -> str:
+    """One named number in the unit that its name ends with: "carbon 858 mgCO2e"."""
+    if name == "accuracy":
+        return f"accuracy {tables.percent(value)}"
+    quantity, _, ending = name.rpartition("_")
+    unit = {"kgco2e": "kgCO2e", "s": "s", "j": "J"}.get(ending)
+    return f"{name} {value}" if unit is None else f"{quantity} {tables.si(value, unit)}"

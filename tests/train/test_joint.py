@@ -146,6 +146,7 @@ def test_the_folder_is_complete(run, designs):
     html = (run / "report.html").read_text()
     assert not re.search(r"(?:src|href)\s*=\s*[\"']?(?:https?:)?//", html)
     assert all(d["name"] in html for d in designs)
+    assert re.search(r"carbon [0-9.]+ m?gCO2e, accuracy 70\.0 %", html), "the reference point"
     record = json.loads((run / "config.json").read_text())
     assert record["seed"] == 0 and {"python", "jax", "flax", "codesign"} <= set(record["versions"])
     summary = json.loads((run / "summary.json").read_text())
