@@ -9,21 +9,18 @@ changes of a library's classes.
 from __future__ import annotations
 
 import dataclasses
-import logging
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
-from flax import nnx
 
 from codesign.architecture import TOWERS, Architecture, Tower
 from codesign.errors import UserError
 from codesign.models.clip import CLIP
 from codesign.models.dialect import Dialect, TowerDialect
-from codesign.models.formats.assemble import abstract_clip, assemble
+from codesign.models.formats.assemble import abstract_clip, assemble, variables
 from codesign.models.formats.files import NATIVE_CONFIG, NATIVE_WEIGHTS, Source
 from codesign.runs import read_json, write_json
 
@@ -35,7 +32,7 @@ def is_native(source: Source) -> bool:
 
 def write_native(model: CLIP, folder: Path) -> None:
     """Writes a CLIP to an existing folder."""
-    values = {".".join(p): np.asarray(v[...]) for p, v in nnx.to_flat_state(nnx.state(model))}
+    values = {".".join(path): np.asarray(v[...]) for path, v in variables(model).items()}
     with ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save((folder / NATIVE_WEIGHTS).resolve(), values, force=True)
     config = dataclasses.asdict(model.architecture)
@@ -51,29 +48,39 @@ def load_native(folder: Path, *, dtype: Any, remat: bool) -> CLIP:
       UserError: a damaged folder, or weights of another network than architecture.json's.
     """
     architecture, dialect = _read_config(folder / NATIVE_CONFIG)
-    kept = jnp.float64 if np.dtype(dtype) == np.float64 else jnp.float32
-
-    def wanted(variable: nnx.Variable) -> jax.ShapeDtypeStruct:
-        floating = jnp.issubdtype(variable.dtype, jnp.floating)
-        return jax.ShapeDtypeStruct(variable.shape, kept if floating else variable.dtype)
-
     try:
         abstract = abstract_clip(architecture, dialect, dtype=dtype, remat=remat)
     except ValueError as error:
         raise UserError(f"{folder / NATIVE_CONFIG}: {error}") from None
-    targets = {".".join(p): wanted(v) for p, v in nnx.to_flat_state(nnx.state(abstract))}
+    stored = _restore(folder / NATIVE_WEIGHTS)
+    wanted = {".".join(path): variable for path, variable in variables(abstract).items()}
+    shapes = {name: tuple(variable.shape) for name, variable in wanted.items()}
+    found = {name: values.shape for name, values in stored.items()}
+    odd = [name for name in shapes.keys() | found.keys() if shapes.get(name) != found.get(name)]
+    if odd:
+        raise UserError(
+            f"{folder / NATIVE_WEIGHTS} is of another network than {NATIVE_CONFIG} describes: "
+            f"'{min(odd)}' has shape {found.get(min(odd))}, expected {shapes.get(min(odd))}"
+        )
+    kept = np.float64 if np.dtype(dtype) == np.float64 else np.float32
+    values = {
+        tuple(name.split(".")): stored[name].astype(
+            kept if jnp.issubdtype(variable.dtype, jnp.floating) else variable.dtype
+        )
+        for name, variable in wanted.items()
+    }
+    return assemble(abstract, values)
+
+
+def _restore(weights: Path) -> dict[str, np.ndarray]:
+    """Whatever was stored, in its own shapes: given wanted ones, Orbax cuts and pads silently."""
     try:
         with ocp.StandardCheckpointer() as checkpointer:
-            stored = checkpointer.restore((folder / NATIVE_WEIGHTS).resolve(), targets)
+            stored = checkpointer.restore(weights.resolve())
     except (ValueError, KeyError, OSError) as error:
-        logging.getLogger(__name__).debug("restore failed", exc_info=True)
         reason = " ".join(str(error).split())[:200]
-        raise UserError(
-            f"{folder / NATIVE_WEIGHTS} is damaged or of another network than {NATIVE_CONFIG} "
-            f"describes: {reason}"
-        ) from None
-    values = {tuple(name.split(".")): value for name, value in stored.items()}
-    return assemble(abstract, values)
+        raise UserError(f"{weights} is damaged: {reason}") from None
+    return {name: np.asarray(values) for name, values in stored.items()}
 
 
 def _read_config(path: Path) -> tuple[Architecture, Dialect]:

@@ -207,7 +207,7 @@ def _read_member(path: Path, info: zipfile.ZipInfo) -> bytes:
     try:
         with zipfile.ZipFile(path) as archive:
             return archive.read(info)
-    except (zipfile.BadZipFile, EOFError, OSError) as error:
+    except (*_DAMAGE, OSError) as error:
         raise UserError(f"{path} is damaged ({error}); fetch it again") from None
 
 
