@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from codesign.report.plots import BLUE, DPI, GREY, LIGHT, ORANGE, png
 
@@ -51,6 +51,11 @@ def scatter(points: Sequence[Row]) -> bytes | None:
             )  # fmt: skip
         axes.set_xscale("log")
         axes.set_yscale("log")
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_minor_formatter(NullFormatter())
+            if ends[1] < 100 * ends[0]:  # Powers of ten alone would leave it bare.
+                axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+                axis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
         axes.set_xlabel("oracle", fontsize=8)
         axes.set_ylabel("surrogate", fontsize=8)
 
