@@ -36,7 +36,7 @@ class Costing:
       column_sums: PEs of a column sum a register block (32 weights deep) before a
         partial sum goes to L2; otherwise every step's sum does.
       wide_sums: partial sums take their 32 bits; otherwise one word.
-      weights_bypass: the weights of a single register block do not stay in L2.
+      weights_bypass: weights pass through L2 to the registers without staying there.
       fill_and_drain: the first tile's loading and the last one's storing take time.
       l2_bandwidth: the local buffers' bandwidth is felt.
       swap_attention: the summed dimension of scores and of values is exchanged

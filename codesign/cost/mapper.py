@@ -11,8 +11,8 @@ What a mapping chooses, and what the lattice below enumerates:
 
 * core split: m, k or n is divided over the cores (and, where the array is not wired,
   the way its PEs are used: unrolling.py);
-* L2 tile (m2, k2, n2): n2 and k2 from ladders, aligned to the array, m2 as large
-  as the double-buffered tiles then allow;
+* L2 tile (m2, k2, n2): n2 and k2 from ladders, aligned to the array, m2 a single row
+  or as many as the double-buffered tiles then allow;
 * schedule: which operand the global buffer (GLB) keeps while the others stream
   through it, and which loop runs innermost between GLB and L2.
 
@@ -64,22 +64,23 @@ class Schedule(NamedTuple):
       dram: loops between DRAM and GLB. "M" and "N" walk the kept blocks, lower-case
         letters the L2 tiles.
       inner: loops between GLB and L2, inside those of `dram` that walk blocks.
+      one_row: whether L2 tiles are single rows, so that the array starts soon and weights
+        stay in its registers; else they have as many rows as fit.
     """
 
     keeps: str
     rows: float
     dram: str
     inner: str
+    one_row: bool = False
 
 
 SCHEDULES = (
     Schedule("I", 1.0, "Mn", "Mnmk"),
-    Schedule("I", 1.0, "Mn", "Mnkm"),
+    Schedule("I", 1.0, "Mn", "Mnkm", one_row=True),
     Schedule("W", 1.0, "Nm", "Nmnk"),
-    Schedule("W", 1.0, "Nm", "Nmkn"),
-    Schedule("O", 1.0, "MNk", "MNknm"),
     Schedule("O", 0.25, "MNk", "MNknm"),
-    Schedule("O", 0.0625, "MNk", "MNknm"),
+    Schedule("O", 1.0, "MNk", "MNknm", one_row=True),
 )
 
 
@@ -178,7 +179,7 @@ def _aligned(dim: Array, trips: Array, block: Array) -> Array:
     return jnp.minimum(dim, jnp.maximum(block, ceil(dim / trips / block) * block))
 
 
-def _tiles(work: _Work, lattice: Lattice) -> _Tiles:
+def _tiles(work: _Work, lattice: Lattice, one_row: bool) -> _Tiles:
     dims, costing, tech = work.dims, work.tech.costing, work.tech
     chosen = [
         functools.partial(jnp.where, lattice.split == i) for i in range(len(SPLITS) - 1)
@@ -203,13 +204,15 @@ def _tiles(work: _Work, lattice: Lattice) -> _Tiles:
     )
     k2 = tile("k", k_trips, jnp.where(in_registers, registers, pes["k"]))
     # Copies of each tile, so that one is filled or drained while the other is used.
-    # Weights of a single register block only pass through L2 on their way to the PEs.
-    passing = costing.weights_bypass & (k2 <= registers) & (n2 <= pes["n"])
+    # Weights need not stay in L2: they pass through whenever registers are loaded.
     l2_words = tensor_l2_kib(work.accelerator, costing) * 1024.0 / tech.word_bytes
-    free = l2_words / costing.buffer_copies - jnp.where(passing, 0, k2 * n2)
-    m_max = floor(free / (k2 + work.sum_words * n2))
+    free = l2_words / costing.buffer_copies - (0 if costing.weights_bypass else k2 * n2)
+    # Sums that one pass of the array finishes are never in L2 unfinished.
+    at_once = (cores["k"] == 1) & (k2 >= core_dims["k"]) & (k2 <= registers)
+    m_max = floor(free / (k2 + jnp.where(at_once, 1, work.sum_words) * n2))
     fits = m_max >= pes["m"]
-    m_trips = ceil(core_dims["m"] / jnp.clip(m_max, 1, core_dims["m"]))
+    m_max = pes["m"] if one_row else jnp.clip(m_max, 1, core_dims["m"])
+    m_trips = ceil(core_dims["m"] / m_max)
     m2 = (
         ceil(core_dims["m"] / m_trips)
         if costing.sizes == "padded"
@@ -299,21 +302,26 @@ def _traffic(schedule: Schedule, work: _Work, tiles: _Tiles, blocks: Dims) -> Tr
 
     inner = _loops(schedule.inner, tiles.trips, blocks)
     i_moved = size_i * _refetches(inner, "n")
-    w_moved = size_w * _refetches(inner, "m")
     visits = cores["k"] * _refetches(inner, "k")
     partial = sum_words * size_o * (visits - 1)  # written to, then read from the GLB
 
-    # Accumulations in L2: one read-modify-write per block of full registers.
     registers = pes["k"] * WEIGHT_REGISTER_WORDS
-    summed_rows = registers if work.tech.costing.column_sums else pes["k"]
-    passes = tiles.trips["k"] * ceil(tiles.k2 / summed_rows)
     column_blocks = ceil(core_dims["n"] / pes["n"])
     # Registers are refilled per tile of rows, unless one block of weights is all they walk.
     in_tile = [
         ("n", ceil(tiles.n2 / pes["n"])),
         ("k", ceil(tiles.k2 / registers)),
     ]
-    register_fills = size_w * _refetches([*inner, *in_tile], "m") * cores["m"]
+    loaded = size_w * _refetches([*inner, *in_tile], "m")
+    register_fills = loaded * cores["m"]
+    costing = work.tech.costing
+    w_moved = loaded if costing.weights_bypass else size_w * _refetches(inner, "m")
+    # Sums return to L2 after each block of full registers, unless the columns'
+    # accumulators, which hold those of one row, can keep them.
+    if costing.column_sums:
+        passes = _refetches([*inner, *in_tile, ("m", tiles.m2)], "k")
+    else:
+        passes = tiles.trips["k"] * ceil(tiles.k2 / pes["k"])
     # Every pass but the very last, which requantises, writes partial sums; every pass of
     # a core but its first reads them back; one core reads and adds those of the others.
     summed = sum_words * size_o * cores["k"] * (passes - 1)
@@ -413,10 +421,10 @@ def _best_mapping(work: _Work) -> _Best:
     """
 
     def step(best: _Best, point: Lattice) -> tuple[_Best, None]:
-        tiles = _tiles(work, point)
+        tiles = [_tiles(work, point, one_row) for one_row in (False, True)]
         # A chain of selections, not a stack: XLA keeps it one vectorised loop.
         for i, schedule in enumerate(SCHEDULES):
-            cost, fits = _price(schedule, work, tiles)
+            cost, fits = _price(schedule, work, tiles[schedule.one_row])
             dynamic_pj, cycles = cost.dynamic_pj, cost.cycles
             edp = (dynamic_pj + cycles * work.tech.static_pj) * cycles
             here = _Best(
@@ -463,10 +471,10 @@ def gemm_costs(
     """
     work = _work(m, k, n, accelerator, tech)
     best = _best_mapping(jax.lax.stop_gradient(work))
-    tiles = _tiles(work, best.point)
-    cost, _ = _price(SCHEDULES[0], work, tiles)
+    tiles = [_tiles(work, best.point, one_row) for one_row in (False, True)]
+    cost, _ = _price(SCHEDULES[0], work, tiles[SCHEDULES[0].one_row])
     for i, schedule in enumerate(SCHEDULES[1:], start=1):
-        other, _ = _price(schedule, work, tiles)
+        other, _ = _price(schedule, work, tiles[schedule.one_row])
         cost = _choose(best.schedule == i, other, cost)
     return dataclasses.replace(cost, cycles=jnp.where(jnp.isfinite(best.edp), cost.cycles, jnp.inf))
 

@@ -238,7 +238,8 @@ def test_every_switch_of_the_mapper_is_felt(name):
     def price(costing):
         work = mapper._work(77.0, 2048.0, 512.0, chip, dataclasses.replace(tech, costing=costing))
         # m over the cores, one column block, one register block
-        tiles = mapper._tiles(work, mapper.Lattice(*(jnp.int32(i) for i in (0, 5, 4))))
+        point = mapper.Lattice(*(jnp.int32(i) for i in (0, 5, 4)))
+        tiles = mapper._tiles(work, point, one_row=False)
         return jax.tree.leaves(mapper._price(mapper.SCHEDULES[1], work, tiles)[0])
 
     bent = dataclasses.replace(PHYSICAL, **{name: getattr(CATRANSFORMERS, name)})

@@ -88,9 +88,12 @@ def output_spills(steps: list[dict[str, Range]], depth: int) -> int:
 def array(
     steps: list[dict[str, Range]], pe_x: int, pe_y: int, depth: int, finishes: bool
 ) -> dict[str, int]:
-    """One core's PE array: L2 accesses, register fills and cycles; weight stationary."""
+    """One core's PE array: L2 accesses, register fills and cycles; weight stationary.
+
+    Its columns' accumulators hold the sums of one row, for as long as they are the same.
+    """
     count = {"read": 0, "write": 0, "fills": 0, "cycles": 0}
-    held = None
+    held = summing = None
     done: dict[tuple[Range, Range], int] = {}
     for step in steps:
         rows = size(step["m"])
@@ -103,8 +106,11 @@ def array(
             count["read"] += size(step["m"], inputs)
             count["cycles"] += rows * math.ceil(size(inputs) / pe_y)
             sums = (step["m"], columns)
-            if sums in done:
+            if rows == 1 and sums == summing:
+                count["write"] -= PARTIAL * size(*sums)  # they never left
+            elif sums in done:
                 count["read"] += PARTIAL * size(*sums)
+            summing = sums
             done[sums] = done.get(sums, 0) + size(inputs)
             last = finishes and done[sums] == depth
             count["write"] += (1 if last else PARTIAL) * size(*sums)
@@ -139,9 +145,10 @@ def simulate(
         steps = list(walk(inner_order, mine, tile, blocks))
         depth = size(mine["k"])
         merges = split == "k" and core > 0
-        inputs, weights = loads(steps, "mk"), loads(steps, "kn")
         spilled = output_spills(steps, depth)
         pe = array(steps, pe_x, pe_y, depth, finishes=not merges)
+        # Weights pass through L2 on their way to the registers.
+        inputs, weights = loads(steps, "mk"), pe["fills"]
         total["register_fills"] += pe["fills"]
         total["compute_cycles"] = max(total["compute_cycles"], pe["cycles"])
         # What all cores need is read once and sent to all of them.
@@ -177,7 +184,7 @@ def mapping(
     """Tiles, blocks and traffic of one schedule over the whole lattice [P], and what fits."""
     chip = jax.tree.map(jnp.float32, chip)
     work = mapper._work(*dims, chip, technology(chip, Scenario()))
-    tiles = mapper._tiles(work, LATTICE)
+    tiles = mapper._tiles(work, LATTICE, schedule.one_row)
     blocks, fits = mapper._blocks(schedule, work, tiles)
     traffic = mapper._traffic(schedule, work, tiles, blocks)
     fits = np.asarray(fits & tiles.fits)
@@ -231,7 +238,7 @@ def compared() -> list[tuple[str, dict[str, float]]]:
     rows = []
     for dims, chip, schedule in itertools.product(GEMMS, CHIPS, mapper.SCHEDULES):
         found = points(dims, chip, schedule)
-        for i in rng.permutation(len(found))[:4]:
+        for i in rng.permutation(len(found))[:6]:
             point = found[i]
             counted = simulate(
                 dict(zip("mkn", dims, strict=True)),
@@ -251,11 +258,16 @@ def test_traffic_is_exact_where_everything_divides_evenly(compared):
 
 
 def test_glb_traffic_is_exact_where_blocks_divide_evenly(compared):
-    """Tiles may be uneven: every byte is in exactly one of them."""
-    even = [ratios for kind, ratios in compared if kind]
+    """Tiles may be uneven: every byte is in exactly one of them.
+
+    But weights pass the GLB as registers are loaded, and those of a last tile may stay there.
+    """
+    even = [(kind, ratios) for kind, ratios in compared if kind]
     assert len(even) > 150
-    for ratios in even:
-        assert ratios["glb_read"] == pytest.approx(1, rel=1e-5)
+    for kind, ratios in even:
+        assert ratios["glb_read"] < 1 + 1e-5
+        if kind == "all":
+            assert ratios["glb_read"] == pytest.approx(1, rel=1e-5)
         assert ratios["glb_write"] == pytest.approx(1, rel=1e-5)
         assert ratios["compute_cycles"] == pytest.approx(1, rel=0.15)
 
@@ -275,19 +287,23 @@ def test_average_blocks_stand_for_uneven_ones(compared):
     assert len(uneven) > 40
     for name in mapper.Traffic._fields:
         values = np.array([ratios[name] for ratios in uneven])
-        assert values.min() > 0.65, name
+        assert values.min() > 0.5, name
         assert values.max() < 2, name
         assert np.median(values) == pytest.approx(1, abs=0.1), name
 
 
 def test_mappings_fit_their_buffers():
-    """Capacities counted here: two copies of each L2 tile; kept block and two of each stream."""
+    """Capacities counted here: two copies of each L2 tile; kept block and two of each stream.
+
+    Weights stay in no tile of L2, and sums that one pass finishes are finished words.
+    """
     for dims, chip, schedule in itertools.product(GEMMS, CHIPS, mapper.SCHEDULES):
         whole = dict(zip("mkn", dims, strict=True))
         for point in points(dims, chip, schedule):
             m, k, n = (point["tile"][d] for d in "mkn")
-            bypass = k <= chip.pe_y * REGISTER_WORDS and n <= chip.pe_x
-            l2 = 2 * (m * k + PARTIAL * m * n + (0 if bypass else k * n))
+            whole_k = point["trips"]["k"] == 1 and (point["split"] != "k" or chip.cores == 1)
+            at_once = whole_k and k <= chip.pe_y * REGISTER_WORDS
+            l2 = 2 * (m * k + (1 if at_once else PARTIAL) * m * n)
             assert l2 <= chip.l2_kib * 1024
             width = {
                 d: min(x, point["tile"][d] * (chip.cores if d == point["split"] else 1))
@@ -338,9 +354,9 @@ def test_winning_mappings_of_clip_cost_what_walking_them_costs():
     best, work = best_mapping(m, k, n, chip, Scenario())
 
     tech = work.tech
-    tiles = mapper._tiles(work, best.point)
     modelled, walked = [], []
     for i, schedule in enumerate(mapper.SCHEDULES):
+        tiles = mapper._tiles(work, best.point, schedule.one_row)
         blocks, _ = mapper._blocks(schedule, work, tiles)
         traffic = mapper._traffic(schedule, work, tiles, blocks)
         counted = {name: np.array(x) for name, x in traffic._asdict().items()}
