@@ -48,7 +48,8 @@ class Loop:
         trainer = setup.trainer if gated else warmup_trainer(setup)
         key = jax.random.key(setup.config.seed)
         step = int(family.step)
-        self.display.phase(phase, step, end)
+        if step < end:  # resumed at a phase's end there is none to show
+            self.display.phase(phase, step, end)
         while step < end:
             steps = min(schedule.chunk_steps, end - step)
             batched = placement.batched(trainer.mesh, axis=1)
