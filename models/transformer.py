@@ -178,6 +178,9 @@ class Transformer(nnx.Module):
       ragged: keep a record of the heads and FFN units each layer has (see `dialect.py`).
     """
 
+    present_heads: Present  # only where layers differ, see `dialect.py`
+    present_ffn: Present
+
     def __init__(
         self,
         tower: Tower,

@@ -22,14 +22,13 @@ def abstract_clip(architecture: Architecture, dialect: Dialect, *, dtype: Any, r
 
 def assemble(abstract: CLIP, values: Mapping[tuple[str, ...], Any]) -> CLIP:
     """The CLIP of `abstract_clip` with these values of its variables, by path."""
-    graphdef, state = nnx.split(abstract)
-    filled = [(p, v.replace(jnp.asarray(values[p]))) for p, v in nnx.to_flat_state(state)]
-    return nnx.merge(graphdef, nnx.from_flat_state(filled))
+    filled = [(p, v.replace(jnp.asarray(values[p]))) for p, v in variables(abstract).items()]
+    return nnx.merge(nnx.graphdef(abstract), nnx.from_flat_state(filled))
 
 
 def variables(model: CLIP) -> dict[tuple[str, ...], nnx.Variable]:
     """Every variable of a CLIP by its path, such as ("vision", "blocks", "query")."""
-    return dict(nnx.to_flat_state(nnx.state(model)))
+    return {tuple(map(str, path)): v for path, v in nnx.to_flat_state(nnx.state(model))}
 
 
 def parameter_axes(model: CLIP) -> dict[tuple[str, ...], str]:

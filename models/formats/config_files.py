@@ -134,7 +134,7 @@ def _huggingface(config: Mapping[str, Any], path: Path) -> Said:
             raise UserError(f"{path}: {key} is {part[key]!r}, expected a positive whole number")
         return part[key]
 
-    def tower(part: Mapping[str, Any], tokens: int) -> tuple[TowerSizes, TowerSaid]:
+    def of_tower(part: Mapping[str, Any], tokens: int) -> tuple[TowerSizes, TowerSaid]:
         width, heads = whole(part, "hidden_size"), whole(part, "num_attention_heads")
         if width % heads:
             raise UserError(f"{path}: hidden_size {width} is not a multiple of {heads} heads")
@@ -151,8 +151,8 @@ def _huggingface(config: Mapping[str, Any], path: Path) -> Said:
     image, patch = whole(vision, "image_size"), whole(vision, "patch_size")
     if image % patch:
         raise UserError(f"{path}: image_size {image} is not a multiple of patch_size {patch}")
-    vision_sizes, vision_said = tower(vision, (image // patch) ** 2 + 1)
-    text_sizes, text_said = tower(text, whole(text, "max_position_embeddings"))
+    vision_sizes, vision_said = of_tower(vision, (image // patch) ** 2 + 1)
+    text_sizes, text_said = of_tower(text, whole(text, "max_position_embeddings"))
     end = text["eos_token_id"]
     if isinstance(end, list) and len(end) == 1:
         end = end[0]
@@ -211,11 +211,11 @@ def _epsilon(part: Mapping[str, Any]) -> float:
 
 def _ours(section: Mapping[str, Any], path: Path) -> Said:
     try:
-        towers = {tower: TowerSaid(**section[tower]) for tower in TOWERS}
-        said = Said(path.name, **towers, end_of_text=section["end_of_text"])
+        vision, text = (TowerSaid(**section[tower]) for tower in TOWERS)
+        said = Said(path.name, vision, text, section["end_of_text"])
     except (TypeError, KeyError) as error:
         raise UserError(f"{path}: the section 'codesign' is not one of ours ({error})") from None
-    for tower in towers.values():
+    for tower in (vision, text):
         _activation(tower.activation, path)
     return said
 

@@ -50,12 +50,12 @@ class Source:
       name: as the user called it, for messages.
       folder: where configs beside the weights are looked for.
       weights: the file (or index of shards) with the tensors; the Orbax folder of a native
-        checkpoint; None: not looked for.
+        checkpoint.
     """
 
     name: str
     folder: Path
-    weights: Path | None
+    weights: Path
 
 
 @dataclasses.dataclass(frozen=True)

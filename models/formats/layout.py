@@ -360,7 +360,7 @@ def to_parameters(
       UserError: integers, NaN or infinity.
     """
     scale = tensors[LOGIT_SCALE].finite_floats(where)
-    parameters = {(LOGIT_SCALE,): np.array(scale.reshape(()), dtype)}
+    parameters: dict[Path, np.ndarray] = {(LOGIT_SCALE,): np.array(scale.reshape(()), dtype)}
     for name, place in places(layout, sizes).items():
         values = tensors[name].finite_floats(where)
         letters = sizes.letters(place.tower, place.layer, head_dims[place.tower])

@@ -92,11 +92,12 @@ def load_clip(
     if np.dtype(dtype) == np.float64 and not jax.config.read("jax_enable_x64"):
         raise UserError("dtype float64 needs `with jax.enable_x64():` around it")
     source = locate(path, revision)
+    notes: list[str] = []
+    method: Method = "openclip"
     if is_native(source):
-        model, notes = load_native(source.folder, dtype=dtype, remat=remat), []
+        model = load_native(source.folder, dtype=dtype, remat=remat)
         if activation is not None or head_dim is not None:
             raise UserError(f"{path} tells its activation and head width itself; leave them out")
-        method: Method = "openclip"
     else:
         model, notes, method = _load_file(source, dtype, remat, activation, head_dim)
     for note in notes:
@@ -119,7 +120,7 @@ def with_image_size(model: CLIP, image: int, method: Method = "openclip") -> CLI
     if type(image) is not int or image < 1 or image % a.patch:
         raise UserError(f"image is {image!r}, expected a positive multiple of the patch, {a.patch}")
     path = ("vision", "positions")
-    values = {key: variable[...] for key, variable in variables(model).items()}
+    values: dict[Path, Any] = {key: v[...] for key, v in variables(model).items()}
     values[path] = resize_positions(np.asarray(values[path]), image // a.patch, method)
     resized = dataclasses.replace(a, image=image)
     return assemble(
@@ -214,7 +215,10 @@ def _activations(
     if option is not None and option not in ACTIVATIONS:
         known = " or ".join(sorted(ACTIVATIONS))
         raise UserError(f"activation is {option!r}, expected {known}")
-    found = {}
+    found: dict[str, str] = {}
+    unsaid = False
+    # Those of transformers' config by default, and of OpenCLIP's.
+    usual = "quick_gelu" if named.layout is HUGGINGFACE else "gelu"
     for tower in TOWERS:
         told = getattr(said, tower).activation
         if told is None and named.openai:
@@ -222,12 +226,10 @@ def _activations(
         if told is None and named.tinyclip:
             told = "gelu"
         _check_agree("the activation {}", told, option, said.by or "the checkpoint's format")
-        found[tower] = told or option
-    if None in found.values():
-        # Those of transformers' config by default, and of OpenCLIP's.
-        usual = "quick_gelu" if named.layout is HUGGINGFACE else "gelu"
+        found[tower] = told or option or usual
+        unsaid |= told is None and option is None
+    if unsaid:
         assumed.append(f"the activation {usual}")
-        found = dict.fromkeys(TOWERS, usual)
     return found
 
 

@@ -87,8 +87,8 @@ def _read_config(path: Path) -> tuple[Architecture, Dialect]:
     fields = read_json(path)
     try:
         own = fields.pop("dialect", {})
-        towers = {tower: Tower(**fields.pop(tower)) for tower in TOWERS}
-        dialects = {tower: TowerDialect(**own.pop(tower)) for tower in TOWERS if tower in own}
-        return Architecture(**towers, **fields), Dialect(**dialects, **own)
+        fields |= {tower: Tower(**fields[tower]) for tower in TOWERS}
+        own |= {tower: TowerDialect(**own[tower]) for tower in TOWERS if tower in own}
+        return Architecture(**fields), Dialect(**own)
     except (TypeError, KeyError, AttributeError) as error:
         raise UserError(f"{path} does not describe a CLIP of ours: {error}") from None

@@ -104,7 +104,9 @@ class Processor:
         from PIL import Image
 
         several = images if isinstance(images, (list, tuple)) else [images]
-        pictures = [Image.fromarray(i) if isinstance(i, np.ndarray) else i for i in several]
+        pictures: list[Any] = [
+            Image.fromarray(i) if isinstance(i, np.ndarray) else i for i in several
+        ]
         if self.settings.resize == "longest":
             pictures = [_letterbox(picture, self.settings) for picture in pictures]
         channels_first = self._normalise(pictures, return_tensors="np")["pixel_values"]
@@ -173,7 +175,7 @@ def _from_huggingface(config: Mapping[str, Any], path: Path) -> ImageSettings:
     crop = config.get("crop_size", usual.size)
     crop = {"height": crop, "width": crop} if isinstance(crop, int) else crop
     squash = "height" in size
-    side = size["height"] if squash else size.get("shortest_edge")
+    side = size["height"] if squash else size["shortest_edge"]
     steps = {step: config.get(f"do_{step}", True) for step in ("resize", "rescale", "normalize")}
     cropped = config.get("do_center_crop", True)
     codes = {code: name for name, code in _RESAMPLE.items()}
@@ -253,10 +255,10 @@ def _tokenizer(folder: Path, clip: CLIP, other: str | os.PathLike[str] | None) -
         raise UserError(
             f"{other} holds no tokenizer (tokenizer.json, or vocab.json and merges.txt)"
         )
-    from transformers import CLIPTokenizerFast
+    from transformers import CLIPTokenizer
 
     try:
-        tokenizer = CLIPTokenizerFast.from_pretrained(place, local_files_only=True)
+        tokenizer = CLIPTokenizer.from_pretrained(place, local_files_only=True)
     except Exception as error:  # the tokenizers library raises bare Exceptions
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{place}: the tokenizer cannot be read: {reason}") from None

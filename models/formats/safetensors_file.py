@@ -7,7 +7,6 @@ rather than by the safetensors library because that gives NumPy no bfloat16.
 
 from __future__ import annotations
 
-import functools
 import json
 import math
 from pathlib import Path
@@ -65,5 +64,4 @@ def _tensor(name: str, entry: Any, data: np.ndarray, base: int, path: Path) -> T
     begin, end = entry["data_offsets"]
     if begin < 0 or end - begin != math.prod(shape) * dtype.itemsize:
         raise UserError(f"{path}: tensor '{name}' of shape {list(shape)} has a wrong length")
-    read = functools.partial(np.ndarray, shape, dtype, buffer=data, offset=base + begin)
-    return Tensor(name, shape, read)
+    return Tensor(name, shape, lambda: np.ndarray(shape, dtype, data, base + begin))

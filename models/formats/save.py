@@ -120,9 +120,10 @@ def save_clip(
         config_name = OPENCLIP_CONFIG
     else:
         contents = _uniform(contents, pad)
-        towers = {tower: _tower(contents, tower) for tower in TOWERS}
         dtype = str(contents.parameters[("logit_scale",)].dtype)
-        whole = dataclasses.replace(architecture, **towers)
+        whole = dataclasses.replace(
+            architecture, vision=_tower(contents, "vision"), text=_tower(contents, "text")
+        )
         config = huggingface_config(whole, model.dialect, dtype)
         tensors, name, config_name = contents.tensors(HUGGINGFACE), _HF_FILE, HF_CONFIG
 
@@ -273,10 +274,12 @@ def _padded(contents: _Contents, tower: str, most_heads: int, network: str) -> _
             # Logits are divided by the root of the head width, zeros included.
             parameters[path] *= np.asarray(math.sqrt(wide / head_dim), values.dtype)
     layers = len(t.qkv)
-    sizes = dataclasses.replace(t, qkv=(t.width,) * layers, ffn=(ffn,) * layers)
+    full: dict[str, Any] = {
+        tower: dataclasses.replace(t, qkv=(t.width,) * layers, ffn=(ffn,) * layers)
+    }
     return dataclasses.replace(
         contents,
-        sizes=dataclasses.replace(contents.sizes, **{tower: sizes}),
+        sizes=dataclasses.replace(contents.sizes, **full),
         head_dims=contents.head_dims | {tower: wide},
         parameters=parameters,
     )

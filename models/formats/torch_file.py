@@ -20,7 +20,7 @@ import pickle
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn
+from typing import IO, Any, NoReturn
 
 import ml_dtypes
 import numpy as np
@@ -91,6 +91,7 @@ class _Harmless:
     """A callable a pickle may name: it cannot be altered by one (no BUILD on it)."""
 
     __slots__ = ("_call",)
+    _call: Callable[..., Any]
 
     def __init__(self, call: Callable[..., Any]) -> None:
         object.__setattr__(self, "_call", call)
@@ -149,7 +150,7 @@ class _Unpickler(pickle.Unpickler):
     """pickle.Unpickler to which nothing exists but the names above."""
 
     def __init__(
-        self, file: BinaryIO, path: Path, storage: Callable[[Any, Any, int], _Storage]
+        self, file: IO[bytes], path: Path, storage: Callable[[Any, Any, int], _Storage]
     ) -> None:
         super().__init__(file, encoding="utf-8")
         self.path, self.storage, self.script = path, storage, False
@@ -219,7 +220,7 @@ def _attributes(obj: Any) -> Any:
     return {name: c for name, c in children.items() if isinstance(c, (dict, Tensor, int))}
 
 
-def _read_legacy(file: BinaryIO, path: Path) -> Any:
+def _read_legacy(file: IO[bytes], path: Path) -> Any:
     storages: dict[Any, tuple[np.dtype, int]] = {}
     positions: dict[Any, int] = {}
 

@@ -256,3 +256,31 @@ def test_openclip_repositories(hub: Path, files: dict[str, Path]) -> None:
     assert locate("laion/one").weights == snapshot / "open_clip_model.safetensors"
     snapshot = fill(hub, "laion/two", both | {"model.safetensors": weights})
     assert locate("laion/two").weights == snapshot / "model.safetensors"
+
+
+def test_only_one_copy_of_the_weights_is_downloaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import types
+
+    import huggingface_hub
+
+    listed = ["config.json", "model.safetensors", "pytorch_model.bin", "flax_model.msgpack"]
+    fetched: list[str] = []
+
+    def model_info(self: Any, repo: str, revision: str | None = None) -> Any:
+        assert (repo, revision) == ("someone/clip", "v2")
+        return types.SimpleNamespace(siblings=[types.SimpleNamespace(rfilename=f) for f in listed])
+
+    def download(repo: str, file: str, **_: Any) -> str:
+        fetched.append(file)
+        (tmp_path / file).write_bytes(b"")
+        return str(tmp_path / file)
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", model_info)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    assert locate("someone/clip", "v2").weights == tmp_path / "model.safetensors"
+    assert fetched == ["config.json", "model.safetensors"]
+    fetched.clear()
+    assert locate_side_files("someone/clip", "v2") == tmp_path
+    assert fetched == ["config.json"]

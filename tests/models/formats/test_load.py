@@ -367,3 +367,16 @@ def test_another_image_size(files: dict[str, Path], quiet_load: Callable) -> Non
     with pytest.raises(ValueError, match=r"images.transpose\(0, 2, 3, 1\) gives it"):
         large.encode_image(jnp.zeros((1, 3, 20, 20)))
     assert_same(with_image_size(clip, 8), clip)
+
+
+def test_position_ids_of_older_files(files: dict[str, Path], tmp_path: Path) -> None:
+    folder = shutil.copytree(files["huggingface"], tmp_path / "x")
+    tensors = arrays(folder / "model.safetensors")
+    tensors = {name: np.array(values) for name, values in tensors.items()}
+    tensors["text_model.embeddings.position_ids"] = np.arange(7)[None]
+    save_file(tensors, folder / "model.safetensors")
+    assert_same(load_clip(folder), load_clip(files["huggingface"]))
+    tensors["text_model.embeddings.position_ids"] = np.arange(7)[None, ::-1].copy()
+    save_file(tensors, folder / "model.safetensors")
+    with pytest.raises(UserError, match=r"'text_model.embeddings.position_ids' are not those"):
+        load_clip(folder)
