@@ -443,8 +443,9 @@ def _ablate(args: argparse.Namespace) -> int:
 
 
 def _print_ablations(folders: Sequence[Path], as_json: bool) -> None:
-    from codesign.report.ablation import RESULT, headline, headline_table
+    from codesign.report.ablation import headline, headline_table
     from codesign.runs import REPORT, read_json
+    from codesign.surrogate.config import RESULT
 
     results = {folder: read_json(folder / RESULT) for folder in folders}
     if as_json:

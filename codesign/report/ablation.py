@@ -18,8 +18,8 @@ from codesign.report import ablation_plots as plots
 from codesign.report.html import Picture, environment
 from codesign.report.tables import MISSING, percent
 from codesign.runs import CONFIG, REPORT, read_json, write_bytes
+from codesign.surrogate.config import RESULT
 
-RESULT = "ablation.json"
 _TEMPLATE = "ablation.html"
 _TRIAL = ("oracle", "surrogate", "buying", "budget")
 _ACCURACY = ("mape", "max_error", "kendall", "spearman", "top_k_recall")

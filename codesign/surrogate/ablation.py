@@ -167,27 +167,32 @@ def compare(
       The tables, and the ensembles fitted to all samples, one of each kind.
     """
     levels = list(_levels(evidence, config))
-    errors, regrets, points = [], [], []
+    tables = Tables([], [], [], [])
     final: list[Trial] = []
-    largest = len(evidence.train)
+    fitted: list[Fitted] = []
     for trial in trials(evidence, config, say):
-        last = trial.seed == 0 and (trial.ensemble is None or trial.budget == largest)
-        if last and trial.buying != "active":
-            final.append(trial)
+        everything = trial.budget in (0, len(evidence.train)) and trial.buying != "active"
+        shown = everything and trial.seed == 0
         for level in levels:
             predicted = level.of(trial.predicted)
-            errors += _errors(level, predicted, trial, evidence.oracle, config.top_share)
+            tables.errors.extend(
+                _errors(level, predicted, trial, evidence.oracle, config.top_share)
+            )
             if level.name == "pool":
-                regrets += _regrets(level, predicted, trial, evidence.oracle)
-            if last and trial.buying != "active":
-                points += _points(level, predicted, trial, evidence.oracle)
-    slopes = _slopes(evidence, final, say)
-    fitted = [
-        Fitted(t.ensemble, take(evidence.samples, t.rows), evidence.oracle,
-               evidence.fingerprint, config.fit)
-        for t in final if t.ensemble is not None
-    ]  # fmt: skip
-    return Tables(errors, slopes, regrets, points), fitted
+                tables.regrets.extend(_regrets(level, predicted, trial, evidence.oracle))
+            if shown:
+                tables.points.extend(_points(level, predicted, trial, evidence.oracle))
+        if shown:
+            final.append(trial)
+        if shown and trial.ensemble is not None and trial.rows is not None:
+            samples = take(evidence.samples, trial.rows)
+            fitted.append(
+                Fitted(
+                    trial.ensemble, samples, evidence.oracle, evidence.fingerprint, config.fit
+                )
+            )
+    tables.gradients.extend(_slopes(evidence, final, say))
+    return tables, fitted
 
 
 class _Level(NamedTuple):

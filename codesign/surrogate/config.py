@@ -8,6 +8,8 @@ from typing import Literal
 from codesign.scenario import Scenario
 from codesign.space import AcceleratorChoices, TowerChoices
 
+# What an ablation finds, in its run folder.
+RESULT = "ablation.json"
 # Fewer samples than this leave nothing to hold out.
 FEWEST_SAMPLES = 8
 

@@ -87,7 +87,8 @@ def save(path: str | os.PathLike[str], fitted: Fitted) -> None:
         **{f"params{name}": leaf for name, leaf in _named(net.params)},
     }
     buffer = io.BytesIO()
-    np.savez(buffer, **{name: np.asarray(a) for name, a in arrays.items()})
+    plain: dict[str, Any] = {name: np.asarray(a) for name, a in arrays.items()}
+    np.savez(buffer, **plain)
     write_bytes(path, buffer.getvalue())
 
 
@@ -129,11 +130,9 @@ def load(path: str | os.PathLike[str], space: AcceleratorChoices | None = None) 
 
 def _fitted(about: dict[str, Any], arrays: dict[str, np.ndarray]) -> Fitted:
     factors, constants = arrays["samples/factors"], arrays["samples/constants"]
-    points = Points(
-        *factors.T[:3],
-        accelerator=Accelerator(*factors.T[3:]),
-        tech=technology_of(dict(zip(_CONSTANTS, constants.T, strict=True))),
-    )
+    m, k, n, *chip = factors.T
+    tech = technology_of(dict(zip(_CONSTANTS, constants.T, strict=True)))
+    points = Points(m, k, n, Accelerator(*chip), tech)
     hidden = tuple(about["hidden"])
     like = jax.eval_shape(lambda: init_params(jax.random.key(0), len(arrays["mean"]), hidden))
     leaves = [jnp.asarray(arrays[f"params{name}"]) for name, _ in _named(like)]
@@ -145,7 +144,7 @@ def _fitted(about: dict[str, Any], arrays: dict[str, np.ndarray]) -> Fitted:
         kind=about["kind"],
         hidden=hidden,
     )
-    fit = {name: tuple(v) if isinstance(v, list) else v for name, v in about["fit"].items()}
+    fit: dict[str, Any] = about["fit"] | {"hidden": tuple(about["fit"]["hidden"])}
     return Fitted(
         surrogate=net,
         samples=Samples(points, Prediction(*arrays["samples/truth"].T)),

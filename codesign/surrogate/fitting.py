@@ -42,12 +42,12 @@ class _Member(NamedTuple):
     """
 
     key: Array
-    order: Array
-    trained: Array
-    held: Array
-    mean: Array
-    scale: Array
-    unit: Array
+    order: Array | np.ndarray
+    trained: Array | np.ndarray
+    held: Array | np.ndarray
+    mean: Array | np.ndarray
+    scale: Array | np.ndarray
+    unit: Array | np.ndarray
 
 
 @functools.partial(jax.jit, static_argnames="config")
@@ -57,7 +57,7 @@ def _train(members: _Member, x: Array, y: Array, config: FitConfig) -> nnx.State
     schedule = optax.cosine_decay_schedule(config.lr, config.steps)
     optimizer = optax.adamw(schedule, weight_decay=config.weight_decay)
 
-    def error(params: nnx.State, member: _Member, rows: Array) -> Array:
+    def error(params: nnx.State, member: _Member, rows: Array | np.ndarray) -> Array:
         """Loss of each row, [rows]."""
         normal = (x[rows] - member.mean) * member.scale
         out = forward(params, normal, config.hidden)

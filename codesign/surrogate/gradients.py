@@ -80,8 +80,8 @@ def _places(start: Points, end: Points, shares: Array) -> _Moving:
         def place(share: Array) -> Points:
             moving = lambda a, b: a * (b / a) ** share  # noqa: E731
             fixed = lambda a, b: a + share * (b - a)  # noqa: E731
-            tech = jax.tree.map(fixed, start.tech, end.tech)
-            return Points(*jax.tree.map(moving, start[:4], end[:4]), tech)
+            m, k, n, chip = jax.tree.map(moving, start[:4], end[:4])
+            return Points(m, k, n, chip, jax.tree.map(fixed, start.tech, end.tech))
 
         return _Moving(*jax.jvp(place, (share,), (jnp.ones_like(share),)))
 

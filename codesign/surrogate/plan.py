@@ -78,9 +78,9 @@ class _Book:
 
     def plan(
         self,
-        train: Sequence[int],
-        gemms: Sequence[int],
-        neighbours: Sequence[int],
+        train: Sequence[int] | np.ndarray,
+        gemms: Sequence[int] | np.ndarray,
+        neighbours: Sequence[int] | np.ndarray,
         designs: list[Complete],
         pool: list[Complete],
         scenario: Scenario,

@@ -37,16 +37,18 @@ class Points(NamedTuple):
     def of(cls, points: Sequence[Point]) -> Points:
         """Oracle's points as arrays."""
         column = lambda values: np.array(list(values), np.float32)  # noqa: E731
+        chip = (column(getattr(p.accelerator, f) for p in points) for f in FACTORS[3:])
+        constants = {
+            f.name: column(getattr(p.constants, f.name) for p in points)
+            for f in dataclasses.fields(Constants)
+        }
         return cls(
-            *(column(getattr(p, d) for p in points) for d in ("m", "k", "n")),
-            accelerator=Accelerator(
-                *(column(getattr(p.accelerator, f) for p in points) for f in FACTORS[3:])
-            ),
-            tech=technology_of({
-                f.name: column(getattr(p.constants, f.name) for p in points)
-                for f in dataclasses.fields(Constants)
-            }),
-        )  # fmt: skip
+            m=column(p.m for p in points),
+            k=column(p.k for p in points),
+            n=column(p.n for p in points),
+            accelerator=Accelerator(*chip),
+            tech=technology_of(constants),
+        )
 
     @property
     def macs(self) -> np.ndarray:
@@ -65,7 +67,7 @@ def technology_of(constants: dict[str, np.ndarray]) -> Technology:
 
     All energy over time is in its leakage; lane_pj, which GEMMs do not use, is 0.
     """
-    named = {n: x for n, x in constants.items() if n != "static_pj"}
+    named: dict[str, Any] = {n: x for n, x in constants.items() if n != "static_pj"}
     technology = Technology(lane_pj=0.0, leakage_pj=constants["static_pj"], **named)
     like = constants["static_pj"]
     return jax.tree.map(lambda x: np.broadcast_to(np.float32(x), like.shape), technology)

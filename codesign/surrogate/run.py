@@ -8,8 +8,9 @@
 from __future__ import annotations
 
 import csv
+import functools
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,11 @@ from codesign.errors import RunError, UserError
 from codesign.runs import RunFolder
 from codesign.surrogate import files
 from codesign.surrogate.ablation import Row, Tables, compare
-from codesign.surrogate.config import AblationConfig
+from codesign.surrogate.config import RESULT, AblationConfig
 from codesign.surrogate.evidence import gather
 from codesign.surrogate.oracles import answer, find_oracle
 from codesign.surrogate.plan import Plan, drawn_plan, stored_plan
 
-RESULT = "ablation.json"
 SURROGATES = "surrogates"
 # Failures of an oracle that are listed one by one.
 _MOST_FAILURES = 10
@@ -48,7 +48,7 @@ def run_ablation(config: AblationConfig, folder: RunFolder, console: Console) ->
       UserError: an oracle that does not exist, or is to be asked and is not installed.
       RunError: no oracle has any samples; the disk refuses.
     """
-    say = lambda text: console.print(text, markup=False, highlight=False)  # noqa: E731
+    say = functools.partial(console.print, markup=False, highlight=False, soft_wrap=True)
     oracles = [find_oracle(name) for name in config.oracles]
     plan = _plan(config)
     described: list[dict[str, Any]] = []
@@ -72,7 +72,7 @@ def run_ablation(config: AblationConfig, folder: RunFolder, console: Console) ->
         _say_answers(described[-1], say)
         if not evidence.samples.size:
             continue
-        found, fitted = compare(evidence, config, lambda text, o=oracle: say(f"{o.name}: {text}"))
+        found, fitted = compare(evidence, config, _prefixed(oracle.name, say))
         for rows, more in zip(tables, found, strict=True):
             rows.extend(more)
         _write(folder, described, tables)
@@ -87,6 +87,10 @@ def run_ablation(config: AblationConfig, folder: RunFolder, console: Console) ->
     return _write(folder, described, tables)
 
 
+def _prefixed(name: str, say: Callable[[str], None]) -> Callable[[str], None]:
+    return lambda text: say(f"{name}: {text}")
+
+
 def _plan(config: AblationConfig) -> Plan:
     try:
         if config.points == "stored":
@@ -96,7 +100,7 @@ def _plan(config: AblationConfig) -> Plan:
         raise UserError(str(error)) from error
 
 
-def _say_answers(oracle: dict[str, Any], say: Any) -> None:
+def _say_answers(oracle: dict[str, Any], say: Callable[[str], None]) -> None:
     say(
         f"{oracle['name']}: {oracle['shipped']} stored samples, {oracle['bought']} bought, "
         f"{oracle['unanswered']} points without an answer"

@@ -65,7 +65,7 @@ from codesign.surrogate.config import AblationConfig, FitConfig, PlanConfig
 config = AblationConfig(
     oracles=("mine.py:Mine",), points="drawn", purchases=10_000, processes=0,
     budgets=(12, 24), rounds=1, seeds=1,
-    plan=PlanConfig(train=40, gemms=12, designs=3, neighbourhoods=2, pool=4),
+    plan=PlanConfig(train=40, gemms=12, designs=4, neighbourhoods=2, pool=4),
     fit=FitConfig(members=2, hidden=(8,), steps=60, checks=6, batch_size=16),
 )
 '''

@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from codesign.accelerator import Accelerator
@@ -19,6 +19,7 @@ def signs(x):
     return [np.sign(b - a) for a, b in itertools.combinations(x, 2)]
 
 
+@settings(deadline=None)
 @given(values, st.data())
 def test_correlations_agree_with_their_definitions(truth, data):
     predicted = data.draw(st.permutations(truth)) if len(set(truth)) == len(truth) else truth
@@ -43,6 +44,7 @@ def test_errors_are_shares_of_the_truth():
     assert metrics.max_error(truth, predicted) == pytest.approx(0.5)
 
 
+@settings(deadline=None)
 @given(values, st.integers(1, 8), st.randoms())
 def test_top_k_recall_counts_the_best_that_are_found(truth, k, random):
     k = min(k, len(truth))
@@ -71,6 +73,7 @@ def points_of(factors):
     return Points(m, k, n, Accelerator(*chip), Technology(**dict.fromkeys(names, ones)))
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_pairs_are_neighbours_in_exactly_one_factor(data):
     steps = data.draw(
