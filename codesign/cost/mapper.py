@@ -181,11 +181,9 @@ def _aligned(dim: Array, trips: Array, block: Array) -> Array:
 
 def _tiles(work: _Work, lattice: Lattice, one_row: bool) -> _Tiles:
     dims, costing, tech = work.dims, work.tech.costing, work.tech
-    chosen = [
-        functools.partial(jnp.where, lattice.split == i) for i in range(len(SPLITS) - 1)
-    ]
+    by_m, by_k = lattice.split == 0, lattice.split == 1
     cores, pes = (
-        {d: chosen[0](a[d], chosen[1](b[d], c[d])) for d in SPLITS}
+        {d: jnp.where(by_m, a[d], jnp.where(by_k, b[d], c[d])) for d in SPLITS}
         for a, b, c in zip(*work.unrollings, strict=True)
     )
     core_dims = {d: ceil(dims[d] / cores[d]) for d in SPLITS}

@@ -191,7 +191,7 @@ def stack_workloads(workloads: Sequence[Workload]) -> Workload:
     gemms = max(len(w.gemm_names) for w in workloads)
     vector_ops = max(len(w.vector_names) for w in workloads)
 
-    def padded(name: str, operators: int, fill: float) -> np.ndarray:
+    def padded(name: str, operators: int, fill: float) -> Any:
         """One field of all workloads, [sum D_i, operators]."""
         parts = [np.asarray(getattr(w, name)) for w in workloads]
         rows = [w.m.shape[0] for w in workloads]

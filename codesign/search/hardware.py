@@ -75,7 +75,9 @@ def search_hardware(
     if not allowed.any():
         raise ValueError(_unmet(costs, fits, limits))
     modes: tuple[Mode, ...] = get_args(Mode)
-    best = {mode: int(np.argmin(np.where(allowed, metric(costs, mode), np.inf))) for mode in modes}
+    best: dict[str, int] = {
+        mode: int(np.argmin(np.where(allowed, metric(costs, mode), np.inf))) for mode in modes
+    }
     candidates = np.flatnonzero(allowed)
     points = np.stack([costs.latency_s, costs.carbon_kgco2e], axis=-1)[candidates]
     front = candidates[moocore.is_nondominated(points.astype(float))]
