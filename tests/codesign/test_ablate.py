@@ -2,7 +2,6 @@
 
 import csv
 import dataclasses
-import itertools
 import json
 
 import jax
@@ -21,10 +20,10 @@ from codesign.surrogate import designs, files
 from codesign.surrogate.ablation import compare
 from codesign.surrogate.config import AblationConfig, FitConfig, PlanConfig
 from codesign.surrogate.evidence import gather, subsets
-from codesign.surrogate.models import Analytic
+from codesign.surrogate.models import base
 from codesign.surrogate.oracles import answer
 from codesign.surrogate.plan import drawn_plan, gemm_shapes
-from codesign.surrogate.points import Points, predict
+from codesign.surrogate.points import Points, observe
 from codesign.workload import clip_workload
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -236,10 +235,16 @@ def test_purchases_are_a_limit(here):
     assert answer(Picky(), plan, purchases=20, processes=0).bought > answers.bought
 
 
-def test_a_surrogate_of_the_truth_itself_is_perfect():
-    """The analytic model as the oracle: no error and no regret."""
+@pytest.fixture(scope="module")
+def priced():
+    """A plan and what the analytic model says of its points."""
     plan = small_plan()
-    costs = predict(Analytic(), Points.of(plan.points))
+    return plan, base(observe("corrected", Points.of(plan.points)))
+
+
+def test_a_surrogate_of_the_truth_itself_is_perfect(priced):
+    """The analytic model as the oracle: no error and no regret."""
+    plan, costs = priced
     samples = [Sample(float(c), float(e)) for c, e in zip(*costs, strict=True)]
     evidence = gather("itself", "1", plan, samples)
     # Too few to fit, and no slopes, whose programs take longest to compile.
@@ -254,31 +259,22 @@ def test_a_surrogate_of_the_truth_itself_is_perfect():
     assert tables.gradients == []
 
 
-def test_designs_cost_what_the_cost_model_says():
-    architecture = Architecture(vision=Tower(2, 128, 2, 256), text=Tower(1, 64, 1, 128))
-    chips = [Accelerator(1, 64, 16, 256, 64, 4), Accelerator(2, 128, 8, 128, 32, 2)]
-    shapes = gemm_shapes(architecture)
-    workload = clip_workload(architecture)
-    np.testing.assert_array_equal(np.stack([workload.m, workload.k, workload.n], axis=-1), shapes)
+def test_designs_cost_what_the_cost_model_says(priced):
+    plan, costs = priced
     scenario = Scenario()
-    plan = small_plan()
-    constants = plan.points[0].constants
-    pairs = list(itertools.product(chips, shapes))
-    points = Points.of([plan.points[0]._replace(
-        m=m, k=k, n=n, accelerator=chip, constants=type(constants).of(chip, scenario)
-    ) for chip, (m, k, n) in pairs])  # fmt: skip
-    gemms = predict(Analytic(), points)
-    rows = np.arange(len(pairs)).reshape(2, -1)
-    group = designs.batch(
-        [designs.Complete(architecture, c, r) for c, r in zip(chips, rows, strict=True)], scenario
-    )
-    found = designs.design_costs(group, gemms, scenario)
+    found = designs.design_costs(designs.batch(plan.pool, scenario), costs, scenario)
     model = jax.jit(clip_costs, static_argnames="scenario")
-    for i, chip in enumerate(chips):
-        expected = model(architecture, chip, scenario)
+    for i, design in enumerate(plan.pool):
+        expected = model(design.architecture, design.accelerator, scenario)
         for metric in ("latency_s", "energy_j", "area_mm2", "carbon_kgco2e"):
             assert found[metric][i] == pytest.approx(float(getattr(expected, metric)), rel=1e-4)
         assert found["edp_js"][i] == pytest.approx(found["latency_s"][i] * found["energy_j"][i])
+
+
+def test_shapes_are_the_workloads():
+    architecture = Architecture(vision=Tower(2, 128, 2, 256), text=Tower(1, 64, 1, 128))
+    w = clip_workload(architecture)
+    np.testing.assert_array_equal(np.stack([w.m, w.k, w.n], axis=-1), gemm_shapes(architecture))
 
 
 def test_raw_area_is_of_cactis_own_arrays():
@@ -295,13 +291,13 @@ def test_subsets():
     plan = small_plan()
     constants = plan.points[0].constants
     fast, wide = Accelerator(1, 64, 16, 256, 64, 4), Accelerator(4, 256, 64, 256, 32, 4)
-    base = plan.points[0]._replace(constants=constants)
+    point = plan.points[0]._replace(constants=constants)
     points = Points.of([
-        base._replace(m=197, k=768, n=768, accelerator=fast),
-        base._replace(m=197, k=64, n=197, accelerator=fast),
-        base._replace(m=197, k=197, n=64, accelerator=fast),
-        base._replace(m=1, k=512, n=512, accelerator=fast),
-        base._replace(m=197, k=768, n=768, accelerator=wide),
+        point._replace(m=197, k=768, n=768, accelerator=fast),
+        point._replace(m=197, k=64, n=197, accelerator=fast),
+        point._replace(m=197, k=197, n=64, accelerator=fast),
+        point._replace(m=1, k=512, n=512, accelerator=fast),
+        point._replace(m=197, k=768, n=768, accelerator=wide),
     ])  # fmt: skip
     found = {name: flags.tolist() for name, flags in subsets(points).items()}
     assert found["large"] == [True, False, False, False, True]
