@@ -137,6 +137,8 @@ class AblationConfig:
                 raise ValueError(f"{name} is {getattr(self, name)}: at least {least} is needed")
         if not self.oracles:
             raise ValueError("oracles is empty: name at least one")
+        if self.scenario.costing != "physical" or self.scenario.precision_bits != 8:
+            raise ValueError("scenario: oracles price physical costs at 8 bits only")
         if not 0 < self.top_share <= 1:
             raise ValueError(f"top_share is {self.top_share}: a share of 1 or less is needed")
         if any(b < FEWEST_SAMPLES for b in self.budgets):

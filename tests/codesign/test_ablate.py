@@ -154,6 +154,7 @@ def test_bad_input_is_one_line(here, capsys):
         (["quickstart"], 2, "quickstart is no ablation; try codesign search quickstart"),
         (["./tiny.py", "--seeds", "0"], 2, "seeds is 0: at least 1 is needed"),
         (["./tiny.py", "--fit.members", "0"], 2, "members is 0"),
+        (["./tiny.py", "--scenario.costing", "catransformers"], 2, "price physical costs"),
         (["./tiny.py", "--oracles", "['zigzig']"], 2, "no oracle 'zigzig'; did you mean 'zigzag'?"),
         (["./tiny.py", "--oracles", "['none.py:X']"], 2, "there is no file none.py"),
         (["./tiny.py", "--oracles", "['mine.py:X']"], 2, "oracle mine.py:X: AttributeError"),
