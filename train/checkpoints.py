@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from flax import nnx
 
 from codesign.errors import RunError
-from codesign.models import CLIP
 
 KEPT = 2
 
@@ -87,13 +84,3 @@ class Checkpoints:
         )
         leaves = [restored.state[str(i)] for i in range(len(restored.state))]
         return Saved(step, restored.meta["phase"], leaves, restored.meta["notes"])
-
-
-def save_network(folder: Path, model: CLIP) -> None:
-    """Writes a network's weights (Orbax) and dimensions (architecture.json) to a folder."""
-    checkpointer = ocp.StandardCheckpointer()
-    leaves = {str(i): leaf for i, leaf in enumerate(plain(nnx.state(model)))}
-    checkpointer.save((folder / "weights").resolve(), leaves, force=True)
-    checkpointer.wait_until_finished()
-    text = json.dumps(dataclasses.asdict(model.architecture), indent=2)
-    (folder / "architecture.json").write_text(text + "\n")

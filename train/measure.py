@@ -14,11 +14,11 @@ from codesign.cost.estimate import estimate
 from codesign.cost.model import Costs
 from codesign.design_file import Design, design_to_json
 from codesign.models import CLIP
+from codesign.models.formats import save_clip
 from codesign.runs import RunFolder
 from codesign.search.objectives import METRIC, feasible
 from codesign.search.pareto import hypervolume, pareto_front
 from codesign.train import placement
-from codesign.train.checkpoints import save_network
 from codesign.train.data import CaptionedImages
 from codesign.train.evaluate import evaluate_clip
 from codesign.train.family import Family, member_params
@@ -69,7 +69,8 @@ def designs(
         )
         params = member_params(family.params, i)
         network = nnx.merge(setup.trainer.graphdef, params, rest).slice_to(architecture)
-        save_network(folder.checkpoints / "designs" / design.name, network)
+        place = folder.checkpoints / "designs" / design.name
+        save_clip(network, place, "native", overwrite=True)
         entries.append(_entry(setup, design, network, i))
     allowed = [entry for entry in entries if entry["feasible"]]
     on_front = pareto_front(
