@@ -23,7 +23,7 @@ from codesign.surrogate.evidence import gather, subsets
 from codesign.surrogate.models import base
 from codesign.surrogate.oracles import answer
 from codesign.surrogate.plan import drawn_plan, gemm_shapes
-from codesign.surrogate.points import Points, observe
+from codesign.surrogate.points import FACTORS, Points, observe
 from codesign.workload import clip_workload
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -64,7 +64,7 @@ from codesign.surrogate.config import AblationConfig, FitConfig, PlanConfig
 config = AblationConfig(
     oracles=("mine.py:Mine",), points="drawn", purchases=10_000, processes=0,
     budgets=(12, 24), rounds=1, seeds=1,
-    plan=PlanConfig(train=40, gemms=12, designs=4, neighbourhoods=2, pool=4),
+    plan=PlanConfig(train=40, gemms=12, designs=4, neighbourhoods=0, pool=4),
     fit=FitConfig(members=2, hidden=(8,), steps=60, checks=6, batch_size=16),
 )
 '''
@@ -139,6 +139,24 @@ def test_from_config_to_report(here, capsys):
     assert "corrected" in capsys.readouterr().out and (run / "report.html").exists()
     assert main(["ablate", "./tiny.py"]) == 2
     assert "already holds an ablation; --out FOLDER" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_slopes_over_neighbours(here, capsys):
+    argv = ["./tiny.py", "--plan.neighbourhoods", "2", "--plan.train", "20", "--budgets", "[]"]
+    assert main(["ablate", *argv, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["gradients"]
+    rows = rows_of(here / "runs" / "tiny" / "gradients.csv")
+    assert {r["estimate"] for r in rows} == {"difference", "midpoint", "path"}
+    factors = {r["factor"] for r in rows}
+    assert {"all", "l2_kib", "glb_mib"} <= factors <= {"all", *FACTORS}
+    # One row of all factors for each surrogate, quantity and estimate; the others make it up.
+    assert len(found) == 3 * 2 * 3
+    key = lambda r: (r["surrogate"], r["metric"], r["estimate"])  # noqa: E731
+    for row in found:
+        parts = [int(r["pairs"]) for r in rows if key(r) == key(row) and r["factor"] != "all"]
+        assert sum(parts) == row["pairs"] > 0
+        assert row["surrogate"] != "learned" or row["cosine"] is not None
 
 
 def error_line(capsys, *argv):
