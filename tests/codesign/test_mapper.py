@@ -22,6 +22,8 @@ from codesign.cost.mapper import GemmCosts, gemm_costs
 from codesign.cost.technology import Technology, technology
 from codesign.scenario import Scenario
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 ZIGZAG = Path(__file__).parent / "data" / "zigzag_samples.csv"
 ROUND = Technology(
     mac_pj=0.25, register_read_pj=0.125, register_write_pj=0.5, lane_pj=1.0, l2_read_pj=1.0,
@@ -33,15 +35,6 @@ CHIP_CHOICES = ((1, 2, 4), (32, 64, 128, 256), (2, 4, 8, 16, 32, 64),
 BATCH = 64
 
 Case = tuple[tuple[float, float, float], Accelerator, Technology]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-    """A few hundred GEMMs are priced in a second and compiled in several: optimise less."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
 
 
 @jax.jit
