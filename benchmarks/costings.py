@@ -108,7 +108,7 @@ CONVENTIONS = {
     "32-bit partial sums": ("wide_sums",),
     "first and last tiles take time": ("fill_and_drain",),
     "L2 bandwidth felt": ("l2_bandwidth",),
-    "weights of one block bypass L2": ("weights_bypass",),
+    "weights pass through L2": ("weights_bypass",),
     "attention's true dimensions": ("swap_attention",),
     "heads one by one": ("fold_batch",),
     "no minimum of L2": ("l2_minimum",),

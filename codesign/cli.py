@@ -155,20 +155,31 @@ def _add_command(commands: Any, name: str, run: Any, summary: str, **more: Any) 
 
 
 def _add_search(commands: Any) -> None:
-    parser = _add_command(
+    parser = _add_config_command(
         commands,
         "search",
         _search,
         "search architectures and accelerators together; writes a run folder",
-        add_help=False,
-        usage="codesign search CONFIG [--out DIR] [--resume] [--json] [--FIELD VALUE ...]",
-        epilog="codesign search CONFIG --help lists the config's fields; any of them is "
-        "overridden by --FIELD VALUE, such as --seed 1.",
+        more="[--resume] ",
+        example="--seed 1",
     )
+    parser.add_argument("--resume", action="store_true", help="continue the run in the folder")
+
+
+def _add_config_command(
+    commands: Any, name: str, run: Any, summary: str, *, more: str = "", example: str
+) -> Any:
+    """A command that runs a CONFIG, any of whose fields can be given on the command line."""
+    parser = _add_command(
+        commands, name, run, summary, add_help=False,
+        usage=f"codesign {name} CONFIG [--out DIR] {more}[--json] [--FIELD VALUE ...]",
+        epilog=f"codesign {name} CONFIG --help lists the config's fields; any of them is "
+        f"overridden by --FIELD VALUE, such as {example}.",
+    )  # fmt: skip
     parser.add_argument("config", metavar="CONFIG", help="name of a config, or path of a .py file")
     parser.add_argument("--out", metavar="DIR", help="run folder (default: runs/CONFIG)")
-    parser.add_argument("--resume", action="store_true", help="continue the run in the folder")
     parser.add_argument("-h", "--help", action=_ConfigHelp, nargs=0, help="show this and exit")
+    return parser
 
 
 def _add_cost(commands: Any) -> None:
@@ -201,19 +212,13 @@ def _add_workload(commands: Any) -> None:
 
 
 def _add_ablate(commands: Any) -> None:
-    parser = _add_command(
+    _add_config_command(
         commands,
         "ablate",
         _ablate,
         "how accurate the surrogates are against the oracles; writes a run folder",
-        add_help=False,
-        usage="codesign ablate CONFIG [--out DIR] [--json] [--FIELD VALUE ...]",
-        epilog="codesign ablate CONFIG --help lists the config's fields; any of them is "
-        "overridden by --FIELD VALUE, such as --seeds 1.",
+        example="--seeds 1",
     )
-    parser.add_argument("config", metavar="CONFIG", help="name of a config, or path of a .py file")
-    parser.add_argument("--out", metavar="DIR", help="run folder (default: runs/CONFIG)")
-    parser.add_argument("-h", "--help", action=_ConfigHelp, nargs=0, help="show this and exit")
 
 
 def _add_convert(commands: Any) -> None:
