@@ -259,12 +259,15 @@ def _search(args: argparse.Namespace) -> int:
     from codesign.report.tables import savings
     from codesign.runs import RunFolder, jsonable
     from codesign.search.hardware import HardwareConfig
+    from codesign.surrogate.config import AblationConfig
 
     config = load_config(args.config, args.overrides)
     _check_scenarios(config)
     name = config_name(args.config)
     if isinstance(config, HardwareConfig):
         return _search_hardware(config, args)
+    if isinstance(config, AblationConfig):
+        raise UserError(f"{args.config} is no search; try codesign ablate {args.config}")
     out = Path(args.out if args.out is not None else Path("runs") / name)
     folder = RunFolder.create(out, config_to_json(config), resume=args.resume, name=name)
     try:

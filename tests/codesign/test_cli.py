@@ -281,3 +281,9 @@ def test_a_design_beyond_its_buffers_is_one_line_that_names_the_product(tmp_path
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert "vision.qkv [197 x 768 x 768] fits no mapping" in error
+
+
+def test_an_ablation_is_no_search(tmp_path, capsys):
+    assert main(["search", "ablation", "--out", str(tmp_path / "run")]) == 2
+    assert "ablation is no search; try codesign ablate ablation" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
