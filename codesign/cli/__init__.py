@@ -1,0 +1,111 @@
+"""The `codesign` program.
+
+Results go to stdout, progress to stderr, so that a result can always be piped; with
+--json the result is one JSON value. Bad input ends in one line and exit code 2, a
+failure in one line and exit code 1, Ctrl-C in 130. Whatever else goes wrong is a bug and
+shows its traceback.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import errno
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+# Heavy modules (JAX, matplotlib) are imported by the commands that need them: help is instant.
+from codesign.cli import ablate, convert, cost, report, search, workload
+from codesign.cli.arguments import Parser
+from codesign.errors import RunError, UserError, did_you_mean
+
+_COMMANDS = {
+    "search": search,
+    "cost": cost,
+    "workload": workload,
+    "ablate": ablate,
+    "convert": convert,
+    "report": report,
+}
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the program.
+
+    Args:
+      argv: arguments after the program's name; default: those of the process.
+
+    Returns:
+      The exit code.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        try:
+            return _run(argv)
+        finally:
+            sys.stdout.flush()  # Here, where a closed pipe is still caught.
+    except UserError as error:
+        return _fail(error, 2)
+    except RunError as error:
+        return _fail(error, 1)
+    except BrokenPipeError:
+        # The reader (head, less) has seen enough. Python flushes stdout once more at exit.
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        if error.errno not in _DISK_FULL:
+            raise
+        place = f": {error.filename}" if error.filename else ""
+        return _fail(f"{error.strerror}{place}", 1)
+    except KeyboardInterrupt as interrupt:
+        print(str(interrupt) or "interrupted", file=sys.stderr)
+        return 130
+
+
+def _fail(error: object, code: int) -> int:
+    print(f"codesign: {error}", file=sys.stderr)
+    return code
+
+
+def _run(argv: list[str]) -> int:
+    _check_command(argv)
+    args, extra = _parser().parse_known_args(argv)
+    if extra and not hasattr(args, "config"):
+        raise UserError(f"unexpected argument '{extra[0]}'; see codesign {argv[0]} --help")
+    args.overrides = extra
+    command: Callable[[argparse.Namespace], int] = args.command
+    return command(args)
+
+
+class _Version(argparse.Action):
+    """--version, read from the installed package only when asked for."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        import importlib.metadata
+
+        print(f"codesign {importlib.metadata.version('codesign')}")
+        parser.exit()
+
+
+def _check_command(argv: list[str]) -> None:
+    if argv and not argv[0].startswith("-") and argv[0] not in _COMMANDS:
+        hint = did_you_mean(argv[0], _COMMANDS)
+        raise UserError(f"there is no command '{argv[0]}'; {hint}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = Parser(
+        prog="codesign",
+        description="Differentiable co-design of CLIP models and edge accelerators.",
+        epilog="codesign COMMAND --help tells more.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=Parser)
+    for command in _COMMANDS.values():
+        command.add(commands)
+    return parser

@@ -1,0 +1,64 @@
+"""`codesign ablate`: how accurate the surrogates are."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from codesign.cli import configured
+from codesign.cli.arguments import add_config_command
+from codesign.cli.output import console, print_json
+
+
+def add(commands: Any) -> None:
+    """The parser of the command."""
+    add_config_command(
+        commands,
+        "ablate",
+        run,
+        "how accurate the surrogates are against the oracles; writes a run folder",
+        example="--seeds 1",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """`codesign ablate`: the comparison itself is codesign.surrogate.run's."""
+    from codesign.overrides import config_name, config_to_json
+    from codesign.report.ablation import write_report
+    from codesign.runs import RunFolder
+    from codesign.surrogate.run import check_new, run_ablation
+
+    config = configured.load(args)
+    name, out = config_name(args.config), configured.out_folder(args)
+    check_new(out)
+    folder = RunFolder.create(out, config_to_json(config), name=name)
+    try:
+        run_ablation(config, folder, console(stderr=True))
+        write_report(folder.path)
+    except KeyboardInterrupt:
+        message = f"interrupted; what was bought and compared is kept, the latter in {out}"
+        raise KeyboardInterrupt(message) from None
+    print_ablations([folder.path], args.json)
+    return 0
+
+
+def print_ablations(folders: Sequence[Path], as_json: bool) -> None:
+    """The headline of each comparison, and where its report is."""
+    from codesign.report.ablation import headline, headline_table
+    from codesign.runs import REPORT, read_json
+    from codesign.surrogate.config import RESULT
+
+    results = {folder: read_json(folder / RESULT) for folder in folders}
+    if as_json:
+        short = [
+            {"run": str(f), "report": str(f / REPORT), "oracles": r["oracles"]} | headline(r)
+            for f, r in results.items()
+        ]
+        print_json(short[0] if len(short) == 1 else short)
+        return
+    out = console()
+    for folder, result in results.items():
+        out.print(headline_table(result))
+        out.print(f"report: {folder / REPORT}", markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,61 @@
+"""What the commands' parsers share: one-line errors, --json, and CONFIG with its fields."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any, NoReturn
+
+from codesign.errors import UserError
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse whose errors are one line, raised like every other bad input."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raises what argparse would have printed."""
+        raise UserError(f"{message}; see {self.prog} --help")
+
+
+class _ConfigHelp(argparse.Action):
+    """--help of commands that take a CONFIG: after one, its fields too."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, *_: Any
+    ) -> None:
+        from codesign.overrides import config_names, format_overrides
+
+        if getattr(namespace, "config", None):
+            more = format_overrides(namespace.config).rstrip()
+        else:
+            more = f"configs: {', '.join(config_names()) or 'none'}"
+        print(f"{parser.format_help()}\n{more}")
+        parser.exit()
+
+
+def add_command(commands: Any, name: str, run: Any, summary: str, **more: Any) -> Any:
+    """A command with --json; `run` takes the parsed arguments and returns the exit code."""
+    parser = commands.add_parser(
+        name, help=summary, allow_abbrev=False,
+        description=summary[0].upper() + summary[1:] + ".", **more,
+    )  # fmt: skip
+    parser.add_argument(
+        "--json", action="store_true", help="print the result as JSON, and nothing else, on stdout"
+    )
+    parser.set_defaults(command=run, command_name=name)
+    return parser
+
+
+def add_config_command(
+    commands: Any, name: str, run: Any, summary: str, *, more: str = "", example: str
+) -> Any:
+    """A command that runs a CONFIG, any of whose fields can be given on the command line."""
+    parser = add_command(
+        commands, name, run, summary, add_help=False,
+        usage=f"codesign {name} CONFIG [--out DIR] {more}[--json] [--FIELD VALUE ...]",
+        epilog=f"codesign {name} CONFIG --help lists the config's fields; any of them is "
+        f"overridden by --FIELD VALUE, such as {example}.",
+    )  # fmt: skip
+    parser.add_argument("config", metavar="CONFIG", help="name of a config, or path of a .py file")
+    parser.add_argument("--out", metavar="DIR", help="run folder (default: runs/CONFIG)")
+    parser.add_argument("-h", "--help", action=_ConfigHelp, nargs=0, help="show this and exit")
+    return parser

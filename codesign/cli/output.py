@@ -1,0 +1,27 @@
+"""How the commands print: tables for people, JSON for programs."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+# Piped output has no width of its own; the widest table needs this much.
+_PIPE_WIDTH = 110
+
+
+def console(stderr: bool = False) -> Console:
+    """A console of rich, wide enough for every table where its output is piped."""
+    from rich.console import Console
+
+    out = Console(stderr=stderr)
+    if not out.is_terminal:
+        out.width = _PIPE_WIDTH
+    return out
+
+
+def print_json(obj: Any) -> None:
+    """One JSON value on stdout."""
+    print(json.dumps(obj, indent=2, ensure_ascii=False, allow_nan=False))
