@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
+import jax
 import numpy as np
 
-from codesign.errors import UserError
+from codesign.errors import RunError, UserError
 from codesign.models.clip import CLIP
 from codesign.models.formats.files import OPENCLIP_CONFIG, locate_side_files
-from codesign.runs import read_json
+from codesign.runs import read_json, write_json
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -31,6 +33,8 @@ _USUAL_VOCAB = 49408
 _MOST_PADDING = 127
 _RESAMPLE = {"bicubic": 3, "bilinear": 2}  # Pillow's codes
 
+Pixels = TypeVar("Pixels", np.ndarray, jax.Array)
+
 
 @dataclasses.dataclass(frozen=True)
 class ImageSettings:
@@ -38,7 +42,7 @@ class ImageSettings:
 
     Attributes:
       size: side of the result, pixels.
-      mean: subtracted from each colour in [0, 1].
+      mean: subtracted from each colour in [0, 1]: three numbers, or one for grey pictures.
       std: divides the difference.
       resize: "shortest": the shorter side becomes `size`, the rest is cut off around the
         centre; "squash": both sides become `size`; "longest": the longer side becomes `size`,
@@ -48,19 +52,33 @@ class ImageSettings:
     """
 
     size: int = 224
-    mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
-    std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
+    mean: tuple[float, ...] = (0.48145466, 0.4578275, 0.40821073)
+    std: tuple[float, ...] = (0.26862954, 0.26130258, 0.27577711)
     resize: str = "shortest"
     interpolation: str = "bicubic"
     fill: int = 0
 
+    @property
+    def channels(self) -> int:
+        """Colours of a picture: 3, or 1 where it is grey."""
+        return len(self.mean)
+
+    @property
+    def mode(self) -> str:
+        """Pillow's name for such pictures."""
+        return "L" if self.channels == 1 else "RGB"
+
     def huggingface(self) -> dict[str, Any]:
-        """preprocessor_config.json; for "longest", what remains to be done after padding."""
+        """preprocessor_config.json; for "longest", what remains to be done after padding.
+
+        HuggingFace has no word for "longest", so OpenCLIP's say it beside its own.
+        """
         side = {"height": self.size, "width": self.size}
         shortest = self.resize == "shortest"
+        longest = {"resize_mode": "longest", "fill_color": self.fill}
         return {
             "image_processor_type": "CLIPImageProcessor",
-            "do_convert_rgb": True,
+            "do_convert_rgb": self.mode == "RGB",
             "do_resize": self.resize != "longest",
             "size": {"shortest_edge": self.size} if shortest else side,
             "resample": _RESAMPLE[self.interpolation],
@@ -71,13 +89,14 @@ class ImageSettings:
             "do_normalize": True,
             "image_mean": list(self.mean),
             "image_std": list(self.std),
+            **(longest if self.resize == "longest" else {}),
         }
 
     def openclip(self) -> dict[str, Any]:
         """OpenCLIP's preprocess_cfg."""
         return {
             "size": self.size,
-            "mode": "RGB",
+            "mode": self.mode,
             "mean": list(self.mean),
             "std": list(self.std),
             "interpolation": self.interpolation,
@@ -97,20 +116,41 @@ class Processor:
 
     def __init__(self, settings: ImageSettings, tokenizer: Any, context: int) -> None:
         self.settings, self.tokenizer, self.context = settings, tokenizer, context
-        self._normalise = _image_processor(settings)
+        self._resize = _resizer(settings)
+        # In float64 once, so that float32 rounds a single time.
+        self._offset = (255 * np.asarray(settings.mean)).astype(np.float32)
+        self._scale = (1 / (255 * np.asarray(settings.std))).astype(np.float32)
+
+    def pixels(self, picture: Image | np.ndarray) -> np.ndarray:
+        """A Pillow image, or a uint8 array [H,W] or [H,W,3], -> uint8 [S,S,C].
+
+        Resized and cut, not yet normalised: a quarter of the memory of `images`, so what to
+        send to a device. Safe to call from several threads.
+        """
+        opened = _opened(picture)
+        if opened.mode != self.settings.mode:
+            opened = opened.convert(self.settings.mode)
+        size = self.settings.size
+        if opened.size != (size, size):  # else HuggingFace's steps only copy
+            if self.settings.resize == "longest":
+                opened = _letterbox(opened, self.settings)
+            else:
+                # A batch of one, because pictures differ in size until here.
+                resized = self._resize([opened], return_tensors="np")["pixel_values"][0]
+                return np.ascontiguousarray(np.moveaxis(resized, 0, -1))
+        return np.asarray(opened, np.uint8).reshape(size, size, self.settings.channels)
+
+    def normalise(self, pixels: Pixels) -> Pixels:
+        """uint8 [..., C] -> float32 [..., C]: (pixels / 255 - mean) / std, for `encode_image`.
+
+        Of a JAX array it makes a JAX array, within jit too; of a NumPy array a NumPy array.
+        """
+        return (pixels.astype(np.float32) - self._offset) * self._scale
 
     def images(self, images: Image | np.ndarray | Sequence[Image | np.ndarray]) -> np.ndarray:
-        """Pillow images, or uint8 arrays [H,W,3], -> float32 [B,S,S,3], for `encode_image`."""
-        from PIL import Image
-
+        """Pillow images, or uint8 arrays [H,W,3], -> float32 [B,S,S,C], for `encode_image`."""
         several = images if isinstance(images, (list, tuple)) else [images]
-        pictures: list[Any] = [
-            Image.fromarray(i) if isinstance(i, np.ndarray) else i for i in several
-        ]
-        if self.settings.resize == "longest":
-            pictures = [_letterbox(picture, self.settings) for picture in pictures]
-        channels_first = self._normalise(pictures, return_tensors="np")["pixel_values"]
-        return np.ascontiguousarray(np.moveaxis(channels_first, 1, -1), np.float32)
+        return self.normalise(np.stack([self.pixels(one) for one in several]))
 
     def texts(self, texts: str | Sequence[str]) -> np.ndarray:
         """Captions -> int32 [B, context]; a longer one is cut, its end-of-text token kept."""
@@ -120,6 +160,36 @@ class Processor:
             return_tensors="np",
         )  # fmt: skip
         return np.asarray(encoded["input_ids"], np.int32)
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Writes what `load_processor` needs into a folder, made where it is missing.
+
+        Raises:
+          RunError: where the disk refuses.
+        """
+        folder = Path(folder).expanduser()
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            # Aside, so that a kill leaves each file old or new.
+            with tempfile.TemporaryDirectory(dir=folder, prefix=".tokenizer.") as aside:
+                self.tokenizer.save_pretrained(aside)
+                for file in sorted(Path(aside).iterdir()):
+                    os.replace(file, folder / file.name)
+        except OSError as error:
+            raise RunError(f"cannot write to {folder}: {error.strerror}") from error
+        write_json(folder / HF_PREPROCESSOR, self.settings.huggingface())
+
+
+def make_processor(settings: ImageSettings, tokenizer: Any, context: int) -> Processor:
+    """A processor for training from scratch; `Processor.save` puts it beside the checkpoint.
+
+    Args:
+      settings: of the pictures; one mean and std make them grey.
+      tokenizer: a `CaptionTokenizer`, or a tokenizer of transformers with an end of text.
+      context: tokens of a text.
+    """
+    known = tokenizer.fast() if hasattr(tokenizer, "fast") else tokenizer
+    return Processor(settings, known, context)
 
 
 def load_processor(
@@ -148,6 +218,13 @@ def load_processor(
     """
     folder = locate_side_files(path, revision)
     settings = dataclasses.replace(image_settings(folder), size=clip.architecture.image)
+    colours = clip.architecture.channels
+    if settings.channels != colours:
+        raise UserError(
+            f"{folder}: the checkpoint's pictures have {colours} channels, the preprocessing is "
+            f"for {settings.channels}; put a {HF_PREPROCESSOR} there whose image_mean and "
+            f"image_std have length {colours}"
+        )
     return Processor(settings, _tokenizer(folder, clip, tokenizer), clip.architecture.context)
 
 
@@ -170,6 +247,7 @@ def image_settings(folder: Path) -> ImageSettings:
 
 def _from_huggingface(config: Mapping[str, Any], path: Path) -> ImageSettings:
     usual = ImageSettings()
+    longest = config.get("resize_mode") == "longest"
     size = config.get("size", usual.size)
     size = {"shortest_edge": size} if isinstance(size, int) else size
     crop = config.get("crop_size", usual.size)
@@ -177,6 +255,7 @@ def _from_huggingface(config: Mapping[str, Any], path: Path) -> ImageSettings:
     squash = "height" in size
     side = size["height"] if squash else size["shortest_edge"]
     steps = {step: config.get(f"do_{step}", True) for step in ("resize", "rescale", "normalize")}
+    steps["resize"] = steps["resize"] or longest
     cropped = config.get("do_center_crop", True)
     codes = {code: name for name, code in _RESAMPLE.items()}
     supported = (
@@ -195,8 +274,9 @@ def _from_huggingface(config: Mapping[str, Any], path: Path) -> ImageSettings:
         side,
         tuple(config.get("image_mean", usual.mean)),
         tuple(config.get("image_std", usual.std)),
-        "squash" if squash else "shortest",
+        "longest" if longest else "squash" if squash else "shortest",
         codes[config.get("resample", 3)],
+        int(config.get("fill_color", usual.fill)) if longest else usual.fill,
     )
 
 
@@ -217,15 +297,28 @@ def _from_openclip(config: Mapping[str, Any], path: Path) -> ImageSettings:
     return ImageSettings(size, mean, std, resize, interpolation, int(fill))
 
 
-def _image_processor(settings: ImageSettings) -> Any:
+def _resizer(settings: ImageSettings) -> Any:
+    """HuggingFace's image processor, to resize and cut alone."""
     import transformers
 
     # The backend without torch has had a name of its own since there are two.
     kind = getattr(transformers, "CLIPImageProcessorPil", None) or transformers.CLIPImageProcessor
+    # Conversion is done before: HuggingFace knows only the one to RGB.
+    off = {"do_convert_rgb": False, "do_rescale": False, "do_normalize": False}
     try:
-        return kind(**settings.huggingface())
+        return kind(**(settings.huggingface() | off))
     except ImportError:
         raise UserError("preparing images needs Pillow: pip install pillow") from None
+
+
+def _opened(picture: Image | np.ndarray) -> Image:
+    """A Pillow image of either; [H,W,1] is grey as [H,W] is."""
+    from PIL import Image
+
+    if not isinstance(picture, np.ndarray):
+        return picture
+    grey = picture.ndim == 3 and picture.shape[-1] == 1
+    return Image.fromarray(picture[..., 0] if grey else picture)
 
 
 def _letterbox(picture: Image, settings: ImageSettings) -> Image:
@@ -234,9 +327,9 @@ def _letterbox(picture: Image, settings: ImageSettings) -> Image:
 
     scale = settings.size / max(picture.size)
     width, height = (round(side * scale) for side in picture.size)
-    code = _RESAMPLE[settings.interpolation]
-    small = picture.convert("RGB").resize((width, height), code)
-    square = Image.new("RGB", (settings.size,) * 2, (settings.fill,) * 3)
+    small = picture.resize((width, height), _RESAMPLE[settings.interpolation])
+    fill = (settings.fill,) * settings.channels
+    square = Image.new(settings.mode, (settings.size,) * 2, fill)
     square.paste(small, ((settings.size - width) // 2, (settings.size - height) // 2))
     return square
 
@@ -255,10 +348,9 @@ def _tokenizer(folder: Path, clip: CLIP, other: str | os.PathLike[str] | None) -
         raise UserError(
             f"{other} holds no tokenizer (tokenizer.json, or vocab.json and merges.txt)"
         )
-    from transformers import CLIPTokenizer
-
     try:
-        tokenizer = CLIPTokenizer.from_pretrained(place, local_files_only=True)
+        tokenizer = _read_tokenizer(place)
+        ends_texts = tokenizer("a")["input_ids"][-1:] == [tokenizer.eos_token_id]
     except Exception as error:  # the tokenizers library raises bare Exceptions
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{place}: the tokenizer cannot be read: {reason}") from None
@@ -273,7 +365,35 @@ def _tokenizer(folder: Path, clip: CLIP, other: str | os.PathLike[str] | None) -
             f"the tokenizer in {place} ends texts with the id {end}, the checkpoint reads them "
             f"at {'the largest id' if pooled is None else pooled}"
         )
+    if not ends_texts:
+        raise UserError(f"the tokenizer in {place} does not end texts with their end token")
     return tokenizer
+
+
+def _read_tokenizer(folder: Path) -> Any:
+    """CLIP's byte pairs, or whatever else a tokenizer.json holds."""
+    from transformers import CLIPTokenizer, PreTrainedTokenizerFast
+
+    file = folder / "tokenizer.json"
+    contents = read_json(file) if file.is_file() else {}
+    if contents.get("model", {}).get("type", "BPE") == "BPE":
+        return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
+    if tokenizer.eos_token is None:
+        _name_special_tokens(tokenizer, contents)
+    return tokenizer
+
+
+def _name_special_tokens(tokenizer: Any, contents: Mapping[str, Any]) -> None:
+    """Start, end and padding of a lone tokenizer.json, from the template it puts texts in."""
+    template = (contents.get("post_processor") or {}).get("single") or []
+    around = [part["SpecialToken"]["id"] for part in template if "SpecialToken" in part]
+    if len(around) == 2:
+        tokenizer.bos_token, tokenizer.eos_token = around
+    if tokenizer.pad_token is None:
+        known = tokenizer.get_vocab()
+        padding = (token for token in ("[pad]", "[PAD]", "<pad>") if token in known)
+        tokenizer.pad_token = next(padding, tokenizer.eos_token)
 
 
 def _has_tokenizer(folder: Path) -> bool:

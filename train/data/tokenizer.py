@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import tokenizers
@@ -49,6 +49,9 @@ class CaptionTokenizer:
         Raises:
           ValueError: a special token is missing or not at its id.
         """
+        # Of a file that transformers wrote: `encode` cuts and fills by itself.
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
         self._tokenizer = tokenizer
         vocabulary = tokenizer.get_vocab()
         wanted = {PAD: 0, UNKNOWN: 1, START: 2, END: len(vocabulary) - 1}
@@ -99,6 +102,18 @@ class CaptionTokenizer:
             words = encoding.ids[: context - 2]
             row[: len(words) + 2] = [self.sot_id, *words, self.eot_id]
         return ids
+
+    def fast(self) -> Any:
+        """The same tokenizer as one of transformers (`PreTrainedTokenizerFast`)."""
+        from transformers import PreTrainedTokenizerFast
+
+        return PreTrainedTokenizerFast(
+            tokenizer_object=tokenizers.Tokenizer.from_str(self._tokenizer.to_str()),
+            bos_token=START,
+            eos_token=END,
+            unk_token=UNKNOWN,
+            pad_token=PAD,
+        )
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes `tokenizer.json`, which HuggingFace's libraries read as well.

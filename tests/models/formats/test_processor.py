@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 import shutil
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
+import transformers
 
 from codesign.errors import UserError
 from codesign.models.formats import ImageSettings, load_processor, save_clip
-from codesign.models.formats.processor import image_settings
+from codesign.models.formats.processor import image_settings, make_processor
+from codesign.train.data import load_tokenizer, train_tokenizer
 
 Image = pytest.importorskip("PIL.Image")
 
@@ -51,6 +55,18 @@ def test_captions(checkpoint: Path, quiet_load: Callable) -> None:
     np.testing.assert_array_equal(ids[1], [start, abc, de, abc, de, abc, end])  # the end is kept
     np.testing.assert_array_equal(ids[2], [start, end, end, end, end, end, end])
     np.testing.assert_array_equal(processor.texts("abc de"), ids[:1])
+
+
+@pytest.fixture(scope="module")
+def words() -> Any:
+    return train_tokenizer(["a photo of a cat and a dog"])
+
+
+def grey_clip(vocab: int) -> Any:
+    """What `load_processor` asks of a CLIP: one of grey 8 x 8 pictures and word tokens."""
+    architecture = types.SimpleNamespace(image=8, channels=1, context=6, vocab=vocab)
+    dialect = types.SimpleNamespace(end_of_text=None)
+    return types.SimpleNamespace(architecture=architecture, dialect=dialect)
 
 
 def expected_pixels(picture: Any, settings: ImageSettings) -> np.ndarray:
@@ -96,11 +112,98 @@ def test_pictures(checkpoint: Path, quiet_load: Callable, resize: str, interpola
     np.testing.assert_allclose(grey, expected, atol=1e-6)
 
 
+@pytest.mark.parametrize("resize", ["shortest", "squash", "longest"])
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_pixels_normalised_are_the_images(words: Any, resize: str, mode: str) -> None:
+    colours = {"RGB": ((0.48, 0.45, 0.4), (0.26, 0.25, 0.27)), "L": ((0.4,), (0.3,))}[mode]
+    settings = ImageSettings(8, *colours, resize, fill=200)
+    processor = make_processor(settings, words, 6)
+    rng = np.random.default_rng(0)
+    normalise = jax.jit(processor.normalise)
+    for width, height in ((30, 20), (8, 8)):
+        picture = Image.fromarray(rng.integers(0, 256, (height, width, 3), np.uint8))
+        pixels = processor.pixels(picture)
+        assert pixels.dtype == np.uint8 and pixels.shape == (8, 8, len(colours[0]))
+        exact = (pixels / 255.0 - colours[0]) / colours[1]
+        np.testing.assert_allclose(processor.images(picture)[0], exact, atol=5e-7)
+        on_device = normalise(pixels)
+        assert on_device.dtype == np.float32
+        np.testing.assert_allclose(on_device, processor.images(picture)[0], atol=5e-7)
+        np.testing.assert_array_equal(processor.pixels(np.asarray(picture)), pixels)
+        np.testing.assert_array_equal(processor.pixels(picture.convert(mode)), pixels)
+    grey = rng.integers(0, 256, (9, 7), np.uint8)
+    np.testing.assert_array_equal(processor.pixels(grey), processor.pixels(grey[..., None]))
+
+
+@pytest.mark.parametrize("resize", ["shortest", "squash"])
+def test_pictures_are_those_of_huggingface(words: Any, resize: str) -> None:
+    settings = ImageSettings(16, resize=resize)
+    theirs = transformers.CLIPImageProcessorPil(**settings.huggingface())
+    rng = np.random.default_rng(0)
+    array = rng.integers(0, 256, (27, 41, 3), np.uint8)
+    for picture in (Image.fromarray(array), Image.fromarray(array[:16, :16])):
+        for converted in (picture, picture.convert("P"), picture.convert("RGBA")):
+            expected = theirs([converted], return_tensors="np")["pixel_values"][0]
+            ours = make_processor(settings, words, 6).images(converted)[0]
+            np.testing.assert_allclose(ours, np.moveaxis(expected, 0, -1), atol=5e-7)
+
+
+def test_a_processor_of_word_tokens(words: Any, tmp_path: Path) -> None:
+    texts = ["a photo of a Dog", "a photo of a cat, a dog and a cat", ""]
+    processor = make_processor(ImageSettings(8, (0.3,), (0.4,)), words, 6)
+    ids = processor.texts(texts)
+    np.testing.assert_array_equal(ids, words.encode(texts, 6))  # ends kept, the same padding
+    clip = grey_clip(words.vocab_size)
+    # As `Processor.save` writes it, and as a lone tokenizer.json.
+    processor.save(tmp_path / "whole")
+    processor.save(tmp_path / "lone")
+    for file in ("tokenizer_config.json", "tokenizer.json"):
+        (tmp_path / "lone" / file).unlink()
+    words.save(tmp_path / "lone" / "tokenizer.json")
+    for place in ("whole", "lone"):
+        loaded = load_processor(tmp_path / place, clip)
+        assert loaded.settings == processor.settings and loaded.context == 6
+        np.testing.assert_array_equal(loaded.texts(texts), ids)
+        again = load_tokenizer(tmp_path / place / "tokenizer.json")
+        np.testing.assert_array_equal(again.encode(texts, 6), ids)
+    assert not list((tmp_path / "whole").glob(".*"))
+
+
+def test_wrong_channels_and_tokenizers_without_an_end(words: Any, tmp_path: Path) -> None:
+    words.save(tmp_path / "tokenizer.json")
+    clip = grey_clip(words.vocab_size)
+    with pytest.raises(UserError, match=r"have 1 channels, .* is for 3; put a preproc.* length 1"):
+        load_processor(tmp_path, clip)
+    make_processor(ImageSettings(8, (0.3,), (0.4,)), words, 6).save(tmp_path)
+    tokenizer = json.loads((tmp_path / "tokenizer.json").read_text())
+    (tmp_path / "tokenizer.json").write_text(json.dumps(tokenizer | {"post_processor": None}))
+    with pytest.raises(UserError, match="does not end texts with their end token"):
+        load_processor(tmp_path, clip)
+
+
+def test_a_saved_processor_loads_back(
+    checkpoint: Path, tmp_path: Path, quiet_load: Callable
+) -> None:
+    clip = quiet_load(checkpoint)
+    for resize in ("shortest", "squash", "longest"):
+        settings = ImageSettings(8, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4), resize, "bilinear")
+        config = {"preprocess_cfg": settings.openclip()}
+        (checkpoint / "open_clip_config.json").write_text(json.dumps(config))
+        before = load_processor(checkpoint, clip)
+        before.save(tmp_path / "out")
+        after = load_processor(tmp_path / "out", clip)
+        assert after.settings == settings
+        texts = ["abc de", "abc de abc de abc de abc"]
+        np.testing.assert_array_equal(after.texts(texts), before.texts(texts))
+
+
 def test_settings_survive_both_spellings(tmp_path: Path) -> None:
     assert image_settings(tmp_path) == ImageSettings()  # OpenAI's where nothing is said
     for settings in (
         ImageSettings(96, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)),
         ImageSettings(64, resize="squash", interpolation="bilinear"),
+        ImageSettings(64, resize="longest", fill=9),
+        ImageSettings(8, (0.3,), (0.4,)),
     ):
         path = tmp_path / "open_clip_config.json"
         path.write_text(json.dumps({"preprocess_cfg": settings.openclip()}))
