@@ -1,8 +1,20 @@
-"""Captioned images: what to load, the loaded arrays, and the batches drawn from them."""
+"""Captioned images: what to load, and the batches drawn from it.
+
+Two sides: `load_data` holds a small set in memory as arrays, for a search; `open_source`,
+`TrainingStream` and `evaluation_batches` read sets of any size as they go.
+"""
 
 from codesign.train.data.batches import augment, batch_indices, template_indices
 from codesign.train.data.captioned import CaptionedImages, Split, load_data
-from codesign.train.data.config import DataConfig, DataError
+from codesign.train.data.config import AugmentConfig, DataConfig, DataError, SourceConfig
+from codesign.train.data.sources import Sample, Source, open_source
+from codesign.train.data.stream import (
+    EvaluationBatches,
+    ImageTextBatch,
+    Skipped,
+    TrainingStream,
+    evaluation_batches,
+)
 from codesign.train.data.tokenizer import (
     CaptionTokenizer,
     Tokenizer,
@@ -11,16 +23,26 @@ from codesign.train.data.tokenizer import (
 )
 
 __all__ = [
+    "AugmentConfig",
     "CaptionTokenizer",
     "CaptionedImages",
     "DataConfig",
     "DataError",
+    "EvaluationBatches",
+    "ImageTextBatch",
+    "Sample",
+    "Skipped",
+    "Source",
+    "SourceConfig",
     "Split",
     "Tokenizer",
+    "TrainingStream",
     "augment",
     "batch_indices",
+    "evaluation_batches",
     "load_data",
     "load_tokenizer",
+    "open_source",
     "template_indices",
     "train_tokenizer",
 ]

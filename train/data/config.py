@@ -1,4 +1,4 @@
-"""What data a run reads, and the one error that reading may end in."""
+"""What data a run or an evaluation reads, and the one error that reading may end in."""
 
 from __future__ import annotations
 
@@ -43,3 +43,56 @@ class DataConfig:
         if self.validation_fraction is not None:
             return self.validation_fraction
         return 0.1 if self.name == "cifar10" else 0.2
+
+
+@dataclasses.dataclass(frozen=True)
+class SourceConfig:
+    """Pictures with captions, classes or both, of any size: what to open.
+
+    Attributes:
+      path: "digits"; a table of captions (.csv, .tsv, .jsonl) or a folder with one; a folder
+        of class folders; a parquet file, folder or hub name; tar shards, as "DIR/*.tar",
+        "DIR/{0000..0099}.tar", a folder of them or several joined by "::".
+      split: "train", "validation", "test", another the data have, or "all". Data without
+        splits are train, less what holdout keeps for validation.
+      limit: use only this many pictures, drawn at random by seed; left out, all.
+      holdout: share of train kept for validation, where the data have no validation of
+        their own.
+      seed: of holdout and limit, at least 0; not that of training.
+      classes: file with the classes' names: one a line, a JSON list, or a JSON object from
+        the data's names (of folders, say) to better ones; left out, the data's own.
+      templates: captions of classes: "photo" (a photo of a {}.), "imagenet" (80 of OpenAI's),
+        "imagenet7" (its 7 best), "cifar" (18), "digits", or a text file with one a line;
+        "auto" is the data's own where they have some, else "photo".
+      image_column: column with the picture; left out, file_name, filepath, image, path or img.
+      caption_column: column with the caption, or key of a shard's .json; left out, caption,
+        captions, text or title.
+      label_column: column with the class's number, in parquet; left out, label.
+    """
+
+    path: str
+    split: str = "train"
+    limit: int | None = None
+    holdout: float = 0.0
+    seed: int = 0
+    classes: str | None = None
+    templates: str = "auto"
+    image_column: str | None = None
+    caption_column: str | None = None
+    label_column: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class AugmentConfig:
+    """How training varies a picture.
+
+    Attributes:
+      crop_scale: least and largest share of the picture's area that a random crop shows;
+        1 and 1 is no random crop but the preprocessing of evaluation.
+      flip: whether to mirror left and right with probability 1/2.
+      shift: largest random shift along each side, pixels; the edge is repeated.
+    """
+
+    crop_scale: tuple[float, float] = (0.9, 1.0)
+    flip: bool = False
+    shift: int = 0

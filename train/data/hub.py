@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,17 +60,7 @@ def load_raw(config: DataConfig) -> RawImages:
 
 def _open(source: str) -> dict[str, Any]:
     """The `train` and `test` rows of a folder or hub data set, as `datasets.Dataset`s."""
-    try:
-        import datasets
-        import PIL  # noqa: F401  (decodes later; its absence should show now)
-    except ImportError as error:
-        raise DataError("cifar10 needs the extra: pip install 'codesign[data]'") from error
-    _check_source(source)
-    try:
-        splits = datasets.load_dataset(_local(source) or source)
-    # The library's own errors, those of Arrow (ValueError) and those of the network (OSError).
-    except (datasets.exceptions.DatasetsError, OSError, ValueError, RuntimeError) as error:
-        raise DataError(_why_unloadable(source, error)) from error
+    splits = load_rows(source, user="cifar10")
     for split in ("train", "test"):
         if split not in splits:
             raise DataError(
@@ -80,6 +70,34 @@ def _open(source: str) -> dict[str, Any]:
         if len(splits[split]) == 0:
             raise DataError(f"{source} is empty: no rows in its {split} split")
     return {split: _with_image_bytes(splits[split], source) for split in ("train", "test")}
+
+
+def load_rows(
+    source: str, files: Sequence[str] = (), user: str = "parquet data"
+) -> Mapping[str, Any]:
+    """The splits of a folder of parquet files or of a hub data set, as `datasets.Dataset`s.
+
+    Args:
+      source: the folder or hub name; with `files`, only what messages call them.
+      files: single parquet files instead, which become one split "train".
+      user: what needs the library, for the message where it is missing.
+
+    Raises:
+      DataError: the extra is not installed, or the rows cannot be loaded.
+    """
+    try:
+        import datasets
+        import PIL  # noqa: F401  (decodes later; its absence should show now)
+    except ImportError as error:
+        raise DataError(f"{user} needs the extra: pip install 'codesign[data]'") from error
+    try:
+        if files:
+            return datasets.load_dataset("parquet", data_files=list(files))
+        _check_source(source)
+        return datasets.load_dataset(_local(source) or source)
+    # The library's own errors, those of Arrow (ValueError) and those of the network (OSError).
+    except (datasets.exceptions.DatasetsError, OSError, ValueError, RuntimeError) as error:
+        raise DataError(_why_unloadable(source, error)) from error
 
 
 def _local(source: str) -> str | None:
@@ -121,23 +139,32 @@ def _first_line(error: BaseException) -> str:
 
 def _with_image_bytes(rows: Any, source: str) -> Any:
     """`rows` with an image column named `img` that yields the undecoded {bytes, path}."""
-    import datasets
-
     name = next((name for name in _IMAGE_COLUMNS if name in rows.column_names), None)
     if name is None or "label" not in rows.column_names:
         missing = "img or image" if name is None else "label"
         raise DataError(
             f"{source} has no column {missing}; its columns are: {', '.join(rows.column_names)}"
         )
+    rows = encoded(rows, name, source)
+    return rows if name == "img" else rows.rename_column(name, "img")
+
+
+def encoded(rows: Any, column: str, source: str) -> Any:
+    """`rows` whose image column yields the undecoded {bytes, path}.
+
+    Raises:
+      DataError: the column holds something else.
+    """
+    import datasets
+
     try:
-        rows = rows.cast_column(name, datasets.Image(decode=False))
+        return rows.cast_column(column, datasets.Image(decode=False))
     except (TypeError, ValueError, NotImplementedError) as error:  # the last is Arrow's
-        kind = rows.features[name]
+        kind = rows.features[column]
         raise DataError(
-            f"column {name} of {source} holds no encoded images but {kind}; "
+            f"column {column} of {source} holds no encoded images but {kind}; "
             "it must be an Image feature or a struct of bytes and path"
         ) from error
-    return rows if name == "img" else rows.rename_column(name, "img")
 
 
 def _class_names(rows: Any) -> tuple[str, ...]:

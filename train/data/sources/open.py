@@ -1,0 +1,251 @@
+"""Which format a path has, and which of its pictures are asked for."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import glob
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from codesign.train.data import captions, prompts
+from codesign.train.data.config import DataError, SourceConfig
+from codesign.train.data.raw import stratified_split
+from codesign.train.data.sources import digits, folders, parquet, shards, table
+from codesign.train.data.sources.base import UNSPLIT, Source, Splits, joined, subset
+from codesign.train.data.sources.braces import expand
+
+Progress = Callable[[int, int], None]
+
+_SPLIT_NAMES = {
+    "train": "train",
+    "training": "train",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+    "dev": "validation",
+    "test": "test",
+    "testing": "test",
+}
+_ARCHIVES = (".zip", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".7z", ".rar")
+_HUB_NAME = r"\w[\w.-]*/\w[\w.-]*"
+# Pictures that are asked whether they have a caption or a class.
+_LOOKED_AT = 16
+
+
+def open_source(config: SourceConfig, progress: Progress | None = None) -> Source:
+    """Opens pictures with captions or classes; what they are is seen from the path.
+
+    No picture is read but the headers of tar shards, once: their index is kept.
+
+    Args:
+      config: what to open.
+      progress: told (done, of) while shards are indexed.
+
+    Raises:
+      DataError: one line on what is wrong with the path or the data.
+    """
+    _check(config)
+    source = _split(_read(config, progress), config)
+    if config.limit is not None and config.limit < len(source):
+        # Of one stream of permutations, so that a larger limit only adds pictures.
+        order = np.random.default_rng(config.seed).permutation(len(source))
+        source = subset(source, np.sort(order[: config.limit]))
+    if not len(source):
+        raise DataError(f"{source.name} holds no pictures in split {config.split}")
+    names = source.class_names
+    if config.classes is not None:
+        names = prompts.load_class_names(config.classes, names, int(source.labels.max()) + 1)
+    own = source.templates
+    if not own and {name.lower() for name in names} == set(captions.CIFAR10_NAMES):
+        own = captions.PHOTO_TEMPLATES
+    templates = prompts.load_templates(config.templates, own)
+    source = dataclasses.replace(source, class_names=names, templates=templates)
+    _check_described(source)
+    return source
+
+
+def _check(config: SourceConfig) -> None:
+    if config.limit is not None and config.limit < 1:
+        raise DataError(f"limit is {config.limit}: it must be at least 1")
+    if not 0 <= config.holdout < 1:
+        raise DataError(f"holdout is {config.holdout}: it must be at least 0 and below 1")
+    if config.seed < 0:
+        raise DataError(f"seed is {config.seed}: it must be at least 0")
+    if not config.path:
+        raise DataError("path is empty: name a folder, a table, shards or digits")
+
+
+def _check_described(source: Source) -> None:
+    """Refuses pictures of which nothing is known."""
+    for i in np.linspace(0, len(source) - 1, min(_LOOKED_AT, len(source))).astype(int):
+        if source.captions(int(i)) or (source.class_names and source.labels[i] >= 0):
+            return
+    if (source.labels >= 0).any():
+        raise DataError(
+            f"{source.name} has classes without names; give classes, a file with one name a line"
+        )
+    raise DataError(f"{source.name} has neither captions nor classes")
+
+
+# Splits
+
+
+def _split(splits: Splits, config: SourceConfig) -> Source:
+    """The pictures of the split that is asked for."""
+    asked = _SPLIT_NAMES.get(config.split.lower(), config.split)
+    if asked == "all":
+        return joined([open_part() for open_part in splits.values()])
+    whole = splits.get("train", splits.get(UNSPLIT))
+    carved = whole is not None and "validation" not in splits
+    if asked in splits and not (asked == "train" and carved):
+        return splits[asked]()
+    if whole is not None and carved and asked in ("train", "validation"):
+        source = whole()
+        kept, held = _held_out(source, config)
+        if asked == "train":
+            return subset(source, kept)
+        if held.size:
+            return subset(source, held)
+    named = [name for name in splits if name != UNSPLIT]
+    has = f"it has: {', '.join(named)}" if named else "it has none"
+    mend = "holdout keeps a share of train for validation" if asked == "validation" else ""
+    raise DataError(
+        f"{config.path} has no split {config.split} ({has}); {mend or 'split all is everything'}"
+    )
+
+
+def _held_out(source: Source, config: SourceConfig) -> tuple[np.ndarray, np.ndarray]:
+    """Positions that stay in train, and those held out: of every class its share."""
+    kept, held = stratified_split(source.labels, (config.holdout,), config.seed)
+    return np.sort(kept), np.sort(held)
+
+
+# Formats
+
+
+def _read(config: SourceConfig, progress: Progress | None) -> Splits:
+    if config.path == "digits":
+        return digits.read(config)
+    path = Path(config.path).expanduser()
+    if path.is_dir():
+        return _read_folder(path, config, progress)
+    if path.is_file():
+        return _read_files([path], config, progress)
+    if "::" in config.path or re.search(r"[*?\[{]", config.path):
+        return _read_files(_matches(config.path), config, progress)
+    if re.fullmatch(_HUB_NAME, config.path) and not path.suffix:
+        return parquet.read(config.path, config)
+    if re.match(r"\w+:", config.path) and not path.drive:
+        raise DataError(f"{config.path}: only local files are read; copy or mount them first")
+    raise DataError(f"{config.path} does not exist: give a file, a folder, shards or digits")
+
+
+def _read_files(files: list[Path], config: SourceConfig, progress: Progress | None) -> Splits:
+    kinds = {file.suffix.lower() for file in files}
+    for file in files:
+        if file.name.lower().endswith(_ARCHIVES):
+            raise DataError(f"{file} is an archive that cannot be read in place: unpack it first")
+    if kinds == {".tar"}:
+        return {UNSPLIT: functools.partial(shards.read, files, config, progress)}
+    if kinds == {".parquet"}:
+        return parquet.read_files(files, config)
+    if len(files) == 1 and files[0].suffix.lower() in table.SUFFIXES:
+        return {UNSPLIT: functools.partial(table.read, files[0], config)}
+    if len(files) > 1 and len(kinds) > 1:
+        raise DataError(f"{config.path} names files of several kinds: {', '.join(sorted(kinds))}")
+    expected = ".tar, .parquet, " + ", ".join(table.SUFFIXES)
+    what = "one table at a time" if kinds <= set(table.SUFFIXES) else f"expected {expected}"
+    raise DataError(f"{files[0]} cannot be read: {what}")
+
+
+def _read_folder(path: Path, config: SourceConfig, progress: Progress | None) -> Splits:
+    """A folder of split folders, or of one set without splits."""
+    try:
+        parts = _split_folders(path)
+        if not parts:
+            return _read_flat(path, config, progress)
+        # Classes are numbered over all splits, though one may lack some.
+        classes = sorted({name for part in parts.values() for name in folders.class_folders(part)})
+        splits: dict[str, Callable[[], Source]] = {}
+        for name, part in parts.items():
+            flat = _read_flat(part, config, progress, classes)
+            splits[name] = flat.get(UNSPLIT) or flat["train"]
+        return splits
+    except OSError as error:
+        raise DataError(f"cannot read {error.filename or path}: {error.strerror}") from None
+
+
+def _read_flat(
+    path: Path, config: SourceConfig, progress: Progress | None, classes: list[str] | None = None
+) -> Splits:
+    """A folder's table, else its shards, its parquet files, its class folders."""
+    found = _table_of(path)
+    if found is not None:
+        return {UNSPLIT: functools.partial(table.read, found, config)}
+    # Before parquet: beside its shards img2dataset puts parquet files without pictures.
+    tars = sorted(path.glob("*.tar")) or sorted(path.glob("*/*.tar"))
+    if tars:
+        return {UNSPLIT: functools.partial(shards.read, tars, config, progress)}
+    if next(path.rglob("*.parquet"), None) is not None:
+        return parquet.read(str(path), config)
+    classes = classes or folders.class_folders(path)
+    if classes:
+        return {UNSPLIT: functools.partial(folders.read, path, classes)}
+    if folders.has_pictures(path):
+        raise DataError(
+            f"{path} holds pictures but no captions: add metadata.csv with the columns file_name "
+            "and caption, or sort them into class folders"
+        )
+    archive = next((f for f in sorted(path.iterdir()) if f.name.lower().endswith(_ARCHIVES)), None)
+    if archive is not None:
+        raise DataError(f"{archive} is an archive that cannot be read in place: unpack it first")
+    raise DataError(
+        f"{path} holds no data: no table of captions, tar shards, parquet files or class folders"
+    )
+
+
+def _split_folders(path: Path) -> dict[str, Path]:
+    """The folders train, validation, test in `path`, unless they are classes of these names."""
+    if _table_of(path) is not None:
+        return {}
+    named = [f for f in folders.subfolders(path) if f.name.lower() in _SPLIT_NAMES]
+    splits = [f for f in named if _table_of(f) is not None or not folders.has_pictures(f)]
+    found: dict[str, Path] = {}
+    for folder in splits:
+        name = _SPLIT_NAMES[folder.name.lower()]
+        if name in found:
+            raise DataError(f"{path} has two folders for {name}: {found[name].name}, {folder.name}")
+        found[name] = folder
+    return found
+
+
+def _table_of(folder: Path) -> Path | None:
+    """The table of captions in a folder: of a usual name, or the only one."""
+    tables = sorted(f for f in folder.iterdir() if f.suffix.lower() in table.SUFFIXES)
+    usual = [f for stem in table.STEMS for f in tables if f.stem.lower() == stem]
+    if usual:
+        return usual[0]
+    if len(tables) > 1:
+        names = ", ".join(f.name for f in tables)
+        raise DataError(f"{folder} holds several tables ({names}): name one, or call it metadata")
+    return tables[0] if tables else None
+
+
+def _matches(pattern: str) -> list[Path]:
+    """The files of "A::B", with globs and braces, in order and each once."""
+    found: dict[str, None] = {}
+    for part in pattern.split("::"):
+        for name in expand(os.path.expanduser(part)):
+            matches = sorted(glob.glob(name)) if re.search(r"[*?\[]", name) else [name]
+            if not matches:
+                raise DataError(f"{name} matches no file")
+            missing = next((match for match in matches if not os.path.isfile(match)), None)
+            if missing is not None:
+                raise DataError(f"{missing} does not exist, but {pattern} names it")
+            found |= dict.fromkeys(matches)
+    return [Path(name) for name in found]

@@ -1,0 +1,93 @@
+"""Parquet files and data sets of the hub, read by `datasets` from their memory-mapped rows."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from codesign.train.data import hub
+from codesign.train.data.config import DataError, SourceConfig
+from codesign.train.data.sources.base import Source, Splits
+from codesign.train.data.sources.table import (
+    CAPTION_COLUMNS,
+    pick_column,
+    read_file,
+    texts_of,
+)
+
+_IMAGE_COLUMNS = ("img", "image")
+
+
+def read(name: str, config: SourceConfig) -> Splits:
+    """The splits of a folder of parquet files or a hub data set.
+
+    Raises:
+      DataError: the extra is not installed, or the rows cannot be loaded.
+    """
+    return _splits(hub.load_rows(name), name, config)
+
+
+def read_files(files: Sequence[Path], config: SourceConfig) -> Splits:
+    """The rows of single files, as one split "train"."""
+    name = str(files[0]) if len(files) == 1 else f"{files[0]} and {len(files) - 1} more"
+    return _splits(hub.load_rows(name, [str(file) for file in files]), name, config)
+
+
+def _splits(rows: Mapping[str, Any], name: str, config: SourceConfig) -> Splits:
+    known = {"val": "validation", "valid": "validation", "dev": "validation"}
+    return {
+        known.get(split, split): functools.partial(_source, part, f"{name} {split}", config)
+        for split, part in rows.items()
+    }
+
+
+def _source(rows: Any, name: str, config: SourceConfig) -> Source:
+    image = pick_column(config.image_column, _IMAGE_COLUMNS, rows.column_names, name, "images")
+    described = [*CAPTION_COLUMNS, "label"]
+    caption = next((c for c in CAPTION_COLUMNS if c in rows.column_names), None)
+    if config.caption_column:
+        caption = pick_column(config.caption_column, (), rows.column_names, name, "captions")
+    label = "label" if "label" in rows.column_names else None
+    if config.label_column:
+        label = pick_column(config.label_column, (), rows.column_names, name, "classes")
+    if caption is None and label is None:
+        pick_column(None, described, rows.column_names, name, "captions or classes")  # raises
+    images = hub.encoded(rows, image, name).select_columns([image])
+    texts = rows.select_columns([caption]) if caption else None
+
+    def captions(i: int) -> tuple[str, ...]:
+        return () if texts is None else texts_of(texts[i][caption])
+
+    return Source(
+        name=name,
+        labels=_labels(rows, label, name),
+        captions=captions,
+        image=lambda i: _bytes(images[i][image]),
+        where=lambda i: f"{name} row {i}",
+        class_names=tuple(getattr(rows.features[label], "names", None) or ()) if label else (),
+    )
+
+
+def _bytes(image: dict[str, Any] | None) -> bytes:
+    if image is None or (image["bytes"] is None and not image["path"]):
+        raise ValueError("the row holds no image")
+    return image["bytes"] if image["bytes"] is not None else read_file(Path(image["path"]))
+
+
+def _labels(rows: Any, label: str | None, name: str) -> np.ndarray:
+    """int32 [N], -1 where there is none."""
+    if label is None:
+        return np.full(len(rows), -1, np.int32)
+    values = rows.select_columns([label]).with_format("numpy")[label][:]
+    values = np.asarray(values)
+    if values.dtype.kind not in "iu":
+        raise DataError(f"column {label} of {name} must hold whole numbers: each its class")
+    names = getattr(rows.features[label], "names", None)
+    if names and values.size and values.max() >= len(names):
+        row = int(values.argmax())
+        raise DataError(f"{name} row {row} has label {values[row]}: {len(names)} classes are named")
+    return np.maximum(values, -1).astype(np.int32)
