@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 
+from codesign.errors import UserError
 
-class DataError(Exception):
+
+class DataError(UserError):
     """Data that cannot be used. The message is one line: what came, and the mend."""
 
 
