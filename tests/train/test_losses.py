@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 
 from codesign.train.losses import (
+    balanced_bias,
     contrastive_loss,
     distillation_loss,
+    feature_distillation_loss,
     normalise,
+    sigmoid_loss,
     similarity_logits,
 )
 
@@ -208,3 +211,39 @@ def test_wrong_shapes_and_types_are_refused(images, texts, labels):
         contrastive_loss(jnp.ones(images), jnp.ones(texts), 1.0, labels)
     with pytest.raises(AssertionError):
         distillation_loss(jnp.ones((3, 3)), jnp.ones((3, 4)))
+
+
+@pytest.mark.parametrize("labels", LABELS.values(), ids=LABELS)
+def test_sigmoid_loss_equals_brute_force(labels):
+    images, texts = pairs()
+    given = None if labels is None else jnp.asarray(labels)
+    scale, bias = 14.3, -4.0
+    expected = 0.0
+    for b in range(6):
+        for c in range(6):
+            same = b == c if labels is None else labels[b] == labels[c]
+            cosine = images[b] @ texts[c]
+            cosine /= np.linalg.norm(images[b]) * np.linalg.norm(texts[c])
+            expected += np.log1p(np.exp((-1 if same else 1) * (scale * cosine + bias))) / 6
+    loss = sigmoid_loss(jnp.asarray(images), jnp.asarray(texts), scale, bias, given)
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("scale", [1.0, 20.0, 100.0])
+@pytest.mark.parametrize("positives", [0.5, 6.0, 35.0])
+def test_balanced_bias_expects_the_true_number_of_positives(scale, positives):
+    images, texts = pairs()
+    logits = similarity_logits(jnp.asarray(images), jnp.asarray(texts), scale)
+    bias = balanced_bias(logits, positives)
+    expected = np.sum(1 / (1 + np.exp(-(np.asarray(logits, np.float64) + float(bias)))))
+    np.testing.assert_allclose(expected, positives, rtol=1e-4)
+
+
+def test_feature_distillation_is_twice_one_minus_cosine():
+    student, teacher = pairs()
+    cosines = np.sum(student * teacher, -1)
+    cosines /= np.linalg.norm(student, axis=-1) * np.linalg.norm(teacher, axis=-1)
+    loss = feature_distillation_loss(jnp.asarray(student), jnp.asarray(teacher))
+    np.testing.assert_allclose(loss, np.mean(2 - 2 * cosines), rtol=1e-5)
+    to_teacher = jax.grad(feature_distillation_loss, argnums=1)
+    assert not np.any(to_teacher(jnp.asarray(student), jnp.asarray(teacher)))
