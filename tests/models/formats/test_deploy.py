@@ -32,7 +32,6 @@ Image = pytest.importorskip("PIL.Image")
 pytest.importorskip("flatbuffers")
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
-EXPORTED = ("huggingface", "tinyclip")  # pooled at an id; pruned, with layers that differ
 ENCODERS = {"image_encoder": "vision", "pixel_encoder": "vision", "text_encoder": "text"}
 
 # Programs compile in a third of the time.
@@ -59,20 +58,18 @@ USE = """
 import json, numpy as np
 from jax import export
 from safetensors.numpy import load_file
-for folder in sys.argv[1:]:
-    manifest = json.load(open(folder + "/manifest.json"))
-    weights, inputs = load_file(folder + "/weights.safetensors"), np.load(folder + "/inputs.npz")
-    found = {}
-    for name, about in manifest["programs"].items():
-        exported = export.deserialize(bytearray(open(f"{folder}/{about['file']}", "rb").read()))
-        x = inputs[about["input"]["name"]]
-        assert x.dtype == about["input"]["dtype"]
-        for rows in [5] if name == "pixel_encoder" else [1, 5]:
-            own = {n: weights[n] for n in about["weights"]}
-            found[f"{name} {rows}"] = exported.call(own, x[:rows])
-    np.savez(folder + "/found.npz", **found)
+folder, inputs, outputs = sys.argv[1:]
+manifest = json.load(open(folder + "/manifest.json"))
+weights, inputs, found = load_file(folder + "/weights.safetensors"), np.load(inputs), {}
+for name, about in manifest["programs"].items():
+    exported = export.deserialize(bytearray(open(f"{folder}/{about['file']}", "rb").read()))
+    x = inputs[about["input"]["name"]]
+    assert x.dtype == about["input"]["dtype"]
+    for rows in [5] if name == "pixel_encoder" else [1, 5]:
+        own = {n: weights[n] for n in about["weights"]}
+        found[f"{name} {rows}"] = exported.call(own, x[:rows])
+np.savez(outputs, **found)
 """
-
 
 EXAMPLE = """
 import runpy
@@ -92,76 +89,68 @@ def run_alone(script: str, *args: Any) -> str:
 @pytest.fixture(scope="module")
 def exported(
     tmp_path_factory: pytest.TempPathFactory, files: dict[str, Path], quiet_load: Callable
-) -> dict[str, Path]:
-    """A folder of each kind of checkpoint: whole, pruned, and with layers that differ."""
-    place = tmp_path_factory.mktemp("exported")
-    for name in EXPORTED:
-        export_stablehlo(quiet_load(files[name]), place / name, like=files[name])
-    return {name: place / name for name in EXPORTED}
+) -> Path:
+    """The folder of a pruned CLIP with layers that differ, one without attention."""
+    folder = tmp_path_factory.mktemp("exported") / "tinyclip"
+    export_stablehlo(quiet_load(files["tinyclip"]), folder)
+    return folder
 
 
 @pytest.fixture(scope="module")
-def inputs(golden: Callable) -> Callable[[str], dict[str, np.ndarray]]:
-    """name -> five inputs of each program, the first three of them with PyTorch's answers."""
-
-    def make(name: str) -> dict[str, np.ndarray]:
-        known, rng = golden(name), np.random.default_rng(3)
-        images, ids = known["pixels"].transpose(0, 2, 3, 1), known["ids"]
-        return {
-            "images": np.concatenate([images, images[:2] + 0.5]).astype(np.float32),
-            "pixels": rng.integers(0, 256, (5, *images.shape[1:]), np.uint8),
-            "ids": np.concatenate([ids, ids[:2, ::-1]]).astype(np.int32),
-        }
-
-    return make
-
-
-@pytest.fixture(scope="module")
-def found(exported: dict[str, Path], inputs: Callable) -> dict[str, dict[str, np.ndarray]]:
-    """name -> what the programs give in a process without this package."""
-    folders = []
-    for name, folder in exported.items():
-        copy = shutil.copytree(folder, folder.with_name(f"{name}-used"))
-        np.savez(copy / "inputs.npz", **inputs(name))
-        folders.append(copy)
-    run_alone(USE, *folders)
+def inputs(golden: Callable) -> dict[str, np.ndarray]:
+    """Five of each program, the first three of them with PyTorch's answers."""
+    known, rng = golden("tinyclip"), np.random.default_rng(3)
+    images, ids = known["pixels"].transpose(0, 2, 3, 1), known["ids"]
     return {
-        name: dict(np.load(copy / "found.npz"))
-        for name, copy in zip(exported, folders, strict=True)
+        "images": np.concatenate([images, images[:2] + 0.5]).astype(np.float32),
+        "pixels": rng.integers(0, 256, (5, *images.shape[1:]), np.uint8),
+        "ids": np.concatenate([ids, ids[:2, ::-1]]).astype(np.int32),
     }
 
 
-@pytest.mark.parametrize("name", EXPORTED)
+@pytest.fixture(scope="module")
+def found(exported: Path, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What the programs give in a process without this package."""
+    given, returned = (exported.with_name(name) for name in ("inputs.npz", "found.npz"))
+    np.savez(given, **inputs)
+    run_alone(USE, exported, given, returned)
+    return dict(np.load(returned))
+
+
 def test_programs_give_the_models_embeddings(
-    name: str, files: dict, quiet_load: Callable, inputs: Callable, found: dict, golden: Callable
+    files: dict,
+    quiet_load: Callable,
+    forward: Callable,
+    inputs: dict,
+    found: dict,
+    golden: Callable,
 ) -> None:
-    clip, x = quiet_load(files[name]), inputs(name)
-    settings = ImageSettings()
-    seen = (x["pixels"] / 255 - settings.mean) / settings.std
-    image = jax.jit(lambda images: clip.encode_image(images)[0])
-    text = jax.jit(lambda ids: clip.encode_text(ids)[0])
+    clip = quiet_load(files["tinyclip"])
+    usual = ImageSettings()
+    seen = ((inputs["pixels"] / 255 - usual.mean) / usual.std).astype(np.float32)
+    output, _ = forward(clip, (inputs["images"], inputs["ids"]))
+    of_pixels, _ = forward(clip, (seen, inputs["ids"]))
     expected = {
-        "image_encoder": image(x["images"]),
-        "pixel_encoder": image(seen.astype(np.float32)),
-        "text_encoder": text(x["ids"]),
+        "image_encoder": output.image_embedding,
+        "pixel_encoder": of_pixels.image_embedding,
+        "text_encoder": output.text_embedding,
     }
     for program, embeddings in expected.items():
         for rows in [5] if program == "pixel_encoder" else [1, 5]:
-            got = found[name][f"{program} {rows}"]
+            got = found[f"{program} {rows}"]
             assert got.dtype == np.float32
             np.testing.assert_allclose(got, embeddings[:rows], atol=1e-6, rtol=0)
     for tower, program in (("image", "image_encoder"), ("text", "text_encoder")):
-        torchs = golden(name)[f"{tower}_embedding"]
-        np.testing.assert_allclose(found[name][f"{program} 5"][:3], torchs, atol=5e-6, rtol=0)
+        torchs = golden("tinyclip")[f"{tower}_embedding"]
+        np.testing.assert_allclose(found[f"{program} 5"][:3], torchs, atol=5e-6, rtol=0)
 
 
-@pytest.mark.parametrize("name", EXPORTED)
-def test_manifest_and_weights(name: str, exported: dict, files: dict, quiet_load: Callable) -> None:
-    clip, folder = quiet_load(files[name]), exported[name]
-    manifest, a = read_json(folder / "manifest.json"), clip.architecture
-    assert manifest["sha256"].keys() == {f.name for f in folder.iterdir()} - {"manifest.json"}
-    found, weights = variables(clip), load_file(folder / "weights.safetensors")
-    parameters = {".".join(path): found[path][...] for path in parameter_axes(clip)}
+def test_manifest_and_weights(exported: Path, files: dict, quiet_load: Callable) -> None:
+    clip = quiet_load(files["tinyclip"])
+    manifest, a = read_json(exported / "manifest.json"), clip.architecture
+    assert manifest["sha256"].keys() == {f.name for f in exported.iterdir()} - {"manifest.json"}
+    variable, weights = variables(clip), load_file(exported / "weights.safetensors")
+    parameters = {".".join(path): variable[path][...] for path in parameter_axes(clip)}
     del parameters["logit_scale"]
     jax.tree.map(np.testing.assert_array_equal, weights, parameters)
     programs = manifest["programs"]
@@ -170,7 +159,6 @@ def test_manifest_and_weights(name: str, exported: dict, files: dict, quiet_load
         assert {n.split(".")[0] for n in about["weights"]} == {ENCODERS[program]}
         assert about["output"]["shape"] == ["batch", a.projection]
     assert manifest["text"]["context"] == a.context
-    assert manifest["text"]["end_of_text"] == clip.dialect.end_of_text
     assert manifest["logit_scale"] == pytest.approx(math.exp(clip.logit_scale[...]))
     towers = {"vision": a.vision, "text": a.text}
     assert Architecture(**manifest["architecture"] | towers) == a
@@ -187,30 +175,29 @@ def test_programs_hold_no_weights(small: Architecture, random_clip: Callable) ->
 
 
 def test_example_as_shipped(
-    tmp_path: Path, small: Architecture, random_clip: Callable, forward: Callable, inputs: Callable
+    tmp_path: Path, files: dict, quiet_load: Callable, forward: Callable, golden: Callable
 ) -> None:
-    """Pictures of three sizes, and ids; a fixed batch that neither of them fills."""
+    """Pictures of three shapes, and texts pooled at an id; a fixed batch that neither fills."""
+    origin, folder = shutil.copytree(files["huggingface"], tmp_path / "clip"), tmp_path / "out"
     settings = ImageSettings(8, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4), interpolation="bilinear")
-    origin, folder = tmp_path / "origin", tmp_path / "out"
-    origin.mkdir()
     write_json(origin / "preprocessor_config.json", settings.huggingface())
     (origin / "merges.txt").write_text("#version: 0.2\n")
-    clip = random_clip(small)
+    clip = quiet_load(origin)
     export_stablehlo(clip, folder, like=origin, batch=2, platforms=["cpu"])
     assert (folder / "merges.txt").read_text() == "#version: 0.2\n"
-    pictures = draw(tmp_path)
-    ids = inputs("openclip")["ids"] % small.vocab
+    assert read_json(folder / "manifest.json")["text"]["end_of_text"] == clip.dialect.end_of_text
+    pictures, ids = draw(tmp_path), golden("huggingface")["ids"]
     np.save(tmp_path / "ids.npy", ids)
-    files = [*map(str, pictures), str(tmp_path / "ids.npy")]
-    lines = [json.loads(line) for line in run_alone(EXAMPLE, folder, *files).splitlines()]
-    assert [line["file"] for line in lines] == files[:3] + files[3:] * len(ids)
-    found = np.array([line["embedding"] for line in lines])
+    given = [*map(str, pictures), str(tmp_path / "ids.npy")]
+    lines = [json.loads(line) for line in run_alone(EXAMPLE, folder, *given).splitlines()]
+    assert [line["file"] for line in lines] == given[:3] + given[3:] * 3
+    embeddings = np.array([line["embedding"] for line in lines])
     prepare = runpy.run_path(str(folder / "example.py"))["pixels"]
     pixels = np.stack([prepare(str(picture)) for picture in pictures])
     images = ((pixels / 255 - settings.mean) / settings.std).astype(np.float32)
     output, _ = forward(clip, (images, ids))
     expected = np.concatenate([output.image_embedding, output.text_embedding])
-    np.testing.assert_allclose(found, expected, atol=3e-6, rtol=0)
+    np.testing.assert_allclose(embeddings, expected, atol=3e-6, rtol=0)
 
 
 def draw(folder: Path) -> list[Path]:
@@ -238,14 +225,11 @@ def test_example_prepares_pictures_as_the_processor(
         np.testing.assert_array_equal(prepare(str(picture)), processor.pixels(Image.open(picture)))
 
 
-def test_example_takes_any_number_of_rows(
-    exported: dict[str, Path], inputs: Callable, found: dict
-) -> None:
-    folder = exported["tinyclip"]
-    example = runpy.run_path(str(folder / "example.py"))
-    encode = example["program"]("text_encoder", load_file(folder / "weights.safetensors"))
-    embeddings = encode(inputs("tinyclip")["ids"])
-    np.testing.assert_allclose(embeddings, found["tinyclip"]["text_encoder 5"], atol=1e-6, rtol=0)
+def test_example_takes_any_number_of_rows(exported: Path, inputs: dict, found: dict) -> None:
+    example = runpy.run_path(str(exported / "example.py"))
+    encode = example["program"]("text_encoder", load_file(exported / "weights.safetensors"))
+    embeddings = encode(inputs["ids"])
+    np.testing.assert_allclose(embeddings, found["text_encoder 5"], atol=1e-6, rtol=0)
 
 
 @pytest.mark.slow
@@ -272,10 +256,10 @@ def test_a_damaged_folder_is_one_line(
     damage: Callable[[Path], None],
     message: str,
     tmp_path: Path,
-    exported: dict[str, Path],
+    exported: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    folder = shutil.copytree(exported["tinyclip"], tmp_path / "x")
+    folder = shutil.copytree(exported, tmp_path / "x")
     damage(folder)
     monkeypatch.setattr(sys, "argv", ["example.py", "ids.npy"])
     with pytest.raises(SystemExit) as stopped:
