@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from codesign.models.formats import Processor
 
 _MOST_EXAMPLES = 5
-# Pictures after which it is told that most cannot be read, where an epoch is longer.
+# Pictures, or an epoch where that is less, after which most must have been readable.
 _ENOUGH_READ = 512
 # Width over height of random crops, as everywhere since Szegedy et al., 2015.
 _CROP_RATIO = (3 / 4, 4 / 3)
@@ -56,13 +56,13 @@ class Skipped:
     Attributes:
       count: how often one was skipped, plus damaged parts of the source; over several epochs
         a picture counts each time.
-      read: how many pictures were asked for.
       examples: the first few, as "where: why".
+      read: how many pictures were asked for.
     """
 
     count: int = 0
-    read: int = 0
     examples: tuple[str, ...] = ()
+    read: int = 0
 
     def __str__(self) -> str:
         examples = "".join(f"; {example}" for example in self.examples)
@@ -73,7 +73,8 @@ class Skipped:
         if why is None:
             return dataclasses.replace(self, read=self.read + 1)
         new = why not in self.examples and len(self.examples) < _MOST_EXAMPLES
-        return Skipped(self.count + 1, self.read + 1, (*self.examples, *([why] if new else [])))
+        examples = (*self.examples, why) if new else self.examples
+        return Skipped(self.count + 1, examples, self.read + 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,15 +97,15 @@ class _Failed:
 class _Reader:
     """Pictures by the numbers of a grain data set, read ahead by threads; counts failures."""
 
-    def __init__(self, source: Source, numbers: Any, threads: int, ahead: int, first_epoch: int):
+    def __init__(self, source: Source, numbers: Any, threads: int, ahead: int, epoch: int):
         if threads < 0:
             raise ValueError(f"threads is {threads}: it must be at least 0")
         buffer = max(ahead, threads) if threads else 0
         options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=buffer)
         self._iterator = iter(numbers.to_iter_dataset(options))
         self._source = source
-        self._enough = min(_ENOUGH_READ, first_epoch)
-        self.skipped = Skipped(len(source.lost), 0, source.lost[:_MOST_EXAMPLES])
+        self._epoch = epoch
+        self.skipped = Skipped(len(source.lost), source.lost[:_MOST_EXAMPLES])
 
     def read(self) -> _Ready | None:
         """The next picture; None where it is skipped.
@@ -114,17 +115,16 @@ class _Reader:
           StopIteration: the numbers are at their end.
         """
         element = next(self._iterator)
-        if isinstance(element, _Ready):
-            self.skipped = self.skipped.and_one(None)
-            return element
-        self.skipped = self.skipped.and_one(element.why)
+        failure = None if isinstance(element, _Ready) else element.why
+        self.skipped = self.skipped.and_one(failure)
         failed, read = self.skipped.count - len(self._source.lost), self.skipped.read
-        if read >= self._enough and 2 * failed > read:
+        checked = read % min(_ENOUGH_READ, self._epoch) == 0 or read == self._epoch
+        if checked and 2 * failed > read:
             raise DataError(
                 f"{failed} of {read} pictures of {self._source.name} cannot be read, "
-                f"such as {element.why}"
+                f"such as {self.skipped.examples[-1]}"
             )
-        return None
+        return element if failure is None else None
 
     def state(self) -> Any:
         return self._iterator.get_state()
@@ -200,6 +200,7 @@ class TrainingStream(_Closing):
         self._batch_size, self._seed = batch_size, seed
         self._augment = augment or AugmentConfig()
         _check_augment(self._augment)
+        self._least_side = _least_side(self._augment, processor.settings.size)
         self._identity = {"images": len(source), "seed": seed, "processes": process_count}
         numbers = (
             grain.MapDataset.range(len(source))
@@ -261,7 +262,7 @@ class TrainingStream(_Closing):
                     "set it back or start anew"
                 )
         skipped = dict(state["skipped"])
-        restored = Skipped(skipped["count"], skipped["read"], tuple(skipped["examples"]))
+        restored = Skipped(skipped["count"], tuple(skipped["examples"]), skipped["read"])
         self._at = (dict(state["position"]), restored)
         self._reader.restore(*self._at)
 
@@ -272,7 +273,7 @@ class TrainingStream(_Closing):
     def _load(self, drawn: tuple[int, int]) -> _Ready | _Failed:
         epoch, index = drawn
         index = int(index)
-        picture = _decoded(self._source, index, self._processor.settings.mode)
+        picture = _decoded(self._source, index, self._processor.settings.mode, self._least_side)
         if isinstance(picture, _Failed):
             return picture
         rng = np.random.default_rng([self._seed, epoch, index])
@@ -344,7 +345,7 @@ class EvaluationBatches(_Closing):
         images = np.zeros(
             (self._batch_size, settings.size, settings.size, settings.channels), np.uint8
         )
-        indices = []
+        indices: list[int] = []
         for _ in range(min(self._batch_size, self._left)):
             row = self._reader.read()
             self._left -= 1
@@ -387,16 +388,34 @@ def _check_augment(augment: AugmentConfig) -> None:
         raise DataError(f"shift is {augment.shift}: it must be at least 0 pixels")
 
 
-def _decoded(source: Source, index: int, mode: str) -> Image | _Failed:
-    """Picture `index` with all its pixels, in Pillow's `mode`."""
-    from PIL import Image
+def _least_side(augment: AugmentConfig, size: int) -> int | None:
+    """Pixels along a picture's sides that leave every crop twice `size`; None: keep them all."""
+    if augment.crop_scale == (1, 1):
+        return None  # then pictures are to be exactly those of evaluation
+    least_share = math.sqrt(augment.crop_scale[0] * _CROP_RATIO[0])
+    return math.ceil(2 * size / least_share)
+
+
+def _decoded(
+    source: Source, index: int, mode: str, least_side: int | None = None
+) -> Image | _Failed:
+    """Picture `index` in Pillow's `mode`.
+
+    Of a larger JPEG, the decoder may give a half, quarter or eighth, if still of `least_side`:
+    a photograph of 2048 x 1536 takes half the time.
+    """
+    from PIL import Image, UnidentifiedImageError
 
     try:
         stored = source.image(index)
         if isinstance(stored, np.ndarray):
             return Image.fromarray(stored).convert(mode)
         with Image.open(io.BytesIO(stored)) as opened:
+            if least_side is not None:
+                opened.draft(None, (least_side, least_side))
             return opened.convert(mode)
+    except UnidentifiedImageError:
+        return _Failed(f"{source.where(index)}: {len(stored)} bytes that are no picture")
     # Pillow's decoders, fed with noise, raise nearly everything: SyntaxError, struct.error, ...
     except Exception as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
@@ -430,10 +449,9 @@ def _augmented(
     if augment.flip and rng.random() < 0.5:
         pixels = pixels[:, ::-1]
     if augment.shift:
-        by = augment.shift
-        top, left = rng.integers(2 * by + 1, size=2)
-        padded = np.pad(pixels, ((by, by), (by, by), (0, 0)), mode="edge")
-        pixels = padded[top : top + size, left : left + size]
+        shifts = rng.integers(-augment.shift, augment.shift + 1, size=2)
+        rows, columns = (np.clip(np.arange(size) + by, 0, size - 1) for by in shifts)
+        pixels = pixels[rows][:, columns]
     return pixels
 
 

@@ -101,28 +101,23 @@ def _split(splits: Splits, config: SourceConfig) -> Source:
     if asked == "all":
         return joined([open_part() for open_part in splits.values()])
     whole = splits.get("train", splits.get(UNSPLIT))
-    carved = whole is not None and "validation" not in splits
-    if asked in splits and not (asked == "train" and carved):
-        return splits[asked]()
+    carved = config.holdout > 0 and "validation" not in splits
     if whole is not None and carved and asked in ("train", "validation"):
         source = whole()
-        kept, held = _held_out(source, config)
-        if asked == "train":
-            return subset(source, kept)
-        if held.size:
-            return subset(source, held)
+        if not len(source):
+            return source  # refused by name later
+        kept, held = stratified_split(source.labels, (config.holdout,), config.seed)
+        return subset(source, np.sort(kept if asked == "train" else held))
+    if whole is not None and asked == "train":
+        return whole()
+    if asked in splits:
+        return splits[asked]()
     named = [name for name in splits if name != UNSPLIT]
     has = f"it has: {', '.join(named)}" if named else "it has none"
     mend = "holdout keeps a share of train for validation" if asked == "validation" else ""
     raise DataError(
         f"{config.path} has no split {config.split} ({has}); {mend or 'split all is everything'}"
     )
-
-
-def _held_out(source: Source, config: SourceConfig) -> tuple[np.ndarray, np.ndarray]:
-    """Positions that stay in train, and those held out: of every class its share."""
-    kept, held = stratified_split(source.labels, (config.holdout,), config.seed)
-    return np.sort(kept), np.sort(held)
 
 
 # Formats

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from codesign.train.data import hub
+from codesign.train.data.captions import CIFAR10_NAMES
 from codesign.train.data.config import DataError, SourceConfig
 from codesign.train.data.sources.base import Source, Splits
 from codesign.train.data.sources.table import (
@@ -68,8 +70,16 @@ def _source(rows: Any, name: str, config: SourceConfig) -> Source:
         captions=captions,
         image=lambda i: _bytes(images[i][image]),
         where=lambda i: f"{name} row {i}",
-        class_names=tuple(getattr(rows.features[label], "names", None) or ()) if label else (),
+        class_names=_class_names(rows, label, name) if label else (),
     )
+
+
+def _class_names(rows: Any, label: str, name: str) -> tuple[str, ...]:
+    """The names a ClassLabel declares; those of CIFAR-10 where the path says it is that."""
+    names = getattr(rows.features[label], "names", None)
+    if not names and re.search(r"cifar[-_]?10(?!0)", name.lower()):
+        names = CIFAR10_NAMES
+    return tuple(names or ())
 
 
 def _bytes(image: dict[str, Any] | None) -> bytes:

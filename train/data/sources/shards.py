@@ -210,7 +210,8 @@ def _walk(path: Path, file: BinaryIO, size: int, samples: dict[str, dict[str, An
     key, end = "", 0
     with _plain_tar(path, file) as tar:
         while (member := _next(tar)) is not None:
-            tar.members = []  # it would keep every header of the shard
+            # It would keep every header of the shard; the stubs do not know the list.
+            tar.members = []  # type: ignore[attr-defined]
             _check_member(path, member)
             end = member.offset_data + -(-member.size // _BLOCK) * _BLOCK
             if member.offset_data + member.size > size:
@@ -219,13 +220,13 @@ def _walk(path: Path, file: BinaryIO, size: int, samples: dict[str, dict[str, An
             if member.isreg():
                 key, suffix = _split_name(member.name)
                 _add(path, file, member, suffix, samples.setdefault(key, {}))
-    # tarfile ends at a damaged header as at the archive's end, which is a block of zeros.
+    # tarfile takes a damaged header, or none, for the archive's end, which is a block of zeros.
     file.seek(end)
     after = file.read(_BLOCK)
-    if not any(after) and len(after) in (0, _BLOCK):
+    if len(after) == _BLOCK and not any(after):
         return ""
-    samples.pop(key, None)  # whose members may go on behind the damage
-    return f"damaged after {key}"
+    samples.pop(key, None)  # of which members may be lost
+    return f"cut short or damaged after {key}"
 
 
 def _plain_tar(path: Path, file: BinaryIO) -> tarfile.TarFile:

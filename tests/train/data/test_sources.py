@@ -1,0 +1,371 @@
+"""Sources: tables, class folders, parquet and digits; splits, names, and what is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from codesign.train.data import DataConfig, DataError, Source, SourceConfig, load_data, open_source
+from codesign.train.data.captions import CIFAR10_NAMES, PHOTO_TEMPLATES
+
+
+@pytest.fixture
+def datasets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The datasets library, caching inside the test's own folder and saying nothing."""
+    library = pytest.importorskip("datasets")
+    monkeypatch.setattr(library.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setattr(library.config, "HF_HUB_OFFLINE", True)
+    library.disable_progress_bars()
+    return library
+
+
+@pytest.fixture
+def folder(tmp_path: Path, picture: Callable) -> Path:
+    """data/ with the pictures images/0.png to images/4.png."""
+    images = tmp_path / "data" / "images"
+    images.mkdir(parents=True)
+    for i in range(5):
+        (images / f"{i}.png").write_bytes(picture(i))
+    return tmp_path / "data"
+
+
+def all_of(source: Source, number_of: Callable) -> list[tuple[int, tuple[str, ...], int]]:
+    samples = [source[i] for i in range(len(source))]
+    return [(number_of(s.image), s.captions, s.label) for s in samples]
+
+
+# Tables
+
+TABLES = {
+    "metadata.csv": 'file_name,caption\nimages/0.png,"one, two"\nimages/1.png,"a ""b""\nc"\n',
+    "captions.tsv": "filepath\tid\ttitle\nimages/0.png\t7\tone, two\n"
+    'images/1.png\t8\t"a ""b""\nc"\n',
+    # As OpenCLIP wants them.
+    "any.csv": 'filepath\ttitle\nimages/0.png\tone, two\nimages/1.png\t"a ""b""\nc"\n',
+    "metadata.jsonl": '{"image": "images/0.png", "text": "one, two"}\n\n'
+    '{"image": "images/1.png", "text": "a \\"b\\"\\nc"}\n',
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_tables(name: str, folder: Path, number_of: Callable) -> None:
+    (folder / name).write_text(TABLES[name])
+    expected = [(0, ("one, two",), -1), (1, ('a "b"\nc',), -1)]
+    for path in (folder, folder / name):
+        source = open_source(SourceConfig(str(path)))
+        assert all_of(source, number_of) == expected
+        assert source.where(1) == str(folder / "images/1.png") and source.class_names == ()
+
+
+def test_several_captions_and_chosen_columns(
+    folder: Path, number_of: Callable, picture: Callable, tmp_path: Path
+) -> None:
+    elsewhere = tmp_path / "far.png"
+    elsewhere.write_bytes(picture(7))
+    (folder / "a.csv").write_text(
+        "path,caption\nimages/2.png,first\nimages/0.png,alone\nimages/2.png,second\n"
+        f"{elsewhere},far\n"
+    )
+    expected = [(2, ("first", "second"), -1), (0, ("alone",), -1), (7, ("far",), -1)]
+    assert all_of(open_source(SourceConfig(str(folder))), number_of) == expected
+    rows = [
+        {"path": "x", "photo": "images/2.png", "words": ["first", "second"], "text": "no"},
+        {"path": "x", "photo": "images/0.png", "words": "alone"},
+        {"path": "x", "photo": str(elsewhere), "words": ["far", " ", 3]},
+    ]
+    table = folder / "b.jsonl"
+    table.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = SourceConfig(str(table), image_column="photo", caption_column="words")
+    assert all_of(open_source(config), number_of) == expected
+
+
+def test_rows_and_files_that_are_missing(folder: Path) -> None:
+    table = folder / "metadata.csv"
+    table.write_text("file_name,caption\nimages/0.png,a\nimages/1.png,\n,b\ngone.png,c\n")
+    source = open_source(SourceConfig(str(folder)))
+    assert source.lost == (f"{table} line 3: no caption", f"{table} line 4: no file_name")
+    assert len(source) == 2
+    with pytest.raises(OSError, match=r"^no such file or directory$"):
+        source.image(1)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.csv", "file_name,words\nx,y\n", "a.csv has no column caption or captions or text or"),
+        (
+            "a.csv",
+            "name,caption\nx,y\n",
+            "no column file_name or .* its columns are: name, caption",
+        ),
+        ("a.csv", "file_name,caption\n", "a.csv is empty: no row with"),
+        ("a.csv", "", "a.csv is empty"),
+        (
+            "a.csv",
+            "file_name,caption\nx,y\nz,y\n",
+            "a.csv names .*/x, which does not exist, nor do",
+        ),
+        ("a.jsonl", '{"image": "x", "text": "y"}\n{"image": \n', "a.jsonl line 2 is not JSON"),
+        ("a.jsonl", "[1]\n", "a.jsonl line 1 is no JSON object"),
+        ("a.csv", b"file_name,caption\n\xff\xfe,y\n", "a.csv is no text in UTF-8"),
+        ("a.xlsx", "", "a.xlsx cannot be read: expected .tar, .parquet, .csv"),
+        ("a.zip", b"PK", "a.zip is an archive that cannot be read in place: unpack it first"),
+    ],
+)
+def test_wrong_tables(name: str, text: str | bytes, message: str, folder: Path) -> None:
+    path = folder / name
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(DataError, match=message) as caught:
+        open_source(SourceConfig(str(path)))
+    assert "\n" not in str(caught.value)
+
+
+# Folders
+
+
+@pytest.fixture
+def classes(tmp_path: Path, picture: Callable) -> Path:
+    """sea_lion/ with 0 to 9, yak/ with 10 to 19."""
+    for i in range(20):
+        place = tmp_path / "classes" / ("yak" if i > 9 else "sea_lion")
+        place.mkdir(parents=True, exist_ok=True)
+        (place / f"{i:02}.{'jpg' if i % 2 else 'PNG'}").write_bytes(picture(i))
+    (tmp_path / "classes" / "yak" / "notes.txt").write_text("no picture")
+    (tmp_path / "classes" / ".hidden").mkdir()
+    return tmp_path / "classes"
+
+
+def test_class_folders(classes: Path, number_of: Callable) -> None:
+    source = open_source(SourceConfig(str(classes)))
+    assert source.class_names == ("sea_lion", "yak")
+    assert all_of(source, number_of) == [(i, (), i // 10) for i in range(20)]
+    assert source.templates == ("a photo of a {}.",)
+    names = classes.parent / "names.json"
+    names.write_text('{"yak": "ox", "sea_lion": "seal"}')
+    renamed = open_source(SourceConfig(str(classes), classes=str(names), templates="imagenet7"))
+    assert renamed.class_names == ("seal", "ox") and len(renamed.templates) == 7
+
+
+def test_split_folders(classes: Path, picture: Callable, number_of: Callable) -> None:
+    root = classes.parent / "root"
+    root.mkdir()
+    classes.rename(root / "train")
+    (root / "val" / "bee").mkdir(parents=True)
+    (root / "val" / "bee" / "x.png").write_bytes(picture(30))
+    validation = open_source(SourceConfig(str(root), split="validation"))
+    assert validation.class_names == ("bee", "sea_lion", "yak")
+    assert all_of(validation, number_of) == [(30, (), 0)]
+    train = open_source(SourceConfig(str(root), holdout=0.5))  # has its own validation
+    assert train.labels.tolist() == [1] * 10 + [2] * 10
+    everything = open_source(SourceConfig(str(root), split="all"))
+    assert [n for n, *_ in all_of(everything, number_of)] == [*range(20), 30]
+    assert everything.where(20) == str(root / "val" / "bee" / "x.png")
+    with pytest.raises(DataError, match=r"has no split test \(it has: train, validation\)"):
+        open_source(SourceConfig(str(root), split="test"))
+
+
+def test_split_folders_of_tables(folder: Path, number_of: Callable) -> None:
+    (folder / "metadata.csv").write_text("file_name,caption\nimages/0.png,a\n")
+    root = folder.parent / "root"
+    root.mkdir()
+    folder.rename(root / "test")
+    source = open_source(SourceConfig(str(root), split="test"))
+    assert all_of(source, number_of) == [(0, ("a",), -1)]
+
+
+def test_a_class_may_be_called_train(classes: Path) -> None:
+    (classes / "yak").rename(classes / "train")
+    assert open_source(SourceConfig(str(classes))).class_names == ("sea_lion", "train")
+
+
+def test_folders_without_data(tmp_path: Path, picture: Callable) -> None:
+    place = tmp_path / "place"
+    place.mkdir()
+
+    def message() -> str:
+        with pytest.raises(DataError) as caught:
+            open_source(SourceConfig(str(place)))
+        return str(caught.value)
+
+    assert "place holds no data: no table of captions, tar shards" in message()
+    (place / "data.zip").write_bytes(b"PK")
+    assert "data.zip is an archive that cannot be read in place: unpack it first" in message()
+    (place / "a.png").write_bytes(picture(0))
+    assert "holds pictures but no captions: add metadata.csv" in message()
+    (place / "a.csv").write_text("")
+    (place / "b.csv").write_text("")
+    assert "holds several tables (a.csv, b.csv): name one, or call it metadata" in message()
+    (place / "val").mkdir()
+    (place / "valid").mkdir()
+    for name in ("a.csv", "b.csv"):
+        (place / name).unlink()
+    assert "place has two folders for validation: val, valid" in message()
+
+
+# Splits, limit, seeds
+
+
+def test_holdout_and_limit(classes: Path, number_of: Callable) -> None:
+    config = SourceConfig(str(classes), holdout=0.3, seed=1)
+    train = open_source(config)
+    validation = open_source(dataclasses.replace(config, split="val"))
+    parts = [[n for n, *_ in all_of(part, number_of)] for part in (train, validation)]
+    assert sorted(parts[0] + parts[1]) == list(range(20))
+    assert [sum(n < 10 for n in part) for part in parts] == [7, 3]
+    other = open_source(dataclasses.replace(config, seed=2))
+    assert [n for n, *_ in all_of(other, number_of)] != parts[0]
+    limited = [
+        [n for n, *_ in all_of(open_source(dataclasses.replace(config, limit=k)), number_of)]
+        for k in (4, 8, 99)
+    ]
+    assert [len(part) for part in limited] == [4, 8, 14]
+    assert set(limited[0]) < set(limited[1]) < set(limited[2])
+    for split, message in (
+        ("validation", r"no split validation \(it has none\); holdout keeps a share of train"),
+        ("test", r"has no split test \(it has none\); split all is everything"),
+    ):
+        with pytest.raises(DataError, match=message):
+            open_source(SourceConfig(str(classes), split=split))
+    assert len(open_source(SourceConfig(str(classes), split="all", holdout=0.3))) == 20
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (SourceConfig("digits", limit=0), "limit is 0"),
+        (SourceConfig("digits", holdout=1.0), "holdout is 1.0"),
+        (SourceConfig("digits", seed=-1), "seed is -1"),
+        (SourceConfig(""), "path is empty"),
+        (SourceConfig("digits", split="dev-2"), r"digits has no split dev-2 \(it has: train, val"),
+        (SourceConfig("/nowhere/at/all"), "/nowhere/at/all does not exist: give a file"),
+        (SourceConfig("absent.csv"), "absent.csv does not exist"),
+        (SourceConfig("digits", templates="phot"), "templates is 'phot': neither a file nor"),
+    ],
+)
+def test_wrong_configurations(config: SourceConfig, message: str) -> None:
+    with pytest.raises(DataError, match=message) as caught:
+        open_source(config)
+    assert "\n" not in str(caught.value)
+
+
+def test_digits_are_those_of_a_search() -> None:
+    for split in ("train", "validation", "test"):
+        source = open_source(SourceConfig("digits", split=split))
+        searched = load_data(DataConfig())
+        expected = getattr(searched, split)
+        np.testing.assert_array_equal(source.labels, expected.labels)
+        pixels = np.stack([source.image(i) for i in range(len(source))])
+        normalised = (pixels[..., None] / 255 - searched.mean) / searched.std
+        np.testing.assert_allclose(normalised, expected.images, atol=0.5 / 255 / 0.37)
+        assert source.class_names[7] == "seven" and len(source.templates) == 6
+
+
+# Parquet
+
+
+def write_parquet(datasets: Any, path: Path, features: dict | None = None, **columns: list) -> None:
+    path.parent.mkdir(exist_ok=True, parents=True)
+    options = {"features": datasets.Features(features)} if features else {}
+    datasets.Dataset.from_dict(columns, **options).to_parquet(path)
+
+
+def test_parquet(datasets: Any, tmp_path: Path, picture: Callable, number_of: Callable) -> None:
+    features = {
+        "image": datasets.Image(),
+        "label": datasets.ClassLabel(names=["sea_lion", "yak"]),
+        "captions": datasets.Sequence(datasets.Value("string")),
+    }
+    for split, start in (("train", 0), ("test", 10)):
+        write_parquet(
+            datasets,
+            tmp_path / "data" / f"{split}-00000-of-00001.parquet",
+            features,
+            image=[{"bytes": picture(start + i), "path": None} for i in range(4)],
+            label=[0, 1, 1, 0],
+            captions=[[f"one {i}", f"two {i}"] for i in range(4)],
+        )
+    expected = [(10 + i, (f"one {i}", f"two {i}"), [0, 1, 1, 0][i]) for i in range(4)]
+    source = open_source(SourceConfig(str(tmp_path / "data"), split="test"))
+    assert all_of(source, number_of) == expected and source.class_names == ("sea_lion", "yak")
+    assert source.where(3) == f"{tmp_path}/data test row 3"
+    file = tmp_path / "data" / "test-00000-of-00001.parquet"
+    for path in (str(file), f"{tmp_path}/data/test-*.parquet"):
+        assert all_of(open_source(SourceConfig(path)), number_of) == expected
+    train = open_source(SourceConfig(str(tmp_path / "data"), holdout=0.5))
+    held = open_source(SourceConfig(str(tmp_path / "data"), split="validation", holdout=0.5))
+    assert sorted(n for part in (train, held) for n, *_ in all_of(part, number_of)) == [0, 1, 2, 3]
+
+
+def test_parquet_of_other_columns(
+    datasets: Any, tmp_path: Path, picture: Callable, number_of: Callable
+) -> None:
+    features = {
+        "jpg": {"bytes": datasets.Value("binary"), "path": datasets.Value("string")},
+        "fine": datasets.Value("int64"),
+    }
+    images = [{"bytes": picture(i), "path": None} for i in range(3)]
+    images[1] = {"bytes": None, "path": None}
+    path = tmp_path / "cifar10.parquet"
+    write_parquet(datasets, path, features, jpg=images, fine=[3, 9, -1])
+    config = SourceConfig(str(path), image_column="jpg", label_column="fine")
+    source = open_source(config)
+    assert source.labels.tolist() == [3, 9, -1]
+    # The common copy of CIFAR-10 does not name its classes.
+    assert source.class_names == CIFAR10_NAMES and source.templates == PHOTO_TEMPLATES
+    assert number_of(source.image(2)) == 2
+    with pytest.raises(ValueError, match="the row holds no image"):
+        source.image(1)
+    other = path.rename(tmp_path / "cifar100.parquet")
+    config = dataclasses.replace(config, path=str(other))
+    with pytest.raises(DataError, match="has classes without names; give classes"):
+        open_source(config)
+    names = tmp_path / "names.txt"
+    names.write_text("\n".join(f"class {i}" for i in range(12)))
+    named = open_source(dataclasses.replace(config, classes=str(names)))
+    assert named.class_names[9] == "class 9"
+
+
+@pytest.mark.parametrize(
+    ("columns", "config", "message"),
+    [
+        ({"label": [0]}, {}, "no column img or image for images; its columns are: label"),
+        ({"img": [{"bytes": b"", "path": ""}]}, {}, "no column caption or .* or label for capt"),
+        ({"img": [1], "text": ["a"]}, {}, "column img of .* holds no encoded images but"),
+        ({"img": [{"bytes": b"", "path": ""}], "label": ["a"]}, {}, "must hold whole numbers"),
+        ({"img": [{"bytes": b"", "path": ""}], "text": ["a"]}, {"caption_column": "words"},
+         "no column words for captions; its columns are: img, text"),
+        ({"img": [{"bytes": b"", "path": ""}], "text": ["a"]}, {"label_column": "y"},
+         "no column y for classes"),
+        ({"img": [{"bytes": b"", "path": ""}], "text": [""]}, {}, "neither captions nor classes"),
+    ],
+)  # fmt: skip
+def test_wrong_parquet(
+    columns: dict, config: dict, message: str, datasets: Any, tmp_path: Path
+) -> None:
+    path = tmp_path / "x.parquet"
+    write_parquet(datasets, path, **columns)
+    with pytest.raises(DataError, match=message) as caught:
+        open_source(SourceConfig(str(path), **config))
+    assert "\n" not in str(caught.value)
+
+
+def test_broken_parquet_and_absent_hub_names(
+    datasets: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "x.parquet").write_bytes(b"PAR1 and no more")
+    with pytest.raises(DataError, match=r"cannot load .*x\.parquet") as caught:
+        open_source(SourceConfig(str(tmp_path / "x.parquet")))
+    assert "\n" not in str(caught.value)
+
+    def unreachable(name: str) -> None:
+        raise ConnectionError(f"Couldn't reach '{name}' on the Hub\nand more")
+
+    monkeypatch.setattr(datasets, "load_dataset", unreachable)
+    with pytest.raises(DataError, match=r"^cannot load someone/things .*Hub$"):
+        open_source(SourceConfig("someone/things"))
