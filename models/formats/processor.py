@@ -149,7 +149,7 @@ class Processor:
 
     def images(self, images: Image | np.ndarray | Sequence[Image | np.ndarray]) -> np.ndarray:
         """Pillow images, or uint8 arrays [H,W,3], -> float32 [B,S,S,C], for `encode_image`."""
-        several = images if isinstance(images, (list, tuple)) else [images]
+        several: list[Any] = list(images) if isinstance(images, (list, tuple)) else [images]
         return self.normalise(np.stack([self.pixels(one) for one in several]))
 
     def texts(self, texts: str | Sequence[str]) -> np.ndarray:
@@ -344,9 +344,31 @@ def _tokenizer(folder: Path, clip: CLIP, other: str | os.PathLike[str] | None) -
             )
         other = _USUAL_TOKENIZER
     place = folder if other is None else locate_side_files(other)
+    tokenizer = read_tokenizer(place)
+    if not 0 <= vocab - len(tokenizer) <= _MOST_PADDING:
+        raise UserError(
+            f"the tokenizer in {place} has {len(tokenizer)} words, the checkpoint's token table "
+            f"{vocab}; give the tokenizer it was trained with"
+        )
+    end, pooled = tokenizer.eos_token_id, clip.dialect.end_of_text
+    if pooled is not None and end != pooled:
+        raise UserError(
+            f"the tokenizer in {place} ends texts with the id {end}, the checkpoint reads them "
+            f"at {pooled}"
+        )
+    return tokenizer
+
+
+def read_tokenizer(path: str | os.PathLike[str]) -> Any:
+    """The tokenizer of transformers in a folder, or under a hub name.
+
+    Raises:
+      UserError: there is none, or one that does not end its texts.
+    """
+    place = locate_side_files(path)
     if not _has_tokenizer(place):
         raise UserError(
-            f"{other} holds no tokenizer (tokenizer.json, or vocab.json and merges.txt)"
+            f"{path} holds no tokenizer (tokenizer.json, or vocab.json and merges.txt)"
         )
     try:
         tokenizer = _read_tokenizer(place)
@@ -354,17 +376,6 @@ def _tokenizer(folder: Path, clip: CLIP, other: str | os.PathLike[str] | None) -
     except Exception as error:  # the tokenizers library raises bare Exceptions
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{place}: the tokenizer cannot be read: {reason}") from None
-    if not 0 <= vocab - len(tokenizer) <= _MOST_PADDING:
-        raise UserError(
-            f"the tokenizer in {place} has {len(tokenizer)} words, the checkpoint's token table "
-            f"{vocab}; give the tokenizer it was trained with"
-        )
-    end, pooled = tokenizer.eos_token_id, clip.dialect.end_of_text
-    if end is None or (pooled is not None and end != pooled):
-        raise UserError(
-            f"the tokenizer in {place} ends texts with the id {end}, the checkpoint reads them "
-            f"at {'the largest id' if pooled is None else pooled}"
-        )
     if not ends_texts:
         raise UserError(f"the tokenizer in {place} does not end texts with their end token")
     return tokenizer
