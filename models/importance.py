@@ -7,18 +7,77 @@ stay where they are and get a rank.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from codesign.architecture import TOWERS
+from codesign.models.calibration import Calibration, Loss, info_nce
 from codesign.models.clip import CLIP
-from codesign.models.gates import Gates, TowerGates
+from codesign.models.gates import Gates, TowerGates, full_gates
+from codesign.models.removal import loss_increase
 from codesign.models.transformer import LayerRank
+
+Method = Literal["taylor", "loss", "magnitude"]
+METHODS: tuple[Method, ...] = get_args(Method)
+
+
+def score_units(
+    model: CLIP,
+    batches: Calibration | None = None,
+    method: Method = "taylor",
+    *,
+    loss: Loss = info_nce,
+    groups: int = 16,
+) -> Gates:
+    """Scores of every layer, head, FFN unit and channel of both towers.
+
+    Args:
+      model: left as it is.
+      batches: the calibration set, stacked, each leaf [N,...]; magnitude needs none.
+      method: "taylor", one pass forth and back (see `taylor_importance`); "loss", the measured
+        rise of the loss, a pass forth a unit or group (see `removal.loss_increase`), which
+        Taylor's scores put into groups; "magnitude", no data (see `magnitude_importance`).
+      loss: of a batch's embeddings; the same function object is compiled once.
+      groups: of "loss", how many a layer's FFN units, and a tower's channels, are cut into.
+
+    Returns:
+      Scores in the shape of the gates; larger is more important. They rank the units of one
+      dimension of one tower (heads and FFN units: of one layer) and are not to be compared
+      beyond that.
+
+    Raises:
+      ValueError: an unknown method, no batches, or a loss that is not finite on them.
+    """
+    if method not in METHODS:
+        raise ValueError(f"method is {method!r}, expected one of {', '.join(METHODS)}")
+    if method == "magnitude":
+        return magnitude_importance(model)
+    if batches is None:
+        raise ValueError(f"method {method} needs batches of a calibration set; magnitude does not")
+    graphdef, state = nnx.split(model)
+    of_gates = jax.tree_util.Partial(_gated_loss, graphdef, state, jax.tree_util.Partial(loss))
+    scores = taylor_importance(of_gates, full_gates(model.architecture), batches)
+    if method == "loss":
+        scores = loss_increase(model, batches, scores, loss, groups)
+    if not all(bool(jnp.isfinite(values).all()) for values in jax.tree.leaves(scores)):
+        raise ValueError(
+            "the loss is not finite on the calibration batches; are images normalised, ids "
+            "within the vocabulary and the weights finite?"
+        )
+    return scores
+
+
+def _gated_loss(
+    graphdef: Any, state: nnx.State, loss: Any, gates: Gates, batch: Calibration
+) -> jax.Array:
+    model: CLIP = nnx.merge(graphdef, state)
+    return loss(model(batch.images, batch.ids, gates)[0], batch)
 
 
 def taylor_importance(
@@ -81,14 +140,15 @@ def reorder(model: CLIP, scores: Gates) -> CLIP:
     """The same function with the most important units first and the layers ranked.
 
     Args:
-      model: left as it is.
+      model: left as it is. A unit that a layer lacks (see `dialect.py`) comes last, whatever
+        its score.
       scores: of both towers; larger is more important, ties keep their order.
 
     Raises:
-      ValueError: scores that lack a tower or hold NaN.
+      ValueError: scores that lack a tower, hold NaN or are of another architecture.
     """
     graphdef, state = nnx.split(model)
-    orders = {tower: _orders(getattr(scores, tower), tower) for tower in TOWERS}
+    orders = {tower: _orders(model, getattr(scores, tower), tower) for tower in TOWERS}
     return nnx.merge(graphdef, _permuted_state(state, orders))
 
 
@@ -101,13 +161,26 @@ def _permuted_state(state: nnx.State, orders: dict[str, TowerGates]) -> nnx.Stat
     return nnx.from_flat_state(flat)
 
 
-def _orders(scores: TowerGates | None, tower: str) -> TowerGates:
+def _orders(model: CLIP, scores: TowerGates | None, tower: str) -> TowerGates:
     """Unit indices from most to least important, in the shape of the scores."""
     if scores is None:
         raise ValueError(f"scores.{tower} is missing")
+    expected = getattr(jax.eval_shape(lambda: full_gates(model.architecture)), tower)
     for name, values in vars(scores).items():
+        shape = getattr(expected, name).shape
+        if jnp.shape(values) != shape:
+            raise ValueError(
+                f"scores.{tower}.{name} has shape {jnp.shape(values)}, the model needs {shape}"
+            )
         if bool(jnp.isnan(values).any()):
             raise ValueError(f"scores.{tower}.{name} holds NaN; was the loss finite?")
+    blocks = getattr(model, tower).blocks
+    if blocks.ragged:
+        scores = dataclasses.replace(
+            scores,
+            heads=jnp.where(blocks.present_heads[...], scores.heads, -jnp.inf),
+            ffn=jnp.where(blocks.present_ffn[...], scores.ffn, -jnp.inf),
+        )
     return jax.tree.map(lambda s: jnp.argsort(-s, axis=-1, stable=True), scores)
 
 

@@ -1,0 +1,130 @@
+"""Importance files: scores on disk, and whose scores they are.
+
+A safetensors file of eight arrays, "vision.heads" and so on. Its metadata hold the method, the
+architecture as JSON and a fingerprint of the weights that were scored, so that scores are
+never used on a network they are not of without a word.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from codesign.architecture import TOWERS
+from codesign.errors import UserError
+from codesign.models.clip import CLIP
+from codesign.models.gates import Gates, TowerGates
+from codesign.models.importance import Method
+from codesign.runs import write_bytes
+
+_KIND = "codesign importance"
+
+
+def save_importance(
+    path: str | os.PathLike[str], scores: Gates, model: CLIP, method: Method
+) -> None:
+    """Writes scores as a whole: after a kill the old file or the new one is there.
+
+    Args:
+      path: of the file, NAME.safetensors; its folder exists.
+      scores: of both towers.
+      model: whose units they score.
+      method: how, see `importance.score_units`.
+
+    Raises:
+      RunError: where the disk refuses.
+    """
+    tensors = {
+        f"{tower}.{name}": np.asarray(values, np.float32)
+        for tower in TOWERS
+        for name, values in vars(getattr(scores, tower)).items()
+    }
+    metadata = {
+        "kind": _KIND,
+        "method": method,
+        "architecture": json.dumps(dataclasses.asdict(model.architecture)),
+        "weights": fingerprint(model),
+    }
+    write_bytes(path, save(tensors, metadata))
+
+
+def load_importance(path: str | os.PathLike[str], model: CLIP) -> Gates:
+    """Reads the scores of a model's units.
+
+    Args:
+      path: of a file by `save_importance`.
+      model: the model that was scored.
+
+    Warns:
+      UserWarning: the model's weights are not those that were scored, as after training or
+        reordering.
+
+    Raises:
+      UserError: no such file, no importance file, or scores of another architecture.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"no file {path}; save_importance writes one")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path} is damaged or no safetensors file: {error}") from None
+    if metadata.get("kind") != _KIND:
+        raise UserError(f"{path} holds no importance scores; score the units first")
+    _check_architecture(path, json.loads(metadata["architecture"]), model)
+    if metadata["weights"] != fingerprint(model):
+        warnings.warn(
+            f"{path}: scored were other weights of this architecture; score again unless they "
+            "have hardly changed",
+            stacklevel=2,
+        )
+
+    def tower(name: str) -> TowerGates:
+        fields = [field.name for field in dataclasses.fields(TowerGates)]
+        return TowerGates(**{f: jnp.asarray(tensors[f"{name}.{f}"]) for f in fields})
+
+    return Gates(vision=tower("vision"), text=tower("text"))
+
+
+def fingerprint(model: CLIP) -> str:
+    """SHA-256 of the weights: names, shapes and values, whatever they compute in."""
+    digest = hashlib.sha256()
+    parameters = nnx.to_flat_state(nnx.state(model, nnx.Param))
+    for name, values in sorted((".".join(map(str, path)), v[...]) for path, v in parameters):
+        digest.update(f"{name} {values.shape} {values.dtype};".encode())
+        digest.update(np.asarray(values).tobytes())
+    return digest.hexdigest()
+
+
+def _check_architecture(path: Path, stored: dict[str, Any], model: CLIP) -> None:
+    """Raises UserError naming every dimension of the scores that the model has otherwise."""
+    ours = _flat(dataclasses.asdict(model.architecture))
+    differ = [
+        f"{name} is {value}, the model's {ours.get(name)}"
+        for name, value in _flat(stored).items()
+        if value != ours.get(name)
+    ]
+    if differ:
+        raise UserError(f"{path} scores another network: its {'; '.join(differ)}")
+
+
+def _flat(architecture: dict[str, Any]) -> dict[str, Any]:
+    """{"vision": {"heads": 2}, "patch": 4} as {"vision.heads": 2, "patch": 4}."""
+    flat: dict[str, Any] = {}
+    for name, value in architecture.items():
+        inner = value if isinstance(value, dict) else {"": value}
+        flat |= {f"{name}.{key}".rstrip("."): v for key, v in inner.items()}
+    return flat
