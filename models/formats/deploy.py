@@ -53,6 +53,7 @@ class Encoder:
       input_name: such as "images".
       shape: of the inputs without the batch.
       dtype: of the inputs.
+      width: E, of the embeddings.
     """
 
     call: Callable[[Weights, jax.Array], jax.Array]
@@ -60,6 +61,7 @@ class Encoder:
     input_name: str
     shape: tuple[int, ...]
     dtype: Any
+    width: int
 
 
 def export_stablehlo(
@@ -104,17 +106,8 @@ def export_stablehlo(
     manifest = {
         "programs": {
             name: {
-                "file": f"{name}.stablehlo",
+                **described(encoder, f"{name}.stablehlo", batch),
                 "weights": list(encoder.weights),
-                "input": {
-                    "name": encoder.input_name,
-                    "shape": [batch or "batch", *encoder.shape],
-                    "dtype": jnp.dtype(encoder.dtype).name,
-                },
-                "output": {
-                    "shape": [batch or "batch", clip.architecture.projection],
-                    "dtype": "float32",
-                },
                 "calling_convention_version": exported[name].calling_convention_version,
             }
             for name, encoder in programs.items()
@@ -133,8 +126,7 @@ def export_stablehlo(
             (aside / f"{name}.stablehlo").write_bytes(program.serialize())
         shutil.copyfile(_EXAMPLE, aside / "example.py")
         write_side_files(origin, settings, aside)
-        sums = {file.name: _sha256(file) for file in sorted(aside.iterdir())}
-        write_json(aside / "manifest.json", manifest | {"sha256": sums})
+        write_manifest(manifest, aside)
 
     _publish(path, write)
 
@@ -155,11 +147,11 @@ def encoders(clip: CLIP, settings: ImageSettings) -> dict[str, Encoder]:
     def see_pixels(weights: Weights, pixels: jax.Array) -> jax.Array:
         return see(weights, (pixels.astype(jnp.float32) / 255 - mean) / std)
 
-    picture = (a.image, a.image, a.channels)
+    picture, width = (a.image, a.image, a.channels), a.projection
     return {
-        "image_encoder": Encoder(see, image_weights, "images", picture, jnp.float32),
-        "pixel_encoder": Encoder(see_pixels, image_weights, "pixels", picture, jnp.uint8),
-        "text_encoder": Encoder(read, text_weights, "ids", (a.context,), jnp.int32),
+        "image_encoder": Encoder(see, image_weights, "images", picture, jnp.float32, width),
+        "pixel_encoder": Encoder(see_pixels, image_weights, "pixels", picture, jnp.uint8, width),
+        "text_encoder": Encoder(read, text_weights, "ids", (a.context,), jnp.int32, width),
     }
 
 
@@ -168,7 +160,7 @@ def export_program(
 ) -> export.Exported:
     """The program of an encoder for so many rows, or for whichever number."""
     weights = {n: jax.ShapeDtypeStruct(w.shape, w.dtype) for n, w in encoder.weights.items()}
-    rows = export.symbolic_shape("batch") if batch is None else (batch,)
+    rows: tuple[Any, ...] = export.symbolic_shape("batch") if batch is None else (batch,)
     inputs = jax.ShapeDtypeStruct((*rows, *encoder.shape), encoder.dtype)
     return export.export(jax.jit(encoder.call), platforms=platforms)(weights, inputs)
 
@@ -188,6 +180,17 @@ def settings_of(clip: CLIP, origin: Path | None) -> ImageSettings:
             f"and image_std have length {colours}"
         )
     return dataclasses.replace(settings, size=clip.architecture.image)
+
+
+def described(encoder: Encoder, file: str, batch: int | None) -> dict[str, Any]:
+    """What a manifest says of one program."""
+    rows = "batch" if batch is None else batch
+    dtype = jnp.dtype(encoder.dtype).name
+    return {
+        "file": file,
+        "input": {"name": encoder.input_name, "shape": [rows, *encoder.shape], "dtype": dtype},
+        "output": {"name": "embeddings", "shape": [rows, encoder.width], "dtype": "float32"},
+    }
 
 
 def describe(clip: CLIP, settings: ImageSettings) -> dict[str, Any]:
@@ -233,6 +236,15 @@ def _tower(
     return encode, {name: np.asarray(v[...]) for name, (_, v) in named.items()}
 
 
+def write_manifest(manifest: Mapping[str, Any], folder: Path) -> None:
+    """Writes manifest.json, the checksums of the folder's other files in it."""
+    sums = {}
+    for file in sorted(folder.iterdir()):
+        with file.open("rb") as data:
+            sums[file.name] = hashlib.file_digest(data, "sha256").hexdigest()
+    write_json(folder / "manifest.json", {**manifest, "sha256": sums})
+
+
 def _check_options(batch: int | None, platforms: Sequence[str]) -> None:
     if batch is not None and batch < 1:
         raise UserError(f"the batch is {batch}; give 1 or more, or none for whichever number")
@@ -241,8 +253,3 @@ def _check_options(batch: int | None, platforms: Sequence[str]) -> None:
             raise UserError(f"no platform '{platform}'; {did_you_mean(platform, PLATFORMS)}")
     if not platforms:
         raise UserError(f"no platform to export for; choose from {', '.join(PLATFORMS)}")
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as data:
-        return hashlib.file_digest(data, "sha256").hexdigest()
