@@ -7,10 +7,16 @@ compiler inserts the collectives; so a step computes the same on one device and 
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from codesign.errors import UserError
+from codesign.runs import RunFolder
 
 DATA = "data"
 
@@ -47,3 +53,47 @@ def check_batch(mesh: Mesh, batch_size: int) -> None:
 def put(tree: Any, sharding: NamedSharding) -> Any:
     """The tree's arrays on devices as `sharding` says."""
     return jax.device_put(tree, sharding)
+
+
+def join_processes() -> None:
+    """Makes this process one of several that compute together; before anything else of JAX.
+
+    Clusters that JAX knows (SLURM, Open MPI, TPU pods, Kubernetes) need nothing; elsewhere
+    JAX_COORDINATOR_ADDRESS (host:port of the first), JAX_NUM_PROCESSES and JAX_PROCESS_ID tell.
+
+    Raises:
+      UserError: the others cannot be found.
+    """
+    told = {
+        name: int(os.environ[variable])
+        for name, variable in (
+            ("num_processes", "JAX_NUM_PROCESSES"), ("process_id", "JAX_PROCESS_ID"),
+        )
+        if os.environ.get(variable, "").isdigit()
+    }  # fmt: skip
+    try:
+        jax.distributed.initialize(**told)
+    except (ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"--distributed: the other processes cannot be found ({reason}); set "
+            "JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID"
+        ) from None
+
+
+def shared_folder(
+    path: Path, config_json: Mapping[str, Any], *, resume: bool, name: str
+) -> RunFolder:
+    """The run folder of all processes: the first opens it, the others follow.
+
+    Raises:
+      UserError: see `RunFolder.create`.
+    """
+    if jax.process_count() == 1:
+        return RunFolder.create(path, config_json, resume=resume, name=name)
+    from jax.experimental.multihost_utils import broadcast_one_to_all
+
+    resumed = False
+    if jax.process_index() == 0:
+        resumed = RunFolder.create(path, config_json, resume=resume, name=name).resumed
+    return RunFolder(path, resumed=bool(broadcast_one_to_all(resumed)))

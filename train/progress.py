@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from rich.console import Console
@@ -20,6 +21,7 @@ PHASES = {
     "warmup": "warm-up: CLIP weights of the supernet",
     "joint": "joint: weights, architectures and accelerators",
     "tune": "tuning: weights of the chosen networks",
+    "finetune": "training",
 }
 
 
@@ -64,10 +66,17 @@ class Display:
         if not self._console.is_terminal:
             self._console.print(f"{PHASES[name]}, steps {done} to {end}", highlight=False)
 
+    def note(self, what: str) -> None:
+        """One line in the midst of a phase."""
+        self._progress.console.print(f"  {what}", markup=False, highlight=False)
+
     def update(self, steps: int, row: Mapping[str, Any]) -> None:
-        """Counts steps and shows the newest line of metrics."""
+        """Counts steps and shows the newest line of metrics: of one network, or of a family."""
         losses = row["loss"]
-        self._note = f"loss {min(losses):.3f}..{max(losses):.3f}"
+        if isinstance(losses, float):
+            self._note = f"loss {losses:.3f}"
+        else:
+            self._note = f"loss {min(losses):.3f}..{max(losses):.3f}"
         if "carbon_kgco2e" in row:
             grams = [1e3 * c for c in row["carbon_kgco2e"]]
             self._note += f", carbon {min(grams):.3g}..{max(grams):.3g} g"
@@ -77,3 +86,16 @@ class Display:
         if self._task is not None and not self._console.is_terminal:
             self._console.print(f"  {self._note}", highlight=False)
         self._task = None
+
+
+@contextlib.contextmanager
+def counting(console: Console, what: str, total: int) -> Iterator[Callable[[int], Any]]:
+    """A bar for a single job; it hands out the function that counts what is done."""
+    progress = Progress(
+        TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn(),
+        TimeElapsedColumn(), TimeRemainingColumn(),
+        console=console, disable=not console.is_terminal, transient=True,
+    )  # fmt: skip
+    with progress:
+        task = progress.add_task(what, total=total)
+        yield lambda done: progress.advance(task, done)

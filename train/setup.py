@@ -24,6 +24,7 @@ from codesign.train import placement
 from codesign.train.config import SearchConfig
 from codesign.train.data import CaptionedImages, DataError, load_data
 from codesign.train.family import Dataset, Family, Members, Trainer
+from codesign.train.optim import decayed
 from codesign.train.progress import Display
 
 Array = jax.Array
@@ -190,7 +191,7 @@ def weights_optimizer(
 
     Args:
       config: rates and steps.
-      model: names the matrices, which alone decay.
+      model: names the matrices and tables, which alone decay.
       falls: whether the rate falls to zero along a cosine while designs are tuned.
     """
     optim, schedule = config.optim, config.schedule
@@ -200,15 +201,12 @@ def weights_optimizer(
     if falls:
         rates.append(optax.cosine_decay_schedule(optim.lr, max(1, schedule.tune_steps)))
         ends.append(max(schedule.joint_steps, optim.lr_warmup_steps))
-    matrices = jax.tree.map(
-        lambda v: len(v.axes.replace("L", "")) >= 2,
-        nnx.state(model, nnx.Param),
-        is_leaf=lambda v: isinstance(v, nnx.Variable),
-    )
     return optax.chain(
         optax.clip_by_global_norm(optim.clip_norm),
         optax.adamw(
-            optax.join_schedules(rates, ends), weight_decay=optim.weight_decay, mask=matrices
+            optax.join_schedules(rates, ends),
+            weight_decay=optim.weight_decay,
+            mask=decayed(nnx.state(model, nnx.Param)),
         ),
     )
 

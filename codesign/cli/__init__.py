@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 # Heavy modules (JAX, matplotlib) are imported by the commands that need them: help is instant.
-from codesign.cli import ablate, convert, cost, report, search, workload
+from codesign.cli import ablate, convert, cost, evaluate, finetune, prune, report, search, workload
 from codesign.cli.arguments import Parser
 from codesign.errors import RunError, UserError, did_you_mean
 
@@ -26,6 +26,9 @@ _COMMANDS = {
     "cost": cost,
     "workload": workload,
     "ablate": ablate,
+    "finetune": finetune,
+    "eval": evaluate,
+    "prune": prune,
     "convert": convert,
     "report": report,
 }

@@ -22,14 +22,42 @@ def add(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """`codesign report`."""
-    from codesign.report import ablation
+    from codesign.report import ablation, finetune
 
-    ablations = [path for path in args.runs if ablation.is_ablation(path)]
-    if not ablations:
-        return _report_searches(args)
-    if len(ablations) < len(args.runs):
-        raise UserError(f"{ablations[0]} is an ablation, others are not: report on them apart")
-    print_ablations([ablation.write_report(path).parent for path in ablations], args.json)
+    for is_one, what, report in (
+        (ablation.is_ablation, "an ablation", _report_ablations),
+        (finetune.is_finetuning, "a fine-tuning", _report_finetunings),
+    ):
+        of_kind = [path for path in args.runs if is_one(path)]
+        if of_kind and len(of_kind) < len(args.runs):
+            raise UserError(f"{of_kind[0]} is {what}, others are not: report on them apart")
+        if of_kind:
+            return report(args)
+    return _report_searches(args)
+
+
+def _report_ablations(args: argparse.Namespace) -> int:
+    from codesign.report.ablation import write_report
+
+    print_ablations([write_report(path).parent for path in args.runs], args.json)
+    return 0
+
+
+def _report_finetunings(args: argparse.Namespace) -> int:
+    from codesign.report.finetune import comparison_table, write_report
+    from codesign.runs import read_run
+
+    runs = [read_run(path) for path in args.runs]
+    reports = [write_report(run.path) for run in runs]
+    if args.json:
+        print_json([
+            {"run": str(run.path), "report": str(report)} | run.summary
+            for run, report in zip(runs, reports, strict=True)
+        ])  # fmt: skip
+        return 0
+    console().print(comparison_table({run.name: run.summary for run in runs}))
+    for report in reports:
+        console().print(f"report: {report}", markup=False, highlight=False, soft_wrap=True)
     return 0
 
 

@@ -1,0 +1,50 @@
+"""What the commands that read a checkpoint share."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+import warnings
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from codesign.models import CLIP
+
+
+def add_checkpoint_options(parser: argparse.ArgumentParser) -> None:
+    """Options for what a file does not tell."""
+    parser.add_argument("--image", type=int, metavar="PIXELS", help="change the image size")
+    parser.add_argument(
+        "--activation", choices=("gelu", "quick_gelu"),
+        help="where no config beside the checkpoint tells it",
+    )  # fmt: skip
+    parser.add_argument(
+        "--head-dim", type=int, nargs="+", metavar="N",
+        help="channels of a head (of vision and of text), where no config tells it",
+    )  # fmt: skip
+
+
+def load(args: argparse.Namespace, path: str, **more: Any) -> CLIP:
+    """The checkpoint at `path`, under these options."""
+    from codesign.models.formats import load_clip
+
+    head_dim = args.head_dim
+    if head_dim is not None:
+        head_dim = head_dim[0] if len(head_dim) == 1 else tuple(head_dim)
+    return load_clip(
+        path, image=args.image, activation=args.activation, head_dim=head_dim, **more
+    )
+
+
+@contextlib.contextmanager
+def notes_to_stderr() -> Iterator[list[str]]:
+    """What had to be assumed goes to stderr, a line each, and into the list."""
+    told: list[str] = []
+    with warnings.catch_warnings(record=True) as notes:
+        warnings.simplefilter("always", UserWarning)
+        yield told
+    told += [str(note.message) for note in notes if note.category is UserWarning]
+    for note in told:
+        print(f"codesign: {note}", file=sys.stderr)

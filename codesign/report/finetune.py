@@ -1,0 +1,189 @@
+"""The report of a fine-tuning run: its curves, and what the network can do at the end."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich import box
+from rich.table import Table
+
+from codesign.report import tables
+from codesign.report.html import Picture, environment
+from codesign.report.plots import new_figure, png
+from codesign.runs import CONFIG, REPORT, Run, read_json, read_run, write_bytes
+
+_TEMPLATE = "finetune.html"
+# The sign of a fine-tuning's config.json among other runs'.
+_SIGN = ("train", "optim", "loss")
+_MEASURES = {
+    ("zero_shot", "top_1"): "zero-shot top-1",
+    ("zero_shot", "top_5"): "zero-shot top-5",
+    **{
+        ("retrieval", way, f"recall_at_{k}"): f"{words} recall@{k}"
+        for way, words in (("image_to_text", "image to text"), ("text_to_image", "text to image"))
+        for k in (1, 5, 10)
+    },
+}
+
+
+def is_finetuning(folder: str | os.PathLike[str]) -> bool:
+    """Whether a folder holds a fine-tuning run."""
+    if not (Path(folder) / CONFIG).is_file():
+        return False
+    record = read_json(Path(folder) / CONFIG)
+    config = record.get("config") if isinstance(record, Mapping) else None
+    return isinstance(config, Mapping) and all(key in config for key in _SIGN)
+
+
+def write_report(folder: str | os.PathLike[str]) -> Path:
+    """Writes report.html and its figures into a run folder, from that folder alone.
+
+    Raises:
+      UserError: where the folder holds no run, or a damaged one.
+      RunError: where the disk refuses.
+    """
+    run = read_run(folder)
+    shown = _pictures(run)
+    for picture in shown:
+        write_bytes(run.path / picture.file, picture.png)
+    page = environment().get_template(_TEMPLATE).render(
+        name=run.name,
+        seed=run.record.get("seed"),
+        versions=run.record.get("versions", {}),
+        config=json.dumps(run.record.get("config", {}), indent=2, ensure_ascii=False),
+        facts=_facts(run),
+        measures=measures(run.summary.get("validation", {})),
+        pictures=shown,
+    )  # fmt: skip
+    write_bytes(run.path / REPORT, page.encode())
+    return run.path / REPORT
+
+
+def measures(result: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What an evaluation found, as (measure, per cent), with the sizes it is of."""
+    found = []
+    for path, words in _MEASURES.items():
+        value: Any = result
+        for key in path:
+            value = value.get(key, {}) if isinstance(value, Mapping) else {}
+        if isinstance(value, (int, float)):
+            found.append((words, tables.percent(float(value))))
+    if found:
+        found.append(("images", f"{result['images']:,}"))
+    if "zero_shot" in result:
+        zero_shot = result["zero_shot"]
+        found.append(("classes", str(zero_shot["classes"])))
+        found.append(("caption templates", str(zero_shot["templates"])))
+    if "retrieval" in result:
+        found.append(("captions", f"{result['retrieval']['captions']:,}"))
+    skipped = result.get("skipped", {}).get("count", 0)
+    if skipped:
+        found.append(("unreadable images, skipped", str(skipped)))
+    return found
+
+
+def measures_table(result: Mapping[str, Any]) -> Table:
+    """The same for a terminal."""
+    return _columns({"value": measures(result)})
+
+
+def comparison_table(summaries: Mapping[str, Mapping[str, Any]]) -> Table:
+    """Finished runs side by side, by name."""
+    return _columns({
+        name: [
+            ("steps", str(summary.get("steps", tables.MISSING))),
+            *measures(summary.get("validation", {})),
+            ("wall time", tables.duration(summary.get("wall_time_s"))),
+        ]
+        for name, summary in summaries.items()
+    })  # fmt: skip
+
+
+def _columns(found: Mapping[str, list[tuple[str, str]]]) -> Table:
+    table = Table(box=box.HORIZONTALS, padding=(0, 1, 0, 0))
+    table.add_column("measure", no_wrap=True)
+    for name in found:
+        table.add_column(name, justify="right")
+    columns = [dict(pairs) for pairs in found.values()]
+    for measure in dict.fromkeys(name for column in columns for name in column):
+        table.add_row(measure, *(column.get(measure, tables.MISSING) for column in columns))
+    return table
+
+
+def _facts(run: Run) -> list[tuple[str, str]]:
+    config, summary = run.record.get("config", {}), run.summary
+    energy_kwh = tables.number(summary, "run_energy_kwh")
+    known = [
+        ("started from", str(config.get("checkpoint") or "an untrained network")),
+        ("teacher", str(config.get("loss", {}).get("teacher") or tables.MISSING)),
+        ("trained on", str(config.get("train", {}).get("path", tables.MISSING))),
+        ("steps", str(summary.get("steps", tables.MISSING))),
+        ("batch", str(config.get("optim", {}).get("batch_size", tables.MISSING))),
+        ("wall time", tables.duration(summary.get("wall_time_s"))),
+        ("energy of this run", tables.si(energy_kwh and energy_kwh * 1e3, "Wh")),
+        ("carbon of this run", tables.si(summary.get("run_carbon_kgco2e"), "kgCO2e")),
+    ]
+    return [(name, value) for name, value in known if value != tables.MISSING]
+
+
+def _pictures(run: Run) -> list[Picture]:
+    drawn = [_losses(run.metrics), _validation(run.metrics, run.summary)]
+    return [picture for picture in drawn if picture is not None]
+
+
+def _losses(metrics: Sequence[Mapping[str, Any]]) -> Picture | None:
+    rows = [row for row in metrics if isinstance(row.get("loss"), float)]
+    if not rows:
+        return None
+    figure, axes = new_figure(8.0, 3.6)
+    steps = np.asarray([row["step"] for row in rows])
+    window = max(1, len(rows) // 100)
+    # A total of one part is that part.
+    parts = [k for k in rows[0] if k.endswith("_loss")]
+    for name in ["loss", *parts] if len(parts) > 1 else ["loss"]:
+        values = np.asarray([row[name] for row in rows])
+        smooth = np.convolve(values, np.ones(window) / window, "valid")
+        axes.plot(steps[window - 1 :], smooth, label=name.replace("_", " "), linewidth=1.2)
+    axes.set_xlabel("step")
+    axes.set_ylabel("loss")
+    axes.margins(x=0.01)
+    if len(parts) > 1:
+        axes.legend(frameon=False, fontsize=8)
+    averaged = f"Averaged over {window} steps." if window > 1 else ""
+    return Picture(
+        "loss.png", "Training", "Line chart of the loss over the steps.", averaged, png(figure)
+    )
+
+
+def _validation(
+    metrics: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]
+) -> Picture | None:
+    results = [
+        (row["step"] + 1, row["validation"]) for row in metrics if row.get("phase") == "validation"
+    ]
+    if "validation" in summary:
+        results.append((summary["steps"], summary["validation"]))
+    if len(results) < 2:
+        return None
+    figure, axes = new_figure(8.0, 3.6)
+    steps = [step for step, _ in results]
+    if "zero_shot" in results[0][1]:
+        values = [100 * result["zero_shot"]["top_1"] for _, result in results]
+        axes.plot(steps, values, marker="o", markersize=3, label="zero-shot top-1")
+    if "retrieval" in results[0][1]:
+        for way in ("image_to_text", "text_to_image"):
+            values = [100 * result["retrieval"][way]["recall_at_1"] for _, result in results]
+            words = way.replace("_", " ") + " recall@1"
+            axes.plot(steps, values, marker="o", markersize=3, label=words)
+    axes.set_xlabel("step")
+    axes.set_ylabel("per cent")
+    axes.legend(frameon=False, fontsize=8)
+    return Picture(
+        "validation.png", "Validation", "Line chart of accuracy on validation data.",
+        "Of the weights that are saved, the moving average where there is one.", png(figure),
+    )  # fmt: skip

@@ -1,0 +1,202 @@
+"""A whole fine-tuning on the digits: what it writes, interruption, evaluation, bad input."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+from rich.console import Console
+
+import codesign
+from codesign.architecture import Architecture, Tower
+from codesign.cli import main
+from codesign.errors import RunError, UserError
+from codesign.models.formats import save_clip
+from codesign.overrides import config_to_json
+from codesign.runs import RunFolder, read_metrics
+from codesign.train.data import AugmentConfig, SourceConfig, TrainingStream
+from codesign.train.finetune.config import (
+    FinetuneConfig,
+    LossConfig,
+    OptimConfig,
+    ScheduleConfig,
+)
+from codesign.train.finetune.run import run_finetune
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+CONFIG = FinetuneConfig(
+    train=SourceConfig(path="digits"),
+    validation=SourceConfig(path="digits", split="validation", limit=60),
+    untrained=Architecture(
+        vision=Tower(layers=2, width=16, heads=2, ffn=32),
+        text=Tower(layers=1, width=16, heads=2, ffn=32),
+        patch=4, image=8, channels=1, context=12, projection=16, head_dim=8,
+    ),
+    augment=AugmentConfig(crop_scale=(1.0, 1.0), shift=1),
+    optim=OptimConfig(batch_size=16, lr=3e-3, warmup_steps=2, ema=0.9),
+    schedule=ScheduleConfig(steps=12, evaluate_steps=6, checkpoint_steps=4, log_steps=3),
+    threads=1,
+)  # fmt: skip
+QUIET = Console(quiet=True)
+
+
+def run(config, path, resume=False):
+    folder = RunFolder.create(path, config_to_json(config), resume=resume)
+    return run_finetune(config, folder, QUIET)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    path = tmp_path_factory.mktemp("run") / "whole"
+    return path, run(CONFIG, path)
+
+
+def test_a_run_writes_metrics_network_and_report(finished):
+    path, summary = finished
+    rows = read_metrics(path / "metrics.jsonl")
+    steps = [row["step"] for row in rows if row["phase"] == "finetune"]
+    assert steps == list(range(12))
+    assert rows[0]["learning_rate"] == 0 < rows[2]["learning_rate"] == pytest.approx(3e-3)
+    assert [row["step"] for row in rows if row["phase"] == "validation"] == [5]
+    assert summary["steps"] == 12 and summary["validation"]["images"] == 60
+    assert json.loads((path / "summary.json").read_text())["steps"] == 12
+    assert (path / "report.html").is_file() and (path / "loss.png").is_file()
+    assert list((path / "tensorboard").iterdir())
+
+
+def test_the_delivered_network_evaluates_to_what_the_run_said(finished, capsys):
+    path, summary = finished
+    arguments = ["eval", str(path / "clip"), "--data", "digits", "--split", "validation"]
+    assert main([*arguments, "--limit", "60", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["zero_shot"] == summary["validation"]["zero_shot"]
+    assert result["zero_shot"]["classes"] == 10 and result["zero_shot"]["templates"] == 6
+
+
+def test_an_interrupted_run_goes_on_to_the_same_end(finished, tmp_path, monkeypatch):
+    path, summary = finished
+    read, stop_at = TrainingStream.__next__, 7
+
+    def interrupted(stream):
+        nonlocal stop_at
+        stop_at -= 1
+        if stop_at == 0:
+            raise KeyboardInterrupt
+        return read(stream)
+
+    monkeypatch.setattr(TrainingStream, "__next__", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(CONFIG, tmp_path / "cut")
+    monkeypatch.undo()
+    resumed = run(CONFIG, tmp_path / "cut", resume=True)
+    assert resumed["validation"] == summary["validation"]
+
+    def losses(folder):
+        rows = read_metrics(folder / "metrics.jsonl")
+        return [(row["step"], row.get("loss"), row.get("validation")) for row in rows]
+
+    assert losses(tmp_path / "cut") == losses(path)
+    ours, theirs = (codesign.load_clip(p / "clip") for p in (path, tmp_path / "cut"))
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_training_goes_on_from_a_checkpoint_under_its_teacher(finished, tmp_path, capsys):
+    path, _ = finished
+    config = dataclasses.replace(
+        CONFIG,
+        checkpoint=str(path / "clip"),
+        loss=LossConfig(teacher=str(path / "clip"), features=1.0),
+        optim=OptimConfig(batch_size=16, lr=1e-6, warmup_steps=0, micro_batches=2),
+        schedule=ScheduleConfig(steps=2, evaluate_steps=0, checkpoint_steps=2),
+        lock="text",
+    )
+    run(config, tmp_path / "on")
+    first = read_metrics(tmp_path / "on" / "metrics.jsonl")[0]
+    # Its own teacher: it has nothing to learn from it yet.
+    assert abs(first["distillation_loss"]) < 1e-5 and first["feature_loss"] < 1e-5
+    assert first["loss"] == pytest.approx(first["contrastive_loss"], abs=2e-5)
+    assert main(["report", str(tmp_path / "on"), str(path)]) == 0
+    assert "zero-shot top-1" in capsys.readouterr().out
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_in_one_line(tmp_path):
+    config = dataclasses.replace(
+        CONFIG, optim=OptimConfig(batch_size=16, lr=1e18, warmup_steps=0, clip_norm=1e30)
+    )
+    with pytest.raises(RunError, match="not finite at step"):
+        run(config, tmp_path / "hot")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"train": SourceConfig(path="")}, "--train.path is empty"),
+        ({"train": SourceConfig(path="nowhere/at/all")}, "does not exist"),
+        ({"optim": OptimConfig(batch_size=10, micro_batches=4)}, "does not divide"),
+        ({"optim": OptimConfig(lr=0.0)}, "above 0"),
+        ({"optim": OptimConfig(ema=1.0)}, "below 1"),
+        ({"schedule": ScheduleConfig(steps=0)}, "schedule.steps is 0"),
+        ({"loss": LossConfig(contrastive=0)}, "nothing to learn"),
+        ({"checkpoint": "no_such_file.pt"}, "no_such_file.pt"),
+        ({"untrained": dataclasses.replace(CONFIG.untrained, patch=3)}, "multiple of patch"),
+    ],
+)
+def test_bad_settings_are_one_line(changes, message, tmp_path):
+    config = dataclasses.replace(CONFIG, **changes)
+    with pytest.raises(UserError, match=message) as caught:
+        run(config, tmp_path / "bad")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_teacher_of_another_vocabulary_is_refused(finished, tmp_path):
+    path, _ = finished
+    clip = codesign.load_clip(path / "clip")
+    other = dataclasses.replace(clip.architecture, vocab=clip.architecture.vocab + 5)
+    from flax import nnx
+
+    from codesign.models import CLIP
+
+    save_clip(CLIP(other, rngs=nnx.Rngs(0)), tmp_path / "other", "native")
+    config = dataclasses.replace(CONFIG, loss=LossConfig(teacher=str(tmp_path / "other")))
+    with pytest.raises(UserError, match="its vocab is"):
+        run(config, tmp_path / "bad")
+
+
+def test_prune_keeps_scores_and_writes_a_network_that_evaluates(finished, tmp_path, capsys):
+    path, _ = finished
+    arguments = ["prune", str(path / "clip"), "--importance", str(tmp_path / "scores.safetensors")]
+    sizes = ["--keep", "ffn=0.5", "vision.layers=0.5", "--data", "digits", "--samples", "64",
+             "--batch-size", "32"]  # fmt: skip
+    assert main([*arguments[:2], str(tmp_path / "a"), *arguments[2:], *sizes, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["architecture"]["vision"] == {"layers": 1, "width": 16, "heads": 2, "ffn": 16}
+    assert told["parameters"] < told["parameters_before"]
+    # The second time the scores are read, so no data are needed.
+    again = [*arguments[:2], str(tmp_path / "b"), *arguments[2:], *sizes[:3]]
+    assert main(again) == 0
+    ours, theirs = (codesign.load_clip(tmp_path / name) for name in "ab")
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert main(["eval", str(tmp_path / "a"), "--data", "digits", "--limit", "30"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--keep", "half"], "expected one share"),
+        (["--keep", "1.5"], "--keep"),
+        (["--keep", "depth=0.5"], "depth"),
+        (["--keep", "0.5"], "give --data"),
+        (["--keep", "0.5", "--method", "magnitude", "--design", "x.json"], "not allowed with"),
+        ([], "one of the arguments"),
+    ],
+)
+def test_bad_pruning_is_one_line(finished, tmp_path, capsys, arguments, message):
+    path, _ = finished
+    assert main(["prune", str(path / "clip"), str(tmp_path / "out"), *arguments]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+    assert not (tmp_path / "out").exists()

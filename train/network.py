@@ -1,0 +1,51 @@
+"""A CLIP as compiled functions see it: what is static, apart from its arrays."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from codesign.models import CLIP, ClipOutput
+from codesign.models.formats import ImageSettings
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """A CLIP's graph, and how its images are normalised; hashable, so static under jit.
+
+    Images travel to the device as uint8, a quarter of float32's bytes.
+
+    Attributes:
+      graphdef: of the CLIP.
+      settings: of its images.
+    """
+
+    graphdef: nnx.GraphDef[CLIP]
+    settings: ImageSettings
+
+    def clip(self, *states: nnx.State) -> CLIP:
+        """The CLIP of these states."""
+        model: CLIP = nnx.merge(self.graphdef, *states)
+        return model
+
+    def normalised(self, images: jax.Array) -> jax.Array:
+        """uint8 [..., C] -> f32 [..., C]."""
+        mean, std = (jnp.asarray(x, jnp.float32) for x in (self.settings.mean, self.settings.std))
+        return (images.astype(jnp.float32) / 255 - mean) / std
+
+    def embed(
+        self, params: nnx.State, rest: nnx.State, images: jax.Array, ids: jax.Array
+    ) -> ClipOutput:
+        """uint8 images [B,S,S,C] and ids [B,T] -> embeddings [B,E]."""
+        return self.clip(params, rest)(self.normalised(images), ids)[0]
+
+    def embed_images(self, state: nnx.State, images: jax.Array) -> jax.Array:
+        """uint8 [B,S,S,C] -> f32 [B,E], normalised."""
+        return self.clip(state).encode_image(self.normalised(images))[0]
+
+    def embed_texts(self, state: nnx.State, ids: jax.Array) -> jax.Array:
+        """int32 [B,T] -> f32 [B,E], normalised."""
+        return self.clip(state).encode_text(ids)[0]
