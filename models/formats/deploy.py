@@ -160,7 +160,7 @@ def export_program(
 ) -> export.Exported:
     """The program of an encoder for so many rows, or for whichever number."""
     weights = {n: jax.ShapeDtypeStruct(w.shape, w.dtype) for n, w in encoder.weights.items()}
-    rows: tuple[Any, ...] = export.symbolic_shape("batch") if batch is None else (batch,)
+    rows: Sequence[Any] = export.symbolic_shape("batch") if batch is None else (batch,)
     inputs = jax.ShapeDtypeStruct((*rows, *encoder.shape), encoder.dtype)
     return export.export(jax.jit(encoder.call), platforms=platforms)(weights, inputs)
 
@@ -225,12 +225,12 @@ def _tower(
 
     Its other variables, a few booleans for layers that differ, become constants.
     """
-    graphdef, parameters, rest = nnx.split(getattr(clip, tower), nnx.Param, ...)
+    graphdef, parameters, *rest = nnx.split(getattr(clip, tower), nnx.Param, ...)
     named = {".".join((tower, *map(str, p))): (p, v) for p, v in nnx.to_flat_state(parameters)}
 
     def encode(weights: Weights, inputs: jax.Array) -> jax.Array:
         filled = [(path, v.replace(weights[name])) for name, (path, v) in named.items()]
-        embedding, _ = nnx.merge(graphdef, nnx.from_flat_state(filled), rest)(inputs)
+        embedding, _ = nnx.merge(graphdef, nnx.from_flat_state(filled), *rest)(inputs)
         return embedding
 
     return encode, {name: np.asarray(v[...]) for name, (_, v) in named.items()}
