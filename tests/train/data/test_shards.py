@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from codesign.train.data import DataError, Source, SourceConfig, open_source
-from codesign.train.data.sources import shards
+from codesign.train.data.sources import shard_index
 from codesign.train.data.sources.braces import expand
 
 
@@ -110,8 +111,8 @@ def test_the_index_is_kept_until_the_shard_changes(
 ) -> None:
     path = write_tar("x.tar", numbered(0, 3, picture))
     config, walked = SourceConfig(str(path)), []
-    walk = shards.index_shard
-    monkeypatch.setattr(shards, "index_shard", lambda p: walked.append(p) or walk(p))
+    walk = shard_index.index_shard
+    monkeypatch.setattr(shard_index, "index_shard", lambda p: walked.append(p) or walk(p))
     progress: list[tuple[int, int]] = []
     first = open_source(config, progress=lambda *done: progress.append(done))
     assert walked == [path] and progress == [(1, 1)]
@@ -125,6 +126,34 @@ def test_the_index_is_kept_until_the_shard_changes(
     os.utime(path, ns=(1, 1))
     assert [number for number, *_ in all_of(open_source(config), number_of)] == [5, 6]
     assert len(walked) == 3
+
+
+@pytest.mark.slow  # two processes start
+def test_processes_walk_many_shards(
+    write_tar: Callable, picture: Callable, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for i in range(5):
+        write_tar(f"data/{i}.tar", numbered(2 * i, 2, picture))
+    bad = write_tar("data/5.tar", {"../x.jpg": b""})
+    monkeypatch.setattr(shard_index, "_SHARDS_A_PROCESS", 2)
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    walked: list[Path] = []
+    walk = shard_index.index_shard
+    monkeypatch.setattr(shard_index, "index_shard", lambda p: walked.append(p) or walk(p))
+    config = SourceConfig(str(bad.parent))
+    with pytest.raises(DataError, match="points outside"):
+        open_source(config)
+    assert walked == [bad] and len(list(cache.iterdir())) == 5
+    bad.unlink()
+    shutil.rmtree(cache)
+    progress: list[tuple[int, int]] = []
+    source = open_source(config, progress=lambda *done: progress.append(done))
+    assert len(source) == 10 and walked == [bad]
+    assert sorted(progress) == [(i, 5) for i in range(1, 6)]
+    # Where they cannot start, it is done here.
+    shutil.rmtree(cache)
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    assert len(open_source(config)) == 10 and len(walked) == 6
 
 
 def test_a_shard_that_shrinks_is_a_failed_reading(write_tar: Callable, picture: Callable) -> None:
@@ -147,7 +176,7 @@ def test_a_truncated_shard_keeps_what_is_whole(
     cut = tmp_path / "cut.tar"
     for length in (*range(600, last, 700), *range(1024, last, 4096), last - 1, last):
         cut.write_bytes(whole[:length])
-        index = shards.index_shard(cut)
+        index = shard_index.index_shard(cut)
         # The picture and the last caption of each sample that lie before the cut.
         complete = [i for i in range(6) if ends[f"{i:05}.txt"] <= length]
         keys = [key.decode() for key in index.key]
@@ -174,7 +203,7 @@ def test_a_damaged_header_ends_a_shard(
     data = bytearray(path.read_bytes())
     data[at : at + 512] = b"x" * 512
     path.write_bytes(data)
-    index = shards.index_shard(path)
+    index = shard_index.index_shard(path)
     assert [key.decode() for key in index.key] == ["00000", "00001", "00002"]
     assert index.lost == "cut short or damaged after 00003"
 
@@ -284,7 +313,7 @@ def test_braces_that_stand_for_too_much() -> None:
 
 
 def test_an_index_of_many_samples_is_small(write_tar: Callable, picture: Callable) -> None:
-    index = shards.index_shard(write_tar("x.tar", numbered(0, 50, picture)))
+    index = shard_index.index_shard(write_tar("x.tar", numbered(0, 50, picture)))
     arrays = (index.key, index.image, index.caption, index.label)
     assert sum(array.nbytes for array in arrays) == 50 * (5 + 16 + 24 + 4)
     assert all(isinstance(array, np.ndarray) for array in arrays)

@@ -19,7 +19,7 @@ from codesign.train.data.sources import digits, folders, parquet, shards, table
 from codesign.train.data.sources.base import UNSPLIT, Source, Splits, joined, subset
 from codesign.train.data.sources.braces import expand
 
-Progress = Callable[[int, int], None]
+Progress = Callable[[int, int], object]
 
 _SPLIT_NAMES = {
     "train": "train",

@@ -1,0 +1,279 @@
+"""Where the samples of a tar shard lie: walked once, header by header, and then kept.
+
+The index of a shard is one file in the user's cache folder, by the shard's path, size and time
+of change: one that has changed is walked anew. Python's tarfile walks some 25,000 headers a
+second and holds the interpreter's lock meanwhile, so many shards are walked by processes.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import dataclasses
+import hashlib
+import io
+import itertools
+import json
+import os
+import subprocess
+import sys
+import tarfile
+import threading
+import zipfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from codesign.errors import RunError
+from codesign.runs import write_bytes
+from codesign.train.data.config import DataError
+from codesign.train.data.sources.folders import IMAGE_SUFFIXES
+
+TEXT, JSON = 1, 2  # kinds of captions; 0 is none
+# What holds a sample's caption, by suffix; text is taken before JSON.
+_CAPTIONS = {"txt": TEXT, "caption": TEXT, "json": JSON}
+_BLOCK = 512
+# Of the files in the cache: a change of their contents needs another number.
+_VERSION = 1
+_THREADS = 8
+# A process takes as long to start as to walk a few shards.
+_SHARDS_A_PROCESS = 16
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ShardIndex:
+    """Where a shard's samples lie, in bytes from its start.
+
+    Attributes:
+      key: bytes [N], names of the samples, without suffix, UTF-8.
+      image: int64 [N, 2], offset and length of the picture.
+      caption: int64 [N, 3], kind (TEXT, JSON or 0 for none), offset and length.
+      label: int32 [N], -1 where there is no .cls.
+      lost: why the end of the shard cannot be read; empty where it is whole.
+    """
+
+    key: np.ndarray
+    image: np.ndarray
+    caption: np.ndarray
+    label: np.ndarray
+    lost: str = ""
+
+
+def kept_indices(
+    paths: Sequence[Path], folder: Path, progress: Callable[[int, int], object] | None = None
+) -> list[ShardIndex]:
+    """The indices of all shards, from the cache folder where they are there.
+
+    Args:
+      paths: tar files.
+      folder: where indices are kept.
+      progress: told (shards walked, of so many).
+
+    Raises:
+      DataError: as `index_shard`.
+    """
+    missing = [path for path in paths if not _cache_file(path, folder).is_file()]
+    _fill_cache(missing, folder, progress)
+    with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
+        pending = [pool.submit(kept_index, path, folder) for path in paths]
+        try:
+            return [future.result() for future in pending]
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def kept_index(path: Path, folder: Path) -> ShardIndex:
+    """The shard's index from the cache folder, or made and put there.
+
+    Raises:
+      DataError: as `index_shard`.
+    """
+    file = _cache_file(path, folder)
+    try:
+        with np.load(file, allow_pickle=False) as kept:
+            arrays = {name: kept[name] for name in kept.files if name != "lost"}
+            return ShardIndex(**arrays, lost=str(kept["lost"]))
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
+        pass  # not there, or damaged
+    index = index_shard(path)
+    buffer = io.BytesIO()
+    np.savez(buffer, **dataclasses.asdict(index))
+    # The cache only saves time.
+    with contextlib.suppress(OSError, RunError):
+        folder.mkdir(parents=True, exist_ok=True)
+        write_bytes(file, buffer.getvalue())
+    return index
+
+
+def _cache_file(path: Path, folder: Path) -> Path:
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}") from None
+    described = f"{_VERSION}|{path.resolve()}|{status.st_size}|{status.st_mtime_ns}"
+    return folder / f"{hashlib.sha256(described.encode()).hexdigest()[:32]}.npz"
+
+
+# Many shards
+
+
+def _fill_cache(
+    paths: Sequence[Path], folder: Path, progress: Callable[[int, int], object] | None
+) -> None:
+    """Walks shards by as many processes as pay.
+
+    What they cannot do, because they do not start or the cache cannot be written, is left to
+    the caller, and so is every error: a shard without an index is walked again.
+    """
+    workers = min(os.cpu_count() or 1, len(paths) // _SHARDS_A_PROCESS)
+    if workers < 2:
+        for done, path in enumerate(paths, 1):
+            kept_index(path, folder)
+            if progress:
+                progress(done, len(paths))
+        return
+    counter, stop = itertools.count(1), threading.Event()
+    # Not multiprocessing: that would run a user's script again where it has no __main__ guard.
+    # -P: a codesign/ in the working directory is not the package.
+    program = f"from {__name__} import walk_on_demand as walk; walk()"
+    command = [sys.executable, "-P", "-c", program, str(folder)]
+
+    def hand_out(share: Sequence[Path]) -> None:
+        with contextlib.suppress(OSError), subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+            text=True,
+        ) as child:  # fmt: skip
+            assert child.stdin and child.stdout
+            for path in share:
+                print(json.dumps(str(path)), file=child.stdin, flush=True)
+                if not child.stdout.readline() or stop.is_set():
+                    return
+                if progress:
+                    progress(next(counter), len(paths))
+
+    with concurrent.futures.ThreadPoolExecutor(workers) as pool:
+        try:
+            list(pool.map(hand_out, [paths[i::workers] for i in range(workers)]))
+        except BaseException:
+            stop.set()
+            raise
+
+
+def walk_on_demand() -> None:
+    """The program of such a process: reads a path a line, keeps its index, answers a line."""
+    with contextlib.suppress(KeyboardInterrupt):
+        for line in sys.stdin:
+            with contextlib.suppress(DataError):
+                kept_index(Path(json.loads(line)), Path(sys.argv[1]))
+            print("done", flush=True)
+
+
+# One shard
+
+
+def index_shard(path: Path) -> ShardIndex:
+    """Walks a shard's headers.
+
+    A shard cut short, by a download say, keeps the samples that are whole: among thousands of
+    shards one is always damaged, and a run should neither stop for it nor hide it.
+
+    Raises:
+      DataError: no plain tar file, links, or members that point outside.
+    """
+    samples: dict[str, dict[str, Any]] = {}
+    lost = ""
+    try:
+        with open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            lost = "empty file" if size == 0 else _walk(path, file, size, samples)
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}") from None
+    whole = {key: parts for key, parts in samples.items() if "image" in parts}
+    return ShardIndex(
+        key=np.asarray([key.encode() for key in whole], np.bytes_).reshape(len(whole)),
+        image=np.asarray([p["image"] for p in whole.values()], np.int64).reshape(-1, 2),
+        caption=np.asarray([p.get("caption", (0, 0, 0)) for p in whole.values()], np.int64).reshape(
+            -1, 3
+        ),
+        label=np.asarray([p.get("label", -1) for p in whole.values()], np.int32),
+        lost=lost,
+    )
+
+
+def _walk(path: Path, file: BinaryIO, size: int, samples: dict[str, dict[str, Any]]) -> str:
+    """Fills `samples` {key: parts}; returns why the end is lost, or nothing."""
+    key, end = "", 0
+    with _plain_tar(path, file) as tar:
+        while (member := _next(tar)) is not None:
+            # It would keep every header of the shard; the stubs do not know the list.
+            tar.members = []  # type: ignore[attr-defined]
+            _check_member(path, member)
+            end = member.offset_data + -(-member.size // _BLOCK) * _BLOCK
+            if member.offset_data + member.size > size:
+                samples.pop(_split_name(member.name)[0], None)
+                return f"cut short within {member.name}"
+            if member.isreg():
+                key, suffix = _split_name(member.name)
+                _add(path, file, member, suffix, samples.setdefault(key, {}))
+    # tarfile takes a damaged header, or none, for the archive's end, which is a block of zeros.
+    file.seek(end)
+    after = file.read(_BLOCK)
+    if len(after) == _BLOCK and not any(after):
+        return ""
+    samples.pop(key, None)  # of which members may be lost
+    return f"cut short or damaged after {key}"
+
+
+def _plain_tar(path: Path, file: BinaryIO) -> tarfile.TarFile:
+    try:
+        return tarfile.open(fileobj=file, mode="r:")
+    except tarfile.TarError:
+        raise DataError(
+            f"{path} is no plain tar file: unpack it where it is compressed, or fetch it again"
+        ) from None
+
+
+def _next(tar: tarfile.TarFile) -> tarfile.TarInfo | None:
+    """The next member; None at the end and where the headers are damaged."""
+    try:
+        return tar.next()
+    except tarfile.TarError:
+        return None
+
+
+def _check_member(path: Path, member: tarfile.TarInfo) -> None:
+    name = member.name
+    if name.startswith("/") or "\\" in name or ".." in name.split("/"):
+        raise DataError(f"{path}: member {member.name!r} points outside; rebuild the shard")
+    if not (member.isreg() or member.isdir()) or member.issparse():
+        kind = "a link" if member.issym() or member.islnk() else "no plain file"
+        raise DataError(f"{path}: member {member.name!r} is {kind}; rebuild the shard")
+
+
+def _split_name(name: str) -> tuple[str, str]:
+    """(key, suffix) of a member: WebDataset cuts at the first dot of the file's name."""
+    folder, slash, file = name.rpartition("/")
+    stem, _, suffix = file.partition(".")
+    return folder + slash + stem, suffix.lower()
+
+
+def _add(
+    path: Path, file: BinaryIO, member: tarfile.TarInfo, suffix: str, parts: dict[str, Any]
+) -> None:
+    """Notes what a member is to its sample."""
+    place = (member.offset_data, member.size)
+    if f".{suffix}" in IMAGE_SUFFIXES:
+        parts.setdefault("image", place)
+    elif suffix in _CAPTIONS:
+        kind = _CAPTIONS[suffix]
+        if "caption" not in parts or kind < parts["caption"][0]:
+            parts["caption"] = (kind, *place)
+    elif suffix == "cls":
+        file.seek(member.offset_data)
+        try:
+            parts["label"] = max(int(file.read(member.size)), -1)
+        except ValueError:
+            raise DataError(f"{path}: member {member.name!r} holds no class number") from None
