@@ -178,7 +178,7 @@ class TextTower(nnx.Module):
 
     def embed(self, ids: jax.Array) -> jax.Array:
         """Ids [B,T] -> tokens [B,T,D]; an id outside the table gives NaN, never a wrong row."""
-        tokens = jnp.take(self.token_table[...], ids, axis=0, mode="fill", fill_value=jnp.nan)
+        tokens = self.token_table[...].at[ids].get(mode="fill", fill_value=jnp.nan)
         return (tokens + self.positions[...][: ids.shape[1]]).astype(self.dtype)
 
     def __call__(

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from codesign.cli.arguments import add_command
 from codesign.cli.checkpoint import add_checkpoint_options, load, notes_to_stderr
 from codesign.cli.output import print_json
+
+if TYPE_CHECKING:
+    from codesign.models import CLIP
 
 
 def add(commands: Any) -> None:
@@ -18,14 +21,23 @@ def add(commands: Any) -> None:
     parser.add_argument("source", metavar="IN", help="a checkpoint: file, folder or hub name")
     parser.add_argument("out", metavar="OUT", help="a new folder, or for openclip NAME.safetensors")
     parser.add_argument(
-        "--to", required=True, choices=("hf", "openclip", "native"),
-        help="HuggingFace, OpenCLIP or Orbax",
+        "--to", required=True, choices=("hf", "openclip", "native", "stablehlo", "onnx"),
+        help="HuggingFace, OpenCLIP or Orbax; or programs that run without this package: "
+        "StableHLO, and ONNX with the extra codesign[onnx]",
     )  # fmt: skip
     parser.add_argument(
         "--pad", action="store_true",
         help="to hf: fill up with zeros what was pruned, where the config cannot express it",
     )  # fmt: skip
     add_checkpoint_options(parser)
+    parser.add_argument(
+        "--batch", type=int, metavar="N",
+        help="to stablehlo: a fixed batch, which some compilers need (default: any)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--platforms", nargs="+", metavar="NAME", default=["cpu", "cuda", "tpu"],
+        help="to stablehlo: where it will run (default: cpu cuda tpu)",
+    )  # fmt: skip
     parser.add_argument("--overwrite", action="store_true", help="replace files in OUT")
 
 
@@ -33,11 +45,9 @@ def run(args: argparse.Namespace) -> int:
     """`codesign convert`; what had to be assumed or padded goes to stderr."""
     import dataclasses
 
-    from codesign.models.formats import save_clip
-
     with notes_to_stderr() as told:
         clip = load(args, args.source)
-        save_clip(clip, args.out, args.to, pad=args.pad, overwrite=args.overwrite, like=args.source)
+        _write(args, clip)
     architecture = dataclasses.asdict(clip.architecture)
     if args.json:
         print_json({"out": args.out, "to": args.to, "architecture": architecture, "notes": told})
@@ -47,3 +57,21 @@ def run(args: argparse.Namespace) -> int:
     vision, text = (tower_text(architecture[tower]) for tower in ("vision", "text"))
     print(f"{args.out}: vision {vision}, text {text}")
     return 0
+
+
+def _write(args: argparse.Namespace, clip: CLIP) -> None:
+    if args.to == "stablehlo":
+        from codesign.models.formats.deploy import export_stablehlo
+
+        export_stablehlo(
+            clip, args.out, like=args.source, batch=args.batch, platforms=tuple(args.platforms),
+            overwrite=args.overwrite,
+        )  # fmt: skip
+    elif args.to == "onnx":
+        from codesign.models.formats.onnx_export import export_onnx
+
+        export_onnx(clip, args.out, like=args.source, overwrite=args.overwrite)
+    else:
+        from codesign.models.formats import save_clip
+
+        save_clip(clip, args.out, args.to, pad=args.pad, overwrite=args.overwrite, like=args.source)

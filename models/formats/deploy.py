@@ -32,7 +32,7 @@ from codesign.errors import UserError, did_you_mean
 from codesign.models.clip import CLIP
 from codesign.models.formats.files import TOKENIZER_FILES, locate_side_files
 from codesign.models.formats.processor import HF_PREPROCESSOR, ImageSettings, image_settings
-from codesign.models.formats.save import _check_free, _publish
+from codesign.models.formats.save import check_free, publish
 from codesign.runs import write_json
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
@@ -95,7 +95,7 @@ def export_stablehlo(
       RunError: where the disk refuses.
     """
     path = Path(folder).expanduser()
-    _check_free(path, single=False, overwrite=overwrite)
+    check_free(path, single=False, overwrite=overwrite)
     _check_options(batch, platforms)
     origin = None if like is None else locate_side_files(like)
     settings = settings_of(clip, origin)
@@ -128,7 +128,7 @@ def export_stablehlo(
         write_side_files(origin, settings, aside)
         write_manifest(manifest, aside)
 
-    _publish(path, write)
+    publish(path, write)
 
 
 def encoders(clip: CLIP, settings: ImageSettings) -> dict[str, Encoder]:

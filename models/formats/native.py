@@ -45,7 +45,7 @@ def load_native(folder: Path, *, dtype: Any, remat: bool) -> CLIP:
     """Reads a CLIP from its folder.
 
     Raises:
-      UserError: a damaged folder, or weights of another network than architecture.json's.
+      UserError: a damaged folder, weights of another network than architecture.json's, NaN.
     """
     architecture, dialect = _read_config(folder / NATIVE_CONFIG)
     try:
@@ -61,6 +61,15 @@ def load_native(folder: Path, *, dtype: Any, remat: bool) -> CLIP:
         raise UserError(
             f"{folder / NATIVE_WEIGHTS} is of another network than {NATIVE_CONFIG} describes: "
             f"'{min(odd)}' has shape {found.get(min(odd))}, expected {shapes.get(min(odd))}"
+        )
+    broken = [
+        name for name, values in stored.items()
+        if np.issubdtype(values.dtype, np.floating) and not np.isfinite(values).all()
+    ]  # fmt: skip
+    if broken:
+        raise UserError(
+            f"{folder / NATIVE_WEIGHTS}: '{min(broken)}' holds NaN or infinite values; "
+            "take an earlier checkpoint"
         )
     kept = np.float64 if np.dtype(dtype) == np.float64 else np.float32
     values = {

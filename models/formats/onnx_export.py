@@ -35,7 +35,7 @@ from codesign.models.formats.deploy import (
     write_side_files,
 )
 from codesign.models.formats.files import locate_side_files
-from codesign.models.formats.save import _check_free, _publish
+from codesign.models.formats.save import check_free, publish
 
 OPSET = 23
 # Between two programs in float32; a wrongly converted operator is off by far more.
@@ -66,7 +66,7 @@ def export_onnx(
       RunError: where the conversion fails or gives other embeddings, or the disk refuses.
     """
     path = Path(folder).expanduser()
-    _check_free(path, single=False, overwrite=overwrite)
+    check_free(path, single=False, overwrite=overwrite)
     if clip.dtype != jnp.float32:
         raise UserError(f"a CLIP in {clip.dtype} cannot be exported to ONNX; load it in float32")
     _require_jax2onnx()
@@ -89,7 +89,7 @@ def export_onnx(
         write_side_files(origin, settings, aside)
         write_manifest(manifest, aside)
 
-    _publish(path, write)
+    publish(path, write)
 
 
 def _require_jax2onnx() -> None:

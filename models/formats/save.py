@@ -90,7 +90,7 @@ def save_clip(
         raise UserError(f"the format is {format!r}, expected one of {', '.join(FORMATS)}")
     single = format == "openclip" and path.suffix == ".safetensors"
     folder = path.parent if single else path
-    _check_free(path, single, overwrite)
+    check_free(path, single, overwrite)
     origin = None if like is None else locate_side_files(like)
     settings = None
     if origin is not None:
@@ -110,7 +110,7 @@ def save_clip(
             write_native(model, aside)
             write_beside(aside)
 
-        _publish(folder, write_all)
+        publish(folder, write_all)
         return
     contents, architecture = _contents(model), model.architecture
     if format == "openclip":
@@ -135,7 +135,7 @@ def save_clip(
         write_json(aside / config_name, config)
         write_beside(aside)
 
-    _publish(folder, write)
+    publish(folder, write)
 
 
 def checkpoint_tensors(model: CLIP, layout: Layout = OPENCLIP) -> dict[str, np.ndarray]:
@@ -143,7 +143,8 @@ def checkpoint_tensors(model: CLIP, layout: Layout = OPENCLIP) -> dict[str, np.n
     return _contents(model).tensors(layout)
 
 
-def _check_free(path: Path, single: bool, overwrite: bool) -> None:
+def check_free(path: Path, single: bool, overwrite: bool) -> None:
+    """Raises UserError where something that may not be replaced is in the way."""
     if not overwrite:
         places = [path, path.parent / OPENCLIP_CONFIG] if single else [path]
         for place in places:
@@ -154,7 +155,7 @@ def _check_free(path: Path, single: bool, overwrite: bool) -> None:
         raise UserError(f"{path} is a {kind} and cannot be overwritten by the other kind")
 
 
-def _publish(folder: Path, write: Callable[[Path], None]) -> None:
+def publish(folder: Path, write: Callable[[Path], None]) -> None:
     """Writes aside, then moves into place: a kill leaves no half of a checkpoint there."""
     folder = folder.resolve()
     new = not folder.exists()

@@ -40,13 +40,23 @@ def test_convert_tells_what_it_assumed(
     assert told["notes"] == [] and told["architecture"]["vision"]["heads"] == 2
 
 
+def test_convert_to_stablehlo(
+    tmp_path: Path, files: dict[str, Path], capsys: pytest.CaptureFixture
+) -> None:
+    out = tmp_path / "out"
+    options = ["--to", "stablehlo", "--batch", "2", "--platforms", "cpu", "--json"]
+    assert main(["convert", str(files["tinyclip"]), str(out), *options]) == 0
+    assert json.loads(capsys.readouterr().out)["to"] == "stablehlo"
+    assert (out / "image_encoder.stablehlo").is_file() and (out / "example.py").is_file()
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [
         (["{data}/missing.pt", "--to", "hf"], "there is no file or folder"),
         (["{data}", "--to", "hf"], "holds 2 checkpoints"),
         (["{data}/carbonclip.pt", "--to", "hf", "--pad"], "save as openclip"),
-        (["{data}/openclip", "--to", "onnx"], "invalid choice: 'onnx'"),
+        (["{data}/openclip", "--to", "tflite"], "invalid choice: 'tflite'"),
         (["{data}/openclip"], "required: --to"),
     ],
 )
