@@ -43,6 +43,8 @@ def score_units(
       method: "taylor", one pass forth and back (see `taylor_importance`); "loss", the measured
         rise of the loss, a pass forth a unit or group (see `removal.loss_increase`), which
         Taylor's scores put into groups; "magnitude", no data (see `magnitude_importance`).
+        Where layers are to go, prefer "loss": taking a layer out is no small step, and Taylor
+        ranks layers hardly better than chance (`benchmarks/pruning.py`).
       loss: of a batch's embeddings; the same function object is compiled once.
       groups: of "loss", how many a layer's FFN units, and a tower's channels, are cut into.
 
