@@ -14,7 +14,7 @@ from codesign.cost.estimate import estimate
 from codesign.cost.model import Costs
 from codesign.design_file import Design, design_to_json
 from codesign.models import CLIP
-from codesign.models.formats import save_clip
+from codesign.models.formats import ImageSettings, make_processor, save_clip
 from codesign.runs import RunFolder
 from codesign.search.objectives import METRIC, feasible
 from codesign.search.pareto import hypervolume, pareto_front
@@ -61,6 +61,9 @@ def designs(
     found = range(len(REFERENCES), len(indices))
     names = {i: f"{setup.config.targets.mode}-{n:02d}" for n, i in enumerate(found)}
     names |= dict(enumerate(REFERENCES))
+    data = setup.data
+    settings = ImageSettings(data.image_size, data.mean, data.std)
+    processor = make_processor(settings, data.tokenizer, setup.config.data.context)
     entries = []
     for i in [*found, *range(len(REFERENCES))]:
         architecture = setup.space.architecture_at(indices[i])
@@ -71,6 +74,7 @@ def designs(
         network = nnx.merge(setup.trainer.graphdef, params, rest).slice_to(architecture)
         place = folder.checkpoints / "designs" / design.name
         save_clip(network, place, "native", overwrite=True)
+        processor.save(place)
         entries.append(_entry(setup, design, network, i))
     allowed = [entry for entry in entries if entry["feasible"]]
     on_front = pareto_front(

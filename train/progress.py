@@ -57,6 +57,11 @@ class Display:
         self._finish()
         self._console.print(what, markup=False, highlight=False)
 
+    def indexing(self, done: int, of: int) -> None:
+        """Tells that tar shards are looked through, a line every tenth of them."""
+        if done % max(1, of // 10) == 0 or done == of:
+            self.says(f"indexed {done} of {of} shards")
+
     def phase(self, name: str, done: int, end: int) -> None:
         """Begins a phase whose steps run from `done` to `end`."""
         self._finish()

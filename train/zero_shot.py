@@ -162,7 +162,9 @@ def _gathered(
     """What all processes have embedded, in the source's order."""
     from jax.experimental.multihost_utils import process_allgather
 
-    counts = np.asarray(process_allgather(np.asarray([len(kept), skipped.count])))
+    counts = np.asarray(
+        process_allgather(np.asarray([len(kept), skipped.count, skipped.read]))
+    )
     most = int(counts[:, 0].max())
     fill = most - len(kept)
     all_kept = process_allgather(np.pad(kept, (0, fill), constant_values=-1))
@@ -170,7 +172,9 @@ def _gathered(
     flat = np.asarray(all_kept).reshape(-1)
     order = np.argsort(flat, kind="stable")[np.sum(flat < 0) :]
     together = np.asarray(all_vectors).reshape(len(flat), -1)
-    return flat[order], together[order], Skipped(int(counts[:, 1].sum()), skipped.examples)
+    read, count = int(counts[:, 2].sum()), int(counts[:, 1].sum())
+    total = Skipped(count=count, examples=skipped.examples, read=read)
+    return flat[order], together[order], total
 
 
 def _zero_shot(

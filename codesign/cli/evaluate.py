@@ -8,7 +8,7 @@ from typing import Any
 
 from codesign.cli.arguments import add_command
 from codesign.cli.checkpoint import add_checkpoint_options, load, notes_to_stderr
-from codesign.cli.output import console, print_json
+from codesign.cli.output import console, print_json, shards_to_stderr
 
 
 def add(commands: Any) -> None:
@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
     with notes_to_stderr():
         clip = load(args, args.checkpoint, dtype=dtype)
     processor = load_processor(args.checkpoint, clip, tokenizer=args.tokenizer)
-    source = open_source(source_config(args))
+    source = open_source(source_config(args), shards_to_stderr())
     with counting(console(stderr=True), "evaluating", len(source)) as progress:
         result = evaluate_source(
             clip, processor, source, batch_size=args.batch_size, threads=args.threads,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -25,3 +26,14 @@ def console(stderr: bool = False) -> Console:
 def print_json(obj: Any) -> None:
     """One JSON value on stdout."""
     print(json.dumps(obj, indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def shards_to_stderr() -> Callable[[int, int], None]:
+    """Tells on stderr that tar shards are being indexed, a line every tenth of them."""
+    out = console(stderr=True)
+
+    def tell(done: int, of: int) -> None:
+        if done % max(1, of // 10) == 0 or done == of:
+            out.print(f"indexed {done} of {of} shards", highlight=False)
+
+    return tell

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from codesign.cli.arguments import add_command
 from codesign.cli.checkpoint import add_checkpoint_options, load, notes_to_stderr
 from codesign.cli.evaluate import add_source, source_config
-from codesign.cli.output import console, print_json
+from codesign.cli.output import console, print_json, shards_to_stderr
 from codesign.errors import UserError
 
 if TYPE_CHECKING:
@@ -48,7 +48,11 @@ def add(commands: Any) -> None:
     parser.add_argument("--data", metavar="DATA", help="pictures to measure importance on")
     add_source(parser, split="train")
     parser.add_argument("--samples", type=int, default=1024, metavar="N", help="(default: 1024)")
-    parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="(default: 64)")
+    parser.add_argument("--batch-size", type=int, default=32, metavar="N", help="(default: 32)")
+    parser.add_argument(
+        "--groups", type=int, default=16, metavar="N",
+        help="of --method loss: parts of FFN units and channels that are taken out (default: 16)",
+    )  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the samples")
     parser.add_argument("--threads", type=int, default=4, metavar="N", help="that decode")
     parser.add_argument("--tokenizer", help="folder or hub name, where it is not the checkpoint's")
@@ -143,12 +147,13 @@ def _scores(args: argparse.Namespace, clip: CLIP) -> Gates:
 
         processor = load_processor(args.checkpoint, clip, tokenizer=args.tokenizer)
         console(stderr=True).print("measuring importance", highlight=False)
+        source = open_source(source_config(args), shards_to_stderr())
         batches = calibration_batches(
-            open_source(source_config(args)), processor, samples=args.samples,
+            source, processor, samples=args.samples,
             batch_size=args.batch_size, seed=args.seed, threads=args.threads,
         )  # fmt: skip
     try:
-        scores = score_units(clip, batches, args.method)
+        scores = score_units(clip, batches, args.method, groups=args.groups)
     except ValueError as error:
         raise UserError(str(error)) from None
     if args.importance is not None:

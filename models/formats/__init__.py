@@ -6,7 +6,13 @@ save_clip(clip, "my-clip", "openclip")
 """
 
 from codesign.models.formats.load import load_clip, with_image_size
-from codesign.models.formats.processor import ImageSettings, Processor, load_processor
+from codesign.models.formats.processor import (
+    ImageSettings,
+    Processor,
+    load_processor,
+    make_processor,
+    read_tokenizer,
+)
 from codesign.models.formats.save import FORMATS, Format, checkpoint_tensors, save_clip
 
 __all__ = [
@@ -17,6 +23,8 @@ __all__ = [
     "checkpoint_tensors",
     "load_clip",
     "load_processor",
+    "make_processor",
+    "read_tokenizer",
     "save_clip",
     "with_image_size",
 ]

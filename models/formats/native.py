@@ -12,6 +12,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
@@ -33,7 +34,7 @@ def is_native(source: Source) -> bool:
 def write_native(model: CLIP, folder: Path) -> None:
     """Writes a CLIP to an existing folder."""
     values = {".".join(path): np.asarray(v[...]) for path, v in variables(model).items()}
-    with ocp.StandardCheckpointer() as checkpointer:
+    with _checkpointer() as checkpointer:
         checkpointer.save((folder / NATIVE_WEIGHTS).resolve(), values, force=True)
     config = dataclasses.asdict(model.architecture)
     if model.dialect != Dialect():
@@ -81,10 +82,19 @@ def load_native(folder: Path, *, dtype: Any, remat: bool) -> CLIP:
     return assemble(abstract, values)
 
 
+def _checkpointer() -> ocp.StandardCheckpointer:
+    """One that waits for no other process: a folder is written, or read, by whoever asks."""
+    me = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"clip-{me}"
+    )
+    return ocp.StandardCheckpointer(multiprocessing_options=alone)
+
+
 def _restore(weights: Path) -> dict[str, np.ndarray]:
     """Whatever was stored, in its own shapes: given wanted ones, Orbax cuts and pads silently."""
     try:
-        with ocp.StandardCheckpointer() as checkpointer:
+        with _checkpointer() as checkpointer:
             stored = checkpointer.restore(weights.resolve())
     except (ValueError, KeyError, OSError) as error:
         reason = " ".join(str(error).split())[:200]

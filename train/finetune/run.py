@@ -85,8 +85,10 @@ def _prepare(
     except ValueError as error:
         raise UserError(f"{error}, divided by optim.micro_batches") from None
     display.says("opening the data")
-    source = open_source(config.train)
-    validation = open_source(config.validation) if config.validation.path else None
+    source = open_source(config.train, display.indexing)
+    validation = None
+    if config.validation.path:
+        validation = open_source(config.validation, display.indexing)
     begun = start(config, source)
     teacher = None if config.loss.teacher is None else _teacher(config, begun)
     graphdef, params, rest = nnx.split(begun.model, nnx.Param, ...)
