@@ -1,0 +1,197 @@
+"""Subnets of a CLIP: which kernels are pruned, the masked CLIP, and the packed family.
+
+    specs = subnet_specs(clip)
+    masks = subnet_masks(nnx.state(clip, nnx.Param), specs, (0.5, 0.8, 0.9))
+    pack_clip(clip, masks, specs, (0.5, 0.8, 0.9)).save("family.safetensors")
+    clip = load_family("family.safetensors").at(1)  # a CLIP with 80 % zeros in place
+
+What a row is, is read off the axis letters of each parameter (see `transformer.py`). In a tower
+whose layers differ (see `dialect.py`) the zeros of the units a layer lacks count as weights.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from codesign.architecture import TOWERS, Architecture, Tower
+from codesign.dress.masks import Masks, apply
+from codesign.dress.packed import PackedFamily, load_packed, pack
+from codesign.dress.rows import RowSpec, chosen
+from codesign.errors import UserError
+from codesign.models.clip import CLIP
+from codesign.models.dialect import Dialect, TowerDialect
+from codesign.models.formats.assemble import (
+    abstract_clip,
+    assemble,
+    parameter_axes,
+    variables,
+)
+
+MODEL = "clip"
+# Attention and MLP of both towers.
+BLOCK_KERNELS = ("*.blocks.*",)
+
+# Layers, weights of a row and rows, of every kernel by its axes.
+_ROWS = {
+    "LDHK": ("L", "D", "HK"),  # query, key, value
+    "LHKD": ("L", "HK", "D"),  # out
+    "LDF": ("L", "D", "F"),  # fc1
+    "LFD": ("L", "F", "D"),  # fc2
+    "PQCD": ("", "PQC", "D"),  # patches
+    "DE": ("", "D", "E"),  # projections
+}
+
+
+def subnet_specs(
+    model: CLIP, include: Sequence[str] = BLOCK_KERNELS, exclude: Sequence[str] = ()
+) -> dict[str, RowSpec]:
+    """The kernels to prune, by name.
+
+    Kernels are "vision.blocks.query", key, value, out, fc1 and fc2 of either tower, besides
+    "vision.patch_kernel" and the two projections. Tables, norms and biases are no kernels.
+
+    Args:
+      model: a CLIP, of arrays or of their shapes.
+      include: shell patterns, such as "vision.blocks.fc?"; "*" takes all kernels.
+      exclude: likewise.
+
+    Raises:
+      ValueError: a pattern that matches no kernel, or nothing left.
+    """
+    axes = {".".join(path): letters for path, letters in parameter_axes(model).items()}
+    kernels = {name: letters for name, letters in axes.items() if letters in _ROWS}
+    return {name: _spec(kernels[name]) for name in chosen(kernels, include, exclude)}
+
+
+def subnet(model: CLIP, masks: Masks, k: int | jax.Array) -> CLIP:
+    """The CLIP of subnet k, zeros in place; it has its own copy of the pruned kernels."""
+    split: Any = nnx.split(model, nnx.Param, ...)
+    graphdef, params, rest = split
+    return nnx.merge(graphdef, apply(params, masks, k), rest)
+
+
+def norm_parameters(model: CLIP) -> dict[str, Any]:
+    """Scales and biases of every LayerNorm by name: what a subnet may have for itself."""
+    return {
+        ".".join(path): variable[...]
+        for path, variable in variables(model).items()
+        if any(part.startswith("ln_") for part in path)
+    }
+
+
+def pack_clip(
+    model: CLIP,
+    masks: Masks,
+    specs: Mapping[str, RowSpec],
+    sparsities: Sequence[float],
+    *,
+    norms: Sequence[Mapping[str, Any]] | None = None,
+    dtype: str = "float32",
+) -> PackedFamily:
+    """The packed family of a CLIP; `save` writes it.
+
+    Args:
+      model: with the weights of all subnets.
+      masks: of the subnets.
+      specs: of the pruned kernels, as the masks were made with.
+      sparsities: of the subnets, as they were asked for.
+      norms: each subnet's `norm_parameters`; None: all have the model's.
+      dtype: "float32", "float16" or "bfloat16", of all weights but `norms`.
+
+    Raises:
+      ValueError: arguments that do not fit each other, values that the dtype cannot hold.
+    """
+    about: dict[str, Any] = {"architecture": dataclasses.asdict(model.architecture)}
+    if model.dialect != Dialect():
+        about["dialect"] = dataclasses.asdict(model.dialect)
+    return pack(
+        {".".join(path): np.asarray(v[...]) for path, v in variables(model).items()},
+        masks.levels, specs, sparsities, own=norms, dtype=dtype, model=MODEL, about=about,
+    )  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class ClipFamily:
+    """A packed family as CLIPs.
+
+    Attributes:
+      packed: the family's arrays.
+      architecture: of every subnet.
+      dialect: likewise.
+    """
+
+    packed: PackedFamily
+    architecture: Architecture
+    dialect: Dialect
+
+    def __len__(self) -> int:
+        return len(self.packed.sparsities)
+
+    @property
+    def sparsities(self) -> tuple[float, ...]:
+        """Of the subnets, the densest first."""
+        return self.packed.sparsities
+
+    def at(self, k: int, *, dtype: Any = jnp.float32, remat: bool = False) -> CLIP:
+        """Subnet k as a CLIP with zeros in place, which `save_clip` writes in every format.
+
+        Args:
+          k: 0 is the densest subnet.
+          dtype: compute dtype, see `CLIP`. Parameters are float32.
+          remat: see `CLIP`.
+
+        Raises:
+          ValueError: there is no such subnet.
+        """
+        abstract = abstract_clip(self.architecture, self.dialect, dtype=dtype, remat=remat)
+        stored = self.packed.to_dense(k)
+        return assemble(
+            abstract,
+            {path: np.asarray(stored[".".join(path)], variable.dtype)
+             for path, variable in variables(abstract).items()},
+        )  # fmt: skip
+
+
+def load_family(path: str | os.PathLike[str]) -> ClipFamily:
+    """Reads the family of a CLIP.
+
+    Raises:
+      UserError: no such file, one cut off or damaged, or a family of another model.
+    """
+    packed = load_packed(path, MODEL)
+    try:
+        architecture, dialect = _described(packed.about)
+        abstract = abstract_clip(architecture, dialect, dtype=jnp.float32, remat=False)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path} does not describe a CLIP of ours: {error}") from None
+    wanted = {".".join(path): tuple(v.shape) for path, v in variables(abstract).items()}
+    found = {name: values.shape for name, values in (packed.dense | packed.own[0]).items()}
+    found |= {name: kernel.shape for name, kernel in packed.kernels.items()}
+    odd = [name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name)]
+    if odd:
+        name = min(odd)
+        raise UserError(
+            f"{path} is of another network than it describes: '{name}' has shape "
+            f"{found.get(name)}, expected {wanted.get(name)}"
+        )
+    return ClipFamily(packed, architecture, dialect)
+
+
+def _spec(letters: str) -> RowSpec:
+    stacked, inputs, outputs = (tuple(map(letters.index, group)) for group in _ROWS[letters])
+    return RowSpec(stacked, inputs, outputs)
+
+
+def _described(about: Mapping[str, Any]) -> tuple[Architecture, Dialect]:
+    fields, own = dict(about["architecture"]), dict(about.get("dialect", {}))
+    fields |= {tower: Tower(**fields[tower]) for tower in TOWERS}
+    own |= {tower: TowerDialect(**own[tower]) for tower in TOWERS if tower in own}
+    return Architecture(**fields), Dialect(**own)

@@ -1,0 +1,174 @@
+"""Subnets of a CLIP: what is pruned, the masked network, and families that round trip."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from safetensors import safe_open
+from safetensors.numpy import save_file
+
+from codesign.architecture import Architecture, Tower
+from codesign.dress.masks import Masks, subnet_masks
+from codesign.dress.packed import pack
+from codesign.dress.rows import RowSpec, flax_spec, to_rows
+from codesign.errors import UserError
+from codesign.models.clip import CLIP
+from codesign.models.formats import load_clip, save_clip
+from codesign.models.formats.assemble import variables
+from codesign.models.subnets import (
+    load_family,
+    norm_parameters,
+    pack_clip,
+    subnet,
+    subnet_specs,
+)
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+SPARSITIES = (0.3, 0.6, 0.8)
+
+
+@pytest.fixture(scope="module")
+def clip(small: Architecture, random_clip: Callable[..., CLIP]) -> CLIP:
+    # Heads that fill the width, as HuggingFace's config needs.
+    text = Tower(layers=2, width=8, heads=2, ffn=6)
+    return random_clip(dataclasses.replace(small, text=text))
+
+
+@pytest.fixture(scope="module")
+def specs(clip: CLIP) -> dict[str, RowSpec]:
+    return subnet_specs(clip)
+
+
+@pytest.fixture(scope="module")
+def masks(clip: CLIP, specs: dict[str, RowSpec]) -> Masks:
+    mask = jax.jit(lambda params: subnet_masks(params, specs, SPARSITIES))
+    return mask(nnx.state(clip, nnx.Param))
+
+
+@pytest.fixture(scope="module")
+def file(clip: CLIP, specs: dict, masks: Masks, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("family") / "family.safetensors"
+    norms = [{name: values + k for name, values in norm_parameters(clip).items()} for k in range(3)]
+    pack_clip(clip, masks, specs, SPARSITIES, norms=norms).save(path)
+    return path
+
+
+def arrays(model: CLIP) -> dict[str, np.ndarray]:
+    return {".".join(path): np.asarray(v[...]) for path, v in variables(model).items()}
+
+
+def test_what_is_pruned(clip: CLIP, specs: dict[str, RowSpec]) -> None:
+    kernels = ("query", "key", "value", "out", "fc1", "fc2")
+    assert set(specs) == {f"{t}.blocks.{k}" for t in ("vision", "text") for k in kernels}
+    everything = set(subnet_specs(clip, include=("*",)))
+    assert everything - set(specs) == {
+        "vision.patch_kernel", "vision.projection", "text.projection",
+    }  # fmt: skip
+    assert list(subnet_specs(clip, ("*.fc?",), ("text.*",))) == [
+        "vision.blocks.fc1", "vision.blocks.fc2",
+    ]  # fmt: skip
+    with pytest.raises(ValueError, match=r"no kernel is called '\*.fc3'; .*blocks"):
+        subnet_specs(clip, ("*.fc3",))
+    with pytest.raises(ValueError, match=r"no kernel is called 'text.token_table'"):
+        subnet_specs(clip, exclude=("text.token_table",))
+
+
+def test_a_row_feeds_one_output_unit(clip: CLIP) -> None:
+    specs, values = subnet_specs(clip, include=("*",)), arrays(clip)
+
+    def row(name: str, layer: int, index: int) -> np.ndarray:
+        return to_rows(values[f"vision.{name}"], specs[f"vision.{name}"])[layer, index]
+
+    kernels = {name: values[f"vision.blocks.{name}"] for name in ("query", "out", "fc1", "fc2")}
+    head_dim = kernels["query"].shape[3]
+    expected = {
+        "blocks.query": kernels["query"][1, :, 2, 3],
+        "blocks.out": kernels["out"][1, :, :, 5].ravel(),
+        "blocks.fc1": kernels["fc1"][1, :, 5],
+        "blocks.fc2": kernels["fc2"][1, :, 5],
+    }
+    index = {"blocks.query": 2 * head_dim + 3}
+    for name, weights in expected.items():
+        np.testing.assert_array_equal(row(name, 1, index.get(name, 5)), weights)
+    patch = values["vision.patch_kernel"][..., 4].ravel()
+    np.testing.assert_array_equal(row("patch_kernel", 0, 4), patch)
+    np.testing.assert_array_equal(row("projection", 0, 4), values["vision.projection"][:, 4])
+
+
+def test_a_masked_clip(clip: CLIP, masks: Masks) -> None:
+    before = arrays(clip)
+    sparse = arrays(subnet(clip, masks, 1))
+    for name, values in arrays(clip).items():
+        np.testing.assert_array_equal(values, before[name])
+        kept = np.asarray(masks.levels[name]) > 1 if name in masks.levels else True
+        np.testing.assert_array_equal(sparse[name], np.where(kept, values, 0))
+    share = sum((sparse[name] != 0).sum() for name in masks.levels)
+    total = sum(before[name].size for name in masks.levels)
+    assert share / total == pytest.approx(0.4, abs=0.02)
+
+
+def test_a_family_gives_every_subnet(clip: CLIP, masks: Masks, file: Path) -> None:
+    family = load_family(file)
+    assert len(family) == 3 and family.sparsities == SPARSITIES
+    for k in range(3):
+        member = family.at(k)
+        expected = arrays(subnet(clip, masks, k))
+        expected |= {name: values + k for name, values in norm_parameters(clip).items()}
+        for name, values in arrays(member).items():
+            np.testing.assert_array_equal(values, expected[name], strict=True)
+        assert member.architecture == clip.architecture
+    assert family.at(0, dtype=jnp.bfloat16).dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize("format", ["hf", "openclip", "native"])
+def test_a_subnet_goes_into_every_format(file: Path, tmp_path: Path, format: Any) -> None:
+    member = load_family(file).at(1)
+    save_clip(member, tmp_path / "clip", format)
+    back = load_clip(tmp_path / "clip", head_dim=4 if format == "openclip" else None)
+    found = arrays(back)
+    for name, values in arrays(member).items():
+        if not name.endswith("layer_rank") or format == "native":
+            np.testing.assert_array_equal(found[name], values)
+
+
+def test_sixteen_bits_take_half(clip: CLIP, specs: dict, masks: Masks, tmp_path: Path) -> None:
+    wide = pack_clip(clip, masks, specs, SPARSITIES)
+    narrow = pack_clip(clip, masks, specs, SPARSITIES, dtype="bfloat16")
+    assert narrow.sizes().dense < 0.51 * wide.sizes().dense
+    narrow.save(tmp_path / "f.safetensors")
+    member = load_family(tmp_path / "f.safetensors").at(0)
+    fc1 = arrays(subnet(clip, masks, 0))["vision.blocks.fc1"]
+    np.testing.assert_array_equal(
+        arrays(member)["vision.blocks.fc1"], np.asarray(jnp.asarray(fc1, jnp.bfloat16), np.float32)
+    )
+
+
+def test_families_of_other_models(file: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.safetensors"
+    kernel = np.ones((4, 2), np.float32)
+    pack({"k": kernel}, {"k": np.ones((4, 2), np.uint8)}, {"k": flax_spec((4, 2))}, (0.0,),
+         model="resnet").save(other)  # fmt: skip
+    with pytest.raises(UserError, match="family of a resnet model, not of a clip"):
+        load_family(other)
+    with safe_open(file, framework="numpy") as old:
+        metadata = old.metadata()
+        tensors = {name: old.get_tensor(name) for name in old.keys()}  # noqa: SIM118
+    for change, message in (
+        ({"projection": 6}, r"'text.projection' has shape \(8, 5\), expected \(8, 6\)"),
+        ({"image": 9}, "does not describe a CLIP of ours: image 9 is not a multiple"),
+    ):
+        about = json.loads(metadata["family"])
+        about["about"]["architecture"] |= change
+        save_file(tensors, other, {**metadata, "family": json.dumps(about)})
+        with pytest.raises(UserError, match=message):
+            load_family(other)
