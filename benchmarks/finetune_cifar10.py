@@ -39,12 +39,7 @@ from codesign.runs import SUMMARY, RunFolder, read_json
 from codesign.search.hardware import search_hardware
 from codesign.train.calibrate import calibration_batches
 from codesign.train.data import SourceConfig, open_source
-from codesign.train.finetune.config import (
-    FinetuneConfig,
-    LossConfig,
-    OptimConfig,
-    ScheduleConfig,
-)
+from codesign.train.finetune.config import FinetuneConfig, LossConfig, ScheduleConfig
 from codesign.train.finetune.run import run_finetune
 from codesign.train.zero_shot import evaluate_source
 from codesign.workload.clip import clip_workload
@@ -97,9 +92,11 @@ def main() -> None:
     arguments.add_argument("--data", required=True, help="CIFAR-10 parquet: folder or hub name")
     arguments.add_argument("--out", type=Path, default=Path("runs/finetune_cifar10"))
     arguments.add_argument("--seeds", type=int, default=3)
-    arguments.add_argument("--steps", type=int, default=600, help="of fine-tuning")
+    arguments.add_argument("--steps", type=int, default=400, help="of fine-tuning")
     arguments.add_argument("--first-steps", type=int, default=scratch_config.schedule.steps)
     args = arguments.parse_args()
+    # Runs of different seeds are the same program.
+    jax.config.update("jax_compilation_cache_dir", str((args.out / "compiled").resolve()))
 
     train = dataclasses.replace(scratch_config.train, path=args.data)
     held_out = dataclasses.replace(scratch_config.validation, path=args.data)
@@ -124,7 +121,7 @@ def main() -> None:
 
     shorter = dataclasses.replace(
         scratch,
-        optim=OptimConfig(batch_size=256, lr=1e-3, warmup_steps=50, weight_decay=0.05),
+        optim=dataclasses.replace(scratch.optim, lr=5e-4, warmup_steps=30),
         schedule=ScheduleConfig(steps=args.steps, evaluate_steps=0, checkpoint_steps=args.steps),
         validation=SourceConfig(path=""),
     )
@@ -155,7 +152,8 @@ def main() -> None:
 
     print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, jax "
           f"{jax.__version__}, {datetime.date.today()}; {len(test):,} test images, "
-          f"{args.first_steps} + {args.steps} steps of 256, {args.seeds} seeds")  # fmt: skip
+          f"{args.first_steps} + {args.steps} steps of {scratch.optim.batch_size}, "
+          f"{args.seeds} seeds")  # fmt: skip
     for name, clip, place in (("whole", whole, whole_place), ("pruned", pruned, pruned_place)):
         print(
             f"{name}: {towers(clip.architecture)}; {parameters(clip):,} parameters, "

@@ -3,8 +3,8 @@
     codesign finetune cifar10_clip --train.path FOLDER --validation.path FOLDER
 
 FOLDER holds CIFAR-10 in the hub's parquet schema; left out, uoft-cs/cifar10 from the hub. Needs
-the extra `codesign[data]`. 2,000 steps are ten epochs; patches of 8 make 17 tokens, which two
-CPU cores train in a quarter of an hour. `benchmarks/finetune_cifar10.py` goes on from here.
+the extra `codesign[data]`. 2,000 steps are five epochs; patches of 8 make 17 tokens, which two
+CPU cores train in some ten minutes. `benchmarks/finetune_cifar10.py` goes on from here.
 """
 
 from codesign.architecture import Architecture, Tower
@@ -24,7 +24,7 @@ config = FinetuneConfig(
         head_dim=32,
     ),
     augment=AugmentConfig(crop_scale=(1.0, 1.0), flip=True, shift=4),
-    optim=OptimConfig(batch_size=256, lr=1e-3, warmup_steps=200, weight_decay=0.05),
-    schedule=ScheduleConfig(steps=2000, evaluate_steps=500, checkpoint_steps=500),
+    optim=OptimConfig(batch_size=128, lr=1e-3, warmup_steps=150, weight_decay=0.05),
+    schedule=ScheduleConfig(steps=2000, evaluate_steps=500, checkpoint_steps=250),
     threads=2,
 )
