@@ -3,8 +3,8 @@
     python benchmarks/finetune_cifar10.py --data FOLDER --out runs/finetune_cifar10
 
 Trains the CLIP of configs/cifar10_clip.py on captions of CIFAR-10 from nothing; scales all its
-dimensions down until network and best accelerator cost half the carbon (the scenario and the
-accelerator grid of configs/cifar10.py); prunes it to that by first-order Taylor importance; and
+dimensions down until network and best accelerator cost half the carbon (the microcontrollers
+of configs/quickstart.py, with 4 MB of DRAM); prunes it to that by first-order Taylor importance; and
 trains the pruned network on, for some seeds, with captions alone, with the unpruned network's
 distribution as well, and with its embeddings too. The yardstick is the same small network
 trained from nothing for as many steps. Zero-shot accuracy is on all test images. What is
@@ -28,8 +28,8 @@ from rich.console import Console
 
 import codesign
 from codesign.architecture import Architecture
-from codesign.configs.cifar10 import config as search_config
 from codesign.configs.cifar10_clip import config as scratch_config
+from codesign.configs.quickstart import config as search_config
 from codesign.costing import costing_of
 from codesign.models import CLIP
 from codesign.models.importance import score_units
@@ -37,6 +37,7 @@ from codesign.models.prune import prune, scaled
 from codesign.overrides import config_to_json
 from codesign.runs import SUMMARY, RunFolder, read_json
 from codesign.search.hardware import search_hardware
+from codesign.search.objectives import Limits
 from codesign.train.calibrate import calibration_batches
 from codesign.train.data import SourceConfig, open_source
 from codesign.train.finetune.config import FinetuneConfig, LossConfig, ScheduleConfig
@@ -45,6 +46,8 @@ from codesign.train.zero_shot import evaluate_source
 from codesign.workload.clip import clip_workload
 
 CONSOLE = Console(stderr=True)
+# A microcontroller that looks 20 times a second, with memory for this network.
+SCENARIO = dataclasses.replace(search_config.scenario, dram_gb=0.004)
 
 
 def trained(config: FinetuneConfig, folder: Path) -> Path:
@@ -58,11 +61,8 @@ def trained(config: FinetuneConfig, folder: Path) -> Path:
 
 def carbon_kgco2e(architecture: Architecture) -> float:
     """Of the network on the accelerator of the grid that suits it best."""
-    scenario = search_config.scenario
-    workload = clip_workload(architecture, costing_of(scenario))
-    found = search_hardware(
-        workload, search_config.space.accelerator, scenario, search_config.limits
-    )
+    workload = clip_workload(architecture, costing_of(SCENARIO))
+    found = search_hardware(workload, search_config.space.accelerator, SCENARIO, Limits())
     return found.at(found.best["carbon"])[1].carbon_kgco2e
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -36,6 +37,8 @@ from codesign.models.formats.assemble import (
 )
 
 MODEL = "clip"
+# The family's file where it lies in a folder with its tokenizer.
+FAMILY = "family.safetensors"
 # Attention and MLP of both towers.
 BLOCK_KERNELS = ("*.blocks.*",)
 
@@ -163,10 +166,14 @@ class ClipFamily:
 def load_family(path: str | os.PathLike[str]) -> ClipFamily:
     """Reads the family of a CLIP.
 
+    Args:
+      path: the file, or a folder with one called family.safetensors.
+
     Raises:
       UserError: no such file, one cut off or damaged, or a family of another model.
     """
-    packed = load_packed(path, MODEL)
+    path = Path(path).expanduser()
+    packed = load_packed(path / FAMILY if path.is_dir() else path, MODEL)
     try:
         architecture, dialect = _described(packed.about)
         abstract = abstract_clip(architecture, dialect, dtype=jnp.float32, remat=False)

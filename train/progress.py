@@ -22,6 +22,9 @@ PHASES = {
     "joint": "joint: weights, architectures and accelerators",
     "tune": "tuning: weights of the chosen networks",
     "finetune": "training",
+    "dense": "training of the dense network",
+    "subnets": "training of all subnets together",
+    "norms": "training of each subnet's own norms",
 }
 
 

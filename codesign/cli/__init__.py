@@ -17,7 +17,18 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 # Heavy modules (JAX, matplotlib) are imported by the commands that need them: help is instant.
-from codesign.cli import ablate, convert, cost, evaluate, finetune, prune, report, search, workload
+from codesign.cli import (
+    ablate,
+    convert,
+    cost,
+    dress,
+    evaluate,
+    finetune,
+    prune,
+    report,
+    search,
+    workload,
+)
 from codesign.cli.arguments import Parser
 from codesign.errors import RunError, UserError, did_you_mean
 
@@ -27,6 +38,7 @@ _COMMANDS = {
     "workload": workload,
     "ablate": ablate,
     "finetune": finetune,
+    "dress": dress,
     "eval": evaluate,
     "prune": prune,
     "convert": convert,

@@ -9,6 +9,8 @@ import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from codesign.errors import UserError
+
 if TYPE_CHECKING:
     from codesign.models import CLIP
 
@@ -24,18 +26,37 @@ def add_checkpoint_options(parser: argparse.ArgumentParser) -> None:
         "--head-dim", type=int, nargs="+", metavar="N",
         help="channels of a head (of vision and of text), where no config tells it",
     )  # fmt: skip
+    parser.add_argument(
+        "--subnet", type=int, metavar="K",
+        help="of a packed family (codesign dress): which subnet, 0 is the densest",
+    )  # fmt: skip
 
 
 def load(args: argparse.Namespace, path: str, **more: Any) -> CLIP:
     """The checkpoint at `path`, under these options."""
     from codesign.models.formats import load_clip
 
+    if args.subnet is not None:
+        return _subnet(args, path, **more)
     head_dim = args.head_dim
     if head_dim is not None:
         head_dim = head_dim[0] if len(head_dim) == 1 else tuple(head_dim)
     return load_clip(
         path, image=args.image, activation=args.activation, head_dim=head_dim, **more
     )
+
+
+def _subnet(args: argparse.Namespace, path: str, **more: Any) -> CLIP:
+    from codesign.models.formats import with_image_size
+    from codesign.models.subnets import load_family
+
+    family = load_family(path)
+    if not 0 <= args.subnet < len(family):
+        raise UserError(f"--subnet {args.subnet}: {path} has subnets 0 to {len(family) - 1}")
+    if args.activation is not None or args.head_dim is not None:
+        raise UserError(f"{path} tells its activation and head width itself; leave them out")
+    clip = family.at(args.subnet, **more)
+    return clip if args.image is None else with_image_size(clip, args.image)
 
 
 @contextlib.contextmanager

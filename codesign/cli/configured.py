@@ -11,8 +11,13 @@ from typing import Any
 from codesign.errors import UserError
 
 # Which command runs a config of which class, by name: to import them all would take seconds.
-_COMMANDS = {"AblationConfig": "ablate", "FinetuneConfig": "finetune"}
-_NOUNS = {"ablate": "ablation", "finetune": "fine-tuning", "search": "search"}
+_COMMANDS = {"AblationConfig": "ablate", "FinetuneConfig": "finetune", "DressConfig": "dress"}
+_NOUNS = {
+    "ablate": "ablation",
+    "dress": "training of subnets",
+    "finetune": "fine-tuning",
+    "search": "search",
+}
 
 
 def load(args: argparse.Namespace) -> Any:

@@ -16,6 +16,7 @@ as floats, and 5 times as fast as the argsort that ranks would need, before thei
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
@@ -114,24 +115,26 @@ def subnet_masks(
     check_floor(sizes, () if traced else checked_sparsities(sparsities), floor)
     sparsities = jnp.asarray(sparsities, jnp.float32)
 
+    # Kernels whose rows are alike are sorted as layers of one, so that each kind compiles once.
     groups = _alike(sizes)
-    keys = [
-        jnp.concatenate([_sort_keys(to_rows(kernels[name], specs[name])) for name in group])
+    rising = [
+        jax.lax.sort(
+            _joined([_sort_keys(kernels[name]) for name in group], group, specs), is_stable=False
+        )
         for group in groups
     ]
-    rising = [jax.lax.sort(group, is_stable=False) for group in keys]
     if budget == "uniform":
         counts = uniform_counts(sizes, sparsities, floor)
     else:
         averages = _split([row_averages(_magnitudes(r))[:, ::-1] for r in rising], groups, sizes)
         rows = {name: size.rows for name, size in sizes.items()}
         counts = global_counts(averages, rows, sparsities, floor)
-    joined = [jnp.concatenate([counts[name] for name in group], axis=1) for group in groups]
-    levels = _split(list(map(_levels, keys, rising, joined)), groups, sizes)
-    return Masks(
-        {name: from_rows(levels[name], spec, kernels[name].shape) for name, spec in specs.items()},
-        counts,
-    )
+    levels: dict[str, jax.Array] = {}
+    for group, sorted_rows in zip(groups, rising, strict=True):
+        kept = jnp.concatenate([counts[name] for name in group], axis=1)
+        of_group = {name: kernels[name] for name in group}
+        levels |= _levels(of_group, specs, sorted_rows, kept)
+    return Masks({name: levels[name] for name in specs}, counts)
 
 
 def kernel_sizes(kernels: Mapping[str, Any], specs: Mapping[str, RowSpec]) -> dict[str, Size]:
@@ -206,11 +209,20 @@ def densities(masks: Masks) -> jax.Array:
 
 
 def _alike(sizes: Mapping[str, Size]) -> list[list[str]]:
-    """Names of kernels whose rows are alike: handled as layers of one, they compile once."""
+    """Names of kernels with equally many rows of equal length, together."""
     groups: dict[tuple[int, int], list[str]] = {}
     for name, size in sizes.items():
         groups.setdefault((size.rows, size.weights), []).append(name)
     return list(groups.values())
+
+
+def _joined(
+    arrays: Sequence[jax.Array], names: Sequence[str], specs: Mapping[str, RowSpec]
+) -> jax.Array:
+    """Arrays of the kernels' shapes -> their rows, one after the other: [layers of all,R,N]."""
+    return jnp.concatenate(
+        [to_rows(array, specs[name]) for array, name in zip(arrays, names, strict=True)]
+    )
 
 
 def _split(
@@ -226,9 +238,9 @@ def _split(
     return {name: found[name] for name in sizes}
 
 
-def _sort_keys(rows: jax.Array) -> jax.Array:
+def _sort_keys(weights: jax.Array) -> jax.Array:
     """Integers in the order of the magnitudes, and equal where these are equal."""
-    magnitudes = jnp.abs(rows)
+    magnitudes = jnp.abs(weights)
     if magnitudes.dtype == jnp.float64:
         return jax.lax.bitcast_convert_type(magnitudes, jnp.int64)
     return jax.lax.bitcast_convert_type(magnitudes.astype(jnp.float32), jnp.int32)
@@ -240,31 +252,89 @@ def _magnitudes(keys: jax.Array) -> jax.Array:
     return jax.lax.bitcast_convert_type(keys, dtype)
 
 
-def _levels(keys: jax.Array, rising: jax.Array, counts: jax.Array) -> jax.Array:
-    """Levels uint8 [L,R,N] of sort keys [L,R,N], the same keys in rising order, counts [K,L]."""
-    layers, rows, length = keys.shape
+def _levels(
+    kernels: dict[str, jax.Array],
+    specs: Mapping[str, RowSpec],
+    rising: jax.Array,
+    counts: jax.Array,
+) -> dict[str, jax.Array]:
+    """Levels of kernels whose rows are alike, in their own shapes.
+
+    Args:
+      kernels: by name, L layers in all.
+      specs: of these and others.
+      rising: the sort keys of their rows, sorted, [L,R,N].
+      counts: int32 [K,L], weights per row.
+    """
+    layers, rows, length = rising.shape
+    names = list(kernels)
     kept = jnp.broadcast_to(counts.T[:, None], (layers, rows, counts.shape[0]))  # [L,R,K]
     thresholds = jnp.take_along_axis(rising, length - kept, axis=2)
     next_largest = jnp.take_along_axis(rising, jnp.maximum(length - kept - 1, 0), axis=2)
-    undecided = jnp.any((thresholds == next_largest) & (kept < length))
-    return jax.lax.cond(undecided, _levels_of_ties, _levels_of_distinct, keys, thresholds, kept)
+
+    def last_of_ties() -> jax.Array:
+        keys = _joined([_sort_keys(kernel) for kernel in kernels.values()], names, specs)
+        return _last_kept(keys, thresholds, kept)
+
+    last = jax.lax.cond(
+        jnp.any((thresholds == next_largest) & (kept < length)),
+        last_of_ties,
+        lambda: jnp.full_like(kept, length - 1),
+    )
+    sizes = {name: Size(*specs[name].sizes(kernel.shape)) for name, kernel in kernels.items()}
+    both = zip(*(_split([of_rows], [names], sizes).values() for of_rows in (thresholds, last)))
+    return {
+        name: _levels_in_place(kernels[name], specs[name], *of_rows)
+        for name, of_rows in zip(names, both, strict=True)
+    }
 
 
-def _levels_of_distinct(keys: jax.Array, thresholds: jax.Array, _: jax.Array) -> jax.Array:
-    return jnp.sum(keys[..., None] >= thresholds[:, :, None], axis=-1, dtype=jnp.uint8)
+def _levels_in_place(
+    kernel: jax.Array, spec: RowSpec, thresholds: jax.Array, last: jax.Array
+) -> jax.Array:
+    """Levels of a kernel: to move its weights into rows would cost more than to compare them.
+
+    Args:
+      kernel: of any shape.
+      spec: its rows.
+      thresholds: the least sort key that each subnet keeps, [L,R,K].
+      last: up to which position of the row it keeps equal ones, [L,R,K].
+    """
+    keys = _sort_keys(kernel)
+    of_row = [1 if axis in spec.inputs else size for axis, size in enumerate(keys.shape)]
+    of_weight = [size if axis in spec.inputs else 1 for axis, size in enumerate(keys.shape)]
+    position = jnp.arange(keys.size // math.prod(of_row), dtype=jnp.int32)
+    position = from_rows(position, spec, of_weight)
+
+    def kept(threshold: jax.Array, last: jax.Array) -> jax.Array:
+        threshold, last = (from_rows(array, spec, of_row) for array in (threshold, last))
+        return (keys > threshold) | ((keys == threshold) & (position <= last))
+
+    return jnp.sum(jax.vmap(kept, -1)(thresholds, last), axis=0, dtype=jnp.uint8)
 
 
-def _levels_of_ties(keys: jax.Array, thresholds: jax.Array, counts: jax.Array) -> jax.Array:
-    """As above; of weights equal to the threshold, those of the lowest positions fill the row."""
+def _last_kept(keys: jax.Array, thresholds: jax.Array, counts: jax.Array) -> jax.Array:
+    """Position of the last weight of each row that a subnet keeps at its threshold.
+
+    Of equal weights the first ones fill the row. Found by bisection, which takes half the time
+    of a running sum.
+
+    Args:
+      keys: sort keys of rows [L,R,N].
+      thresholds: the least that each subnet keeps [L,R,K].
+      counts: how many it keeps, int32 [L,R,K].
+
+    Returns:
+      int32 [L,R,K].
+    """
     length = keys.shape[-1]
     position = jnp.arange(length, dtype=jnp.int32)
 
-    def add(levels: jax.Array, subnet: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
+    def of_subnet(subnet: tuple[jax.Array, jax.Array]) -> jax.Array:
         threshold, count = (array[..., None] for array in subnet)  # [L,R,1]
-        above, equal = keys > threshold, keys == threshold
-        room = count - jnp.sum(above, axis=-1, keepdims=True, dtype=jnp.int32)
+        equal = keys == threshold
+        room = count - jnp.sum(keys > threshold, axis=-1, keepdims=True, dtype=jnp.int32)
 
-        # The last position that is kept, by bisection: half the time of a running sum.
         def halve(_: int, bounds: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
             low, high = bounds
             middle = (low + high) // 2
@@ -273,10 +343,7 @@ def _levels_of_ties(keys: jax.Array, thresholds: jax.Array, counts: jax.Array) -
             return jnp.where(enough, low, middle + 1), jnp.where(enough, middle, high)
 
         bounds = jnp.zeros_like(room), jnp.full_like(room, length - 1)
-        last, _ = jax.lax.fori_loop(0, (length - 1).bit_length(), halve, bounds)
-        kept = above | (equal & (position <= last))
-        return levels + kept.astype(jnp.uint8), None
+        return jax.lax.fori_loop(0, (length - 1).bit_length(), halve, bounds)[0][..., 0]
 
-    start = jnp.zeros(keys.shape, jnp.uint8)
     by_subnet = jnp.moveaxis(thresholds, -1, 0), jnp.moveaxis(counts, -1, 0)
-    return jax.lax.scan(add, start, by_subnet)[0]
+    return jnp.moveaxis(jax.lax.map(of_subnet, by_subnet), 0, -1)

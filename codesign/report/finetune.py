@@ -87,6 +87,18 @@ def measures(result: Mapping[str, Any]) -> list[tuple[str, str]]:
     return found
 
 
+def headline(result: Mapping[str, Any]) -> str:
+    """The same in a few words."""
+    words = []
+    if "zero_shot" in result:
+        words.append(f"zero-shot {tables.percent(result['zero_shot']['top_1'])}")
+    if "retrieval" in result:
+        ways = ("image_to_text", "text_to_image")
+        both = (tables.percent(result["retrieval"][way]["recall_at_1"]) for way in ways)
+        words.append("recall@1 " + " / ".join(both))
+    return ", ".join(words)
+
+
 def measures_table(result: Mapping[str, Any]) -> Table:
     """The same for a terminal."""
     return _columns({"value": measures(result)})
@@ -101,6 +113,17 @@ def comparison_table(summaries: Mapping[str, Mapping[str, Any]]) -> Table:
             ("wall time", tables.duration(summary.get("wall_time_s"))),
         ]
         for name, summary in summaries.items()
+    })  # fmt: skip
+
+
+def subnets_table(summary: Mapping[str, Any]) -> Table:
+    """The subnets of a family side by side."""
+    return _columns({
+        f"{subnet['sparsity']:.0%} sparse": [
+            ("weights kept", tables.percent(subnet["density"])),
+            *measures(subnet.get("validation", {})),
+        ]
+        for subnet in summary["subnets"]
     })  # fmt: skip
 
 

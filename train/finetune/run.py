@@ -10,28 +10,26 @@ it holds the position in the data too, so the result is the same.
 from __future__ import annotations
 
 import dataclasses
-import json
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from rich.console import Console
 
-from codesign.errors import RunError, UserError
+from codesign.errors import UserError
 from codesign.models import CLIP
-from codesign.models.formats import Processor, load_clip, save_clip
+from codesign.models.formats import load_clip, save_clip
 from codesign.models.formats.files import locate_side_files
 from codesign.models.formats.processor import image_settings
-from codesign.report.finetune import write_report
+from codesign.report.finetune import headline, write_report
 from codesign.runs import SUMMARY, RunFolder
 from codesign.train import placement
-from codesign.train.checkpoints import Checkpoints, Saved, refill
-from codesign.train.data import ImageTextBatch, Source, TrainingStream, open_source
+from codesign.train.checkpoints import Checkpoints, refill
+from codesign.train.data import ImageTextBatch, Source, open_source
 from codesign.train.finetune.config import FinetuneConfig, check
+from codesign.train.finetune.loop import Loop, Metrics
 from codesign.train.finetune.start import Start, start
 from codesign.train.finetune.step import (
     Trainer,
@@ -40,13 +38,12 @@ from codesign.train.finetune.step import (
     make_optimizer,
     train_step,
 )
-from codesign.train.finetune.tensorboard import TensorBoard
 from codesign.train.network import Network
 from codesign.train.progress import Display
 from codesign.train.tracking import RunTracker
 from codesign.train.zero_shot import evaluate_source
 
-PHASE = "finetune"
+STAGE = "finetune"
 # The network a run delivers, in its folder; `load_clip` and `load_processor` read it.
 DELIVERED = "clip"
 
@@ -65,9 +62,16 @@ def run_finetune(config: FinetuneConfig, folder: RunFolder, console: Console) ->
     with Checkpoints(folder.checkpoints) as checkpoints, Display(console) as display:
         saved = checkpoints.latest() if folder.resumed else None
         with RunTracker(saved.notes.get("tracker") if saved else None) as tracker:
-            run = _prepare(config, folder, checkpoints, tracker, display)
-            state, stream_state = run.restored(saved)
-            state = run.train(state, stream_state)
+            run = prepare(config, folder, checkpoints, tracker, display)
+            place = run.loop.resumed_at(saved)
+            state = run.trainer.init(run.params)
+            if saved is not None:
+                state = placement.put(refill(state, saved.leaves), run.whole)
+            begin = 0 if saved is None else saved.step
+            evaluate = None if run.validation is None else run.evaluate
+            state, _ = run.loop.run(
+                STAGE, state, place, begin, config.schedule.steps, run.steps(begin), evaluate
+            )
             summary = run.finish(state) | tracker.stop()
     if jax.process_index() == 0:
         folder.write_json(SUMMARY, summary)
@@ -75,10 +79,95 @@ def run_finetune(config: FinetuneConfig, folder: RunFolder, console: Console) ->
     return summary
 
 
-def _prepare(
+class Taught(NamedTuple):
+    """A network learnt from, and its parameters and the rest of its state."""
+
+    network: Network
+    states: tuple[nnx.State, nnx.State]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Run:
+    """What a run needs and never changes.
+
+    Attributes:
+      loop: its loop.
+      validation: data to evaluate on, or None.
+      trainer: the step's constants.
+      params: of the network before the first step.
+      rest: what of its state is not trained.
+      teacher: the teacher's states, or None.
+    """
+
+    loop: Loop
+    validation: Source | None
+    trainer: Trainer
+    params: nnx.State
+    rest: nnx.State
+    teacher: tuple[nnx.State, nnx.State] | None
+
+    @property
+    def whole(self) -> jax.sharding.NamedSharding:
+        """On every device."""
+        return placement.replicated(self.loop.mesh)
+
+    def steps(self, begin: int) -> Callable[[TrainState, ImageTextBatch], Any]:
+        """Steps of plain training; the sigmoid loss gets its bias at a run's very first."""
+        needs_bias = begin == 0 and self.trainer.loss.kind == "sigmoid"
+
+        def step(state: TrainState, batch: ImageTextBatch) -> tuple[TrainState, Metrics]:
+            nonlocal needs_bias
+            if needs_bias:
+                bias = first_bias(state.weights.clip, self.rest, batch, self.trainer)
+                state = state._replace(weights=state.weights._replace(logit_bias=bias))
+                needs_bias = False
+            return train_step(state, self.rest, self.teacher, batch, self.trainer)
+
+        return step
+
+    def network(self, params: nnx.State) -> CLIP:
+        """The CLIP of replicated parameters, on this process's first device."""
+        states = jax.tree.map(lambda x: x.addressable_data(0), (params, self.rest))
+        return self.trainer.student.clip(*states)
+
+    def measured(self, clip: CLIP) -> dict[str, Any]:
+        """What a network makes of the validation data."""
+        assert self.validation is not None
+        config = self.loop.config
+        return evaluate_source(
+            clip, self.loop.processor, self.validation, threads=config.threads,
+            batch_size=min(256, config.optim.batch_size),
+        )  # fmt: skip
+
+    def evaluate(self, state: TrainState) -> tuple[dict[str, Any], str]:
+        """For the loop."""
+        result = self.measured(self.network(state.delivered.clip))
+        return result, headline(result)
+
+    def finish(self, state: TrainState) -> dict[str, Any]:
+        """The last evaluation and the saved network."""
+        loop = self.loop
+        summary: dict[str, Any] = {"steps": loop.config.schedule.steps, "clip": DELIVERED}
+        clip = self.network(state.delivered.clip)
+        if self.validation is not None:
+            loop.display.says("evaluating")
+            summary["validation"] = self.measured(clip)
+        if jax.process_index() == 0:
+            place = loop.folder.path / DELIVERED
+            save_clip(clip, place, "native", overwrite=True)
+            loop.processor.save(place)
+        return summary | {"devices": placement.described(loop.mesh)}
+
+
+def prepare(
     config: FinetuneConfig, folder: RunFolder, checkpoints: Checkpoints, tracker: RunTracker,
     display: Display,
-) -> _Run:
+) -> Run:
+    """Data, network, teacher and optimizer.
+
+    Raises:
+      UserError: what cannot be used.
+    """
     mesh = placement.make_mesh()
     try:
         placement.check_batch(mesh, config.optim.batch_size // config.optim.micro_batches)
@@ -95,7 +184,7 @@ def _prepare(
     optimizer, rate = make_optimizer(config, params)
     trainer = Trainer(
         student=Network(graphdef, begun.processor.settings),
-        teacher=None if teacher is None else teacher[0],
+        teacher=None if teacher is None else teacher.network,
         optimizer=optimizer,
         learning_rate=rate,
         loss=config.loss,
@@ -105,22 +194,26 @@ def _prepare(
         mesh=mesh,
     )
     whole = placement.replicated(mesh)
-    return _Run(
-        config=config, folder=folder, checkpoints=checkpoints, tracker=tracker, display=display,
-        source=source, validation=validation, processor=begun.processor, trainer=trainer,
-        params=placement.put(params, whole), rest=placement.put(rest, whole),
-        teacher=None if teacher is None else placement.put(teacher[1], whole),
+    return Run(
+        loop=Loop(
+            config=config, folder=folder, checkpoints=checkpoints, tracker=tracker,
+            display=display, source=source, processor=begun.processor, mesh=mesh,
+        ),
+        validation=validation,
+        trainer=trainer,
+        params=placement.put(params, whole),
+        rest=placement.put(rest, whole),
+        teacher=None if teacher is None else placement.put(teacher.states, whole),
     )  # fmt: skip
 
 
-def _teacher(config: FinetuneConfig, begun: Start) -> tuple[Network, tuple[Any, Any]]:
-    """The teacher's network and its (parameters, rest), able to read the student's inputs."""
-    path = str(config.loss.teacher)
-    image = begun.model.architecture.image
+def _teacher(config: FinetuneConfig, begun: Start) -> Taught:
+    """The teacher, able to read the student's inputs."""
+    path, ours = str(config.loss.teacher), begun.model.architecture
     dtype = jnp.bfloat16 if config.bfloat16 else jnp.float32
-    model = load_clip(path, image=image, dtype=dtype)
-    settings = dataclasses.replace(image_settings(locate_side_files(path)), size=image)
-    ours, theirs = begun.model.architecture, model.architecture
+    model = load_clip(path, image=ours.image, dtype=dtype)
+    settings = dataclasses.replace(image_settings(locate_side_files(path)), size=ours.image)
+    theirs = model.architecture
     for name in ("vocab", "context", "channels"):
         if getattr(ours, name) != getattr(theirs, name):
             raise UserError(
@@ -133,180 +226,4 @@ def _teacher(config: FinetuneConfig, begun: Start) -> tuple[Network, tuple[Any, 
             f"in {ours.projection}; set it to 0, --loss.distillation works across widths"
         )
     graphdef, params, rest = nnx.split(model, nnx.Param, ...)
-    return Network(graphdef, settings), (params, rest)
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Run:
-    """The chapters' common things."""
-
-    config: FinetuneConfig
-    folder: RunFolder
-    checkpoints: Checkpoints
-    tracker: RunTracker
-    display: Display
-    source: Source
-    validation: Source | None
-    processor: Processor
-    trainer: Trainer
-    params: nnx.State
-    rest: nnx.State
-    teacher: tuple[nnx.State, nnx.State] | None
-
-    def restored(self, saved: Saved | None) -> tuple[TrainState, dict[str, Any] | None]:
-        """The state to go on from, and the place in the data, None at the beginning."""
-        state = self.trainer.init(self.params)
-        if jax.process_index() == 0:
-            self.folder.truncate_metrics(saved.step - 1 if saved else -1)
-        if saved is None:
-            return state, None
-        state = placement.put(
-            refill(state, saved.leaves), placement.replicated(self.trainer.mesh)
-        )
-        places = saved.notes["places"]
-        if len(places) != jax.process_count():
-            raise UserError(
-                f"the run was started by {len(places)} processes and cannot be continued by "
-                f"{jax.process_count()}"
-            )
-        return state, places[jax.process_index()]
-
-    def train(self, state: TrainState, place: dict[str, Any] | None) -> TrainState:
-        """All steps that are left."""
-        config, schedule = self.config, self.config.schedule
-        step = int(state.step)
-        if step == schedule.steps:
-            return state
-        shares = jax.process_count()
-        with (
-            TrainingStream(
-                self.source, self.processor, batch_size=config.optim.batch_size // shares,
-                seed=config.seed, augment=config.augment, threads=config.threads,
-                process_index=jax.process_index(), process_count=shares,
-            ) as stream,
-            TensorBoard(self.folder.path, step) as board,
-        ):  # fmt: skip
-            if place is not None:
-                stream.restore(place)
-            self.display.phase(PHASE, step, schedule.steps)
-            waiting: list[tuple[int, dict[str, jax.Array]]] = []
-            for batch in self._batches(stream):
-                if step == 0 and config.loss.kind == "sigmoid":
-                    bias = first_bias(state.weights.clip, self.rest, batch, self.trainer)
-                    state = state._replace(weights=state.weights._replace(logit_bias=bias))
-                state, metrics = train_step(state, self.rest, self.teacher, batch, self.trainer)
-                waiting.append((step, metrics))
-                step += 1
-                evaluates = schedule.evaluate_steps and step % schedule.evaluate_steps == 0
-                saves = step % schedule.checkpoint_steps == 0 or step == schedule.steps
-                if step % schedule.log_steps == 0 or evaluates or saves:
-                    self._record(waiting, stream, board)
-                if evaluates and step < schedule.steps:
-                    self._evaluate(state, step, board)
-                if saves:
-                    self._save(state, step, stream)
-                if step == schedule.steps:
-                    break
-            skipped = stream.skipped
-        if skipped.count:
-            self.display.says(f"{skipped.count} unreadable pictures were skipped: {skipped}")
-        return state
-
-    def _batches(self, stream: TrainingStream) -> Iterator[ImageTextBatch]:
-        """Batches on the devices, each process bringing its part."""
-        sharding = placement.batched(self.trainer.mesh)
-        for batch in stream:
-            arrays = (jax.make_array_from_process_local_data(sharding, part) for part in batch)
-            yield ImageTextBatch(*arrays)
-
-    def _record(
-        self, waiting: list[tuple[int, dict[str, jax.Array]]], stream: TrainingStream,
-        board: TensorBoard,
-    ) -> None:
-        """Writes the metrics of the steps since the last time, and shows the newest."""
-        rows = [
-            {"step": step, "phase": PHASE} | {k: float(v) for k, v in metrics.items()}
-            for step, metrics in waiting
-        ]
-        waiting.clear()
-        bad = next((row for row in rows if not np.isfinite(row["loss"])), None)
-        if bad is not None:
-            raise RunError(
-                f"the loss is not finite at step {bad['step']}; lower --optim.lr and start a new "
-                "run, the last checkpoint is kept"
-            )
-        rows[-1]["skipped"] = stream.skipped.count
-        if jax.process_index() == 0:
-            self.folder.append_metrics(rows)
-            for row in rows:
-                board.write(row["step"], row)
-        self.display.update(len(rows), rows[-1])
-
-    def _save(self, state: TrainState, step: int, stream: TrainingStream) -> None:
-        notes = {"tracker": self.tracker.so_far(), "places": _gathered(stream.state())}
-        self.checkpoints.save(step, PHASE, state, notes)
-
-    def network(self, state: TrainState) -> CLIP:
-        """The network as evaluated and saved; its own copy of the weights."""
-        weights = jax.tree.map(lambda x: x.addressable_data(0), state.delivered.clip)
-        rest = jax.tree.map(lambda x: x.addressable_data(0), self.rest)
-        return nnx.merge(self.trainer.student.graphdef, weights, rest)
-
-    def _measured(self, state: TrainState) -> dict[str, Any]:
-        assert self.validation is not None
-        return evaluate_source(
-            self.network(state), self.processor, self.validation, threads=self.config.threads,
-            batch_size=min(256, self.config.optim.batch_size),
-        )
-
-    def _evaluate(self, state: TrainState, step: int, board: TensorBoard) -> None:
-        """One line of metrics about the validation data."""
-        if self.validation is None:
-            return
-        result = self._measured(state)
-        if jax.process_index() == 0:
-            row = {"step": step - 1, "phase": "validation", "validation": result}
-            self.folder.append_metrics([row])
-            board.write(step - 1, {"validation": result})
-        self.display.note(headline(result))
-
-    def finish(self, state: TrainState) -> dict[str, Any]:
-        """The last evaluation and the saved network."""
-        summary: dict[str, Any] = {"steps": int(state.step), "clip": DELIVERED}
-        if self.validation is not None:
-            self.display.says("evaluating")
-            summary["validation"] = self._measured(state)
-        if jax.process_index() == 0:
-            place = self.folder.path / DELIVERED
-            save_clip(self.network(state), place, "native", overwrite=True)
-            self.processor.save(place)
-        return summary | {"devices": placement.described(self.trainer.mesh)}
-
-
-def headline(result: dict[str, Any]) -> str:
-    """What was measured, in a few words."""
-    words = []
-    if "zero_shot" in result:
-        words.append(f"zero-shot {100 * result['zero_shot']['top_1']:.1f} %")
-    if "retrieval" in result:
-        both = (result["retrieval"][way]["recall_at_1"] for way in
-                ("image_to_text", "text_to_image"))  # fmt: skip
-        words.append("recall@1 " + " / ".join(f"{100 * share:.1f} %" for share in both))
-    return ", ".join(words)
-
-
-def _gathered(place: dict[str, Any]) -> list[dict[str, Any]]:
-    """Every process's place in the data, in order."""
-    if jax.process_count() == 1:
-        return [place]
-    from jax.experimental.multihost_utils import process_allgather
-
-    text = np.frombuffer(json.dumps(place).encode(), np.uint8)
-    sizes = np.asarray(process_allgather(np.asarray(len(text))))
-    padded = np.asarray(process_allgather(np.pad(text, (0, int(sizes.max()) - len(text)))))
-    return [json.loads(row[:size].tobytes()) for row, size in zip(padded, sizes, strict=True)]
-
-
-def delivered_clip(folder: Path) -> Path:
-    """Where a finished run has put its network."""
-    return folder / DELIVERED
+    return Taught(Network(graphdef, settings), (params, rest))

@@ -178,17 +178,24 @@ def total_loss(
     trainer: Trainer,
 ) -> tuple[Array, dict[str, Array]]:
     """The weighted losses of a batch, and each of them."""
-    loss, params = trainer.loss, weights.clip
+    params = weights.clip
     if trainer.lock != "none":  # leaves out the backward pass of that tower
         params = jax.tree_util.tree_map_with_path(
             lambda path, x: jax.lax.stop_gradient(x) if path[0].key == trainer.lock else x, params
         )
     out = embed_in_parts(trainer.student, params, rest, batch, trainer.micro_batches)
-    labels = pair_labels(batch.labels, loss.same_label)
+    return weighted_losses(out, weights.logit_bias, taught, batch.labels, trainer.loss)
+
+
+def weighted_losses(
+    out: ClipOutput, logit_bias: Array, taught: ClipOutput | None, labels: Array, loss: LossConfig
+) -> tuple[Array, dict[str, Array]]:
+    """The loss of a batch's embeddings, and its parts."""
+    of_pairs = pair_labels(labels, loss.same_label)
     if loss.kind == "softmax":
-        contrastive = contrastive_loss(*out, labels)
+        contrastive = contrastive_loss(*out, of_pairs)
     else:
-        contrastive = sigmoid_loss(*out, weights.logit_bias, labels)
+        contrastive = sigmoid_loss(*out, logit_bias, of_pairs)
     total, parts = loss.contrastive * contrastive, {"contrastive_loss": contrastive}
     if taught is not None:
         parts["distillation_loss"] = distillation_loss(
@@ -204,7 +211,7 @@ def total_loss(
     return total, {"loss": total} | parts
 
 
-def _split(batch: ImageTextBatch, mesh: Mesh) -> ImageTextBatch:
+def split_batch(batch: ImageTextBatch, mesh: Mesh) -> ImageTextBatch:
     """The batch along the data axis of the mesh."""
     keep = functools.partial(
         jax.lax.with_sharding_constraint, shardings=placement.batched(mesh)
@@ -229,7 +236,7 @@ def train_step(
     Returns:
       The next state, and metrics as scalars.
     """
-    batch = _split(batch, trainer.mesh)
+    batch = split_batch(batch, trainer.mesh)
     taught = None
     if trainer.teacher is not None and teacher is not None:
         taught = embed_in_parts(trainer.teacher, *teacher, batch, trainer.micro_batches)
@@ -259,7 +266,7 @@ def first_bias(
     params: nnx.State, rest: nnx.State, batch: ImageTextBatch, trainer: Trainer
 ) -> Array:
     """The logit bias that suits the network and the first batch; see `balanced_bias`."""
-    batch = _split(batch, trainer.mesh)
+    batch = split_batch(batch, trainer.mesh)
     out = embed_in_parts(trainer.student, params, rest, batch, trainer.micro_batches)
     labels = pair_labels(batch.labels, trainer.loss.same_label)
     size = batch.labels.shape[0]

@@ -45,5 +45,7 @@ def _numbers(metrics: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str
     for name, value in metrics.items():
         if isinstance(value, Mapping):
             yield from _numbers(value, f"{prefix}{name}/")
+        elif isinstance(value, list):
+            yield from _numbers({str(i): one for i, one in enumerate(value)}, f"{prefix}{name}/")
         elif isinstance(value, (int, float)) and name != "step":
             yield prefix + name, float(value)

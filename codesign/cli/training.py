@@ -1,0 +1,53 @@
+"""What the commands that train a checkpoint share."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from codesign.cli import configured
+from codesign.cli.arguments import add_config_command
+from codesign.cli.output import console
+
+
+def add_training_command(
+    commands: Any, name: str, run: Callable[[argparse.Namespace], int], summary: str, example: str
+) -> None:
+    """A command that trains by a CONFIG, by one process or several."""
+    parser = add_config_command(
+        commands, name, run, summary, more="[--resume] [--distributed] ", example=example
+    )
+    parser.add_argument("--resume", action="store_true", help="continue the run in the folder")
+    parser.add_argument(
+        "--distributed", action="store_true",
+        help="one of several processes, which find each other as jax.distributed does (SLURM, Open "
+        "MPI, TPU pods; else JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID)",
+    )  # fmt: skip
+
+
+def trained(
+    args: argparse.Namespace, runner: Callable[[], Callable[..., dict[str, Any]]]
+) -> tuple[Path, dict[str, Any]]:
+    """The run folder and its summary.
+
+    Args:
+      args: of the command line.
+      runner: imports the run's function, (config, folder, console) -> summary, when it is due.
+    """
+    from codesign.overrides import config_name, config_to_json
+
+    config = configured.load(args)
+    from codesign.train.placement import join_processes, shared_folder
+
+    if args.distributed:
+        join_processes()
+    name, out = config_name(args.config), configured.out_folder(args)
+    folder = shared_folder(out, config_to_json(config), resume=args.resume, name=name)
+    try:
+        return folder.path, runner()(config, folder, console(stderr=True))
+    except KeyboardInterrupt:
+        again = configured.resume_command(args)
+        message = f"interrupted; the run is kept: {again} continues it"
+        raise KeyboardInterrupt(message) from None

@@ -1,0 +1,148 @@
+"""A whole DRESS run on the digits: stages, interruption, the family it writes, bad input."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+from jax.experimental.compilation_cache import compilation_cache
+from rich.console import Console
+
+import codesign
+from codesign.architecture import Architecture, Tower
+from codesign.cli import main
+from codesign.errors import UserError
+from codesign.models.subnets import load_family
+from codesign.overrides import config_to_json
+from codesign.runs import RunFolder, read_metrics
+from codesign.train.data import AugmentConfig, SourceConfig, TrainingStream
+from codesign.train.dress.config import DressConfig, SubnetsConfig
+from codesign.train.dress.run import run_dress
+from codesign.train.finetune.config import OptimConfig, ScheduleConfig
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+CONFIG = DressConfig(
+    train=SourceConfig(path="digits"),
+    validation=SourceConfig(path="digits", split="validation", limit=60),
+    untrained=Architecture(
+        vision=Tower(layers=2, width=16, heads=2, ffn=32),
+        text=Tower(layers=1, width=16, heads=2, ffn=32),
+        patch=4, image=8, channels=1, context=12, projection=16, head_dim=8,
+    ),
+    augment=AugmentConfig(crop_scale=(1.0, 1.0), shift=1),
+    optim=OptimConfig(batch_size=16, lr=3e-3, warmup_steps=2),
+    schedule=ScheduleConfig(evaluate_steps=7, checkpoint_steps=2, log_steps=3),
+    threads=1,
+    subnets=SubnetsConfig(
+        sparsities=(0.5, 0.8), dense_steps=3, joint_steps=5, post_steps=3, joint_lr=1e-3,
+        post_lr=1e-2, refresh_steps=2,
+    ),
+)  # fmt: skip
+QUIET = Console(quiet=True)
+
+
+def run(config, path, resume=False):
+    folder = RunFolder.create(path, config_to_json(config), resume=resume)
+    return run_dress(config, folder, QUIET)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_once(tmp_path_factory):
+    """Every run compiles its steps anew, though they are the same programs."""
+    options = {
+        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
+    before = {name: getattr(jax.config, name) for name in options}
+    for name, value in options.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, compiled_once):
+    path = tmp_path_factory.mktemp("run") / "whole"
+    return path, run(CONFIG, path)
+
+
+def test_a_run_goes_through_its_stages_and_writes_the_family(finished):
+    path, summary = finished
+    rows = read_metrics(path / "metrics.jsonl")
+    stages = [row["phase"] for row in rows if row["phase"] != "validation"]
+    assert stages == ["dense"] * 3 + ["subnets"] * 5 + ["norms"] * 3
+    assert len(rows[3]["subnet_loss"]) == 2
+    middle = next(row for row in rows if row["phase"] == "validation")
+    assert middle["step"] == 6 and len(middle["validation"]["subnets"]) == 2
+    assert [subnet["sparsity"] for subnet in summary["subnets"]] == [0.5, 0.8]
+    for subnet in summary["subnets"]:
+        assert subnet["density"] == pytest.approx(1 - subnet["sparsity"], abs=0.02)
+        assert subnet["validation"]["images"] == 60
+    assert summary["bytes"]["packed"] < summary["bytes"]["csr"]
+    assert (path / "report.html").is_file()
+
+
+def test_subnets_of_the_file_are_what_was_measured(finished, capsys, tmp_path):
+    path, summary = finished
+    family = str(path / "family")
+    for k, subnet in enumerate(summary["subnets"]):
+        arguments = ["eval", family, "--subnet", str(k), "--data", "digits", "--split"]
+        assert main([*arguments, "validation", "--limit", "60", "--json"]) == 0
+        result = json.loads(capsys.readouterr().out)
+        assert result["zero_shot"] == subnet["validation"]["zero_shot"]
+    out = tmp_path / "openclip"
+    assert main(["convert", family, str(out), "--subnet", "1", "--to", "openclip"]) == 0
+    stored = codesign.load_clip(out)
+    kernel = np.asarray(stored.vision.blocks.fc1[...])
+    expected = np.asarray(load_family(family).at(1).vision.blocks.fc1[...])
+    np.testing.assert_array_equal(kernel, expected)
+    assert main(["eval", family, "--subnet", "2", "--data", "digits"]) == 2
+    assert "has subnets 0 to 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("stop_at", [2, 6, 10])
+def test_a_run_cut_off_in_any_stage_ends_the_same(finished, tmp_path, monkeypatch, stop_at):
+    path, summary = finished
+    read, left = TrainingStream.__next__, stop_at
+
+    def interrupted(stream):
+        nonlocal left
+        left -= 1
+        if left == 0:
+            raise KeyboardInterrupt
+        return read(stream)
+
+    monkeypatch.setattr(TrainingStream, "__next__", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(CONFIG, tmp_path / "cut")
+    monkeypatch.undo()
+    resumed = run(CONFIG, tmp_path / "cut", resume=True)
+    assert resumed["subnets"] == summary["subnets"]
+    ours, theirs = (load_family(p / "family").at(1) for p in (path, tmp_path / "cut"))
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"sparsities": (0.8, 0.5)}, "strictly increasing"),
+        ({"sparsities": (0.5, 1.0)}, "outside"),
+        ({"floor": 40}, "fewer than the floor"),
+        ({"dense_steps": 0}, "start from a trained network"),
+        ({"include": ("*.fc9",)}, "fc9"),
+        ({"refresh_steps": 0}, "at least 1"),
+        ({"joint_lr": 0.0}, "above 0"),
+    ],
+)
+def test_bad_settings_are_one_line(changes, message, tmp_path):
+    config = dataclasses.replace(CONFIG, subnets=dataclasses.replace(CONFIG.subnets, **changes))
+    with pytest.raises(UserError, match=message) as caught:
+        run(config, tmp_path / "bad")
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,1 @@
+"""DRESS training of a CLIP: dense, all subnets jointly, then each subnet's own norms."""

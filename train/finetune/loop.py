@@ -1,0 +1,188 @@
+"""The loop of every stage: batches, a compiled step, metrics, checkpoints, evaluations.
+
+A stage goes from one step to another, counted over all stages of a run. Its checkpoints hold
+the place in the data too, so that a resumed run ends as an uninterrupted one does.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+
+from codesign.errors import RunError, UserError
+from codesign.models.formats import Processor
+from codesign.runs import RunFolder
+from codesign.train import placement
+from codesign.train.checkpoints import Checkpoints, Saved
+from codesign.train.data import ImageTextBatch, Source, TrainingStream
+from codesign.train.finetune.config import FinetuneConfig
+from codesign.train.finetune.tensorboard import TensorBoard
+from codesign.train.progress import Display
+from codesign.train.tracking import RunTracker
+
+State = TypeVar("State")
+Metrics = dict[str, jax.Array]
+Place = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Loop:
+    """What the stages of a run share.
+
+    Attributes:
+      config: batch, seed, threads and the schedule's intervals.
+      folder: where metrics go.
+      checkpoints: where states go.
+      tracker: of time and carbon.
+      display: of progress.
+      source: the training data.
+      processor: of pictures and texts.
+      mesh: the devices.
+    """
+
+    config: FinetuneConfig
+    folder: RunFolder
+    checkpoints: Checkpoints
+    tracker: RunTracker
+    display: Display
+    source: Source
+    processor: Processor
+    mesh: jax.sharding.Mesh
+
+    def resumed_at(self, saved: Saved | None) -> Place | None:
+        """The place in the data to go on from, after metrics past the checkpoint are dropped.
+
+        Raises:
+          UserError: a run of another number of processes.
+        """
+        if jax.process_index() == 0:
+            self.folder.truncate_metrics(saved.step - 1 if saved else -1)
+        if saved is None:
+            return None
+        places = saved.notes["places"]
+        if len(places) != jax.process_count():
+            raise UserError(
+                f"the run was started by {len(places)} processes and cannot be continued by "
+                f"{jax.process_count()}"
+            )
+        place: Place = places[jax.process_index()]
+        return place
+
+    def run(
+        self,
+        stage: str,
+        state: State,
+        place: Place | None,
+        begin: int,
+        end: int,
+        step_function: Callable[[State, ImageTextBatch], tuple[State, Metrics]],
+        evaluate: Callable[[State], tuple[dict[str, Any], str]] | None = None,
+    ) -> tuple[State, Place | None]:
+        """Steps `begin` to `end` of a run.
+
+        Args:
+          stage: its name in metrics and checkpoints.
+          state: before step `begin`; its buffers may be given up.
+          place: in the data; None at a run's beginning.
+          begin: first step.
+          end: one past the last.
+          step_function: a step; metrics are scalars or [K], "loss" a scalar.
+          evaluate: what to write about the state on validation data, and the same in a line.
+
+        Returns:
+          The state after the last step, and the place in the data.
+
+        Raises:
+          RunError: a loss that is not finite; the last checkpoint stays as it is.
+        """
+        if begin == end:
+            return state, place
+        config, schedule = self.config, self.config.schedule
+        shares = jax.process_count()
+        with (
+            TrainingStream(
+                self.source, self.processor, batch_size=config.optim.batch_size // shares,
+                seed=config.seed, augment=config.augment, threads=config.threads,
+                process_index=jax.process_index(), process_count=shares,
+            ) as stream,
+            TensorBoard(self.folder.path, begin) as board,
+        ):  # fmt: skip
+            if place is not None:
+                stream.restore(place)
+            self.display.phase(stage, begin, end)
+            waiting: list[tuple[int, Metrics]] = []
+            for step, batch in zip(range(begin, end), self._batches(stream), strict=False):
+                state, metrics = step_function(state, batch)
+                waiting.append((step, metrics))
+                done = step + 1
+                evaluates = bool(schedule.evaluate_steps) and done % schedule.evaluate_steps == 0
+                saves = done % schedule.checkpoint_steps == 0 or done == end
+                if done % schedule.log_steps == 0 or evaluates or saves:
+                    self._record(stage, waiting, stream, board)
+                if evaluates and done < end and evaluate is not None:
+                    self._evaluated(step, *evaluate(state), board)
+                if saves:
+                    notes = {"tracker": self.tracker.so_far(), "places": _gathered(stream.state())}
+                    self.checkpoints.save(done, stage, state, notes)
+            skipped, place = stream.skipped, stream.state()
+        if skipped.count:
+            self.display.says(str(skipped))
+        return state, place
+
+    def _batches(self, stream: TrainingStream) -> Iterator[ImageTextBatch]:
+        """Batches on the devices, each process bringing its part."""
+        sharding = placement.batched(self.mesh)
+        for batch in stream:
+            arrays = (jax.make_array_from_process_local_data(sharding, part) for part in batch)
+            yield ImageTextBatch(*arrays)
+
+    def _record(
+        self, stage: str, waiting: list[tuple[int, Metrics]], stream: TrainingStream,
+        board: TensorBoard,
+    ) -> None:
+        """Writes the metrics of the steps since the last time, and shows the newest."""
+        rows: list[dict[str, Any]] = [
+            {"step": step, "phase": stage}
+            | {name: np.asarray(value).tolist() for name, value in metrics.items()}
+            for step, metrics in waiting
+        ]
+        waiting.clear()
+        bad = next((row for row in rows if not np.isfinite(row["loss"])), None)
+        if bad is not None:
+            raise RunError(
+                f"the loss is not finite at step {bad['step']}; lower --optim.lr and start a new "
+                "run, the last checkpoint is kept"
+            )
+        rows[-1]["skipped"] = stream.skipped.count
+        if jax.process_index() == 0:
+            self.folder.append_metrics(rows)
+            for row in rows:
+                board.write(row["step"], row)
+        self.display.update(len(rows), rows[-1])
+
+    def _evaluated(
+        self, step: int, result: dict[str, Any], line: str, board: TensorBoard
+    ) -> None:
+        """One line of metrics about the validation data."""
+        if jax.process_index() == 0:
+            row = {"step": step, "phase": "validation", "validation": result}
+            self.folder.append_metrics([row])
+            board.write(step, {"validation": result})
+        self.display.note(line)
+
+
+def _gathered(place: Place) -> list[Place]:
+    """Every process's place in the data, in order."""
+    if jax.process_count() == 1:
+        return [place]
+    from jax.experimental.multihost_utils import process_allgather
+
+    text = np.frombuffer(json.dumps(place).encode(), np.uint8)
+    sizes = np.asarray(process_allgather(np.asarray(len(text))))
+    padded = np.asarray(process_allgather(np.pad(text, (0, int(sizes.max()) - len(text)))))
+    return [json.loads(row[:size].tobytes()) for row, size in zip(padded, sizes, strict=True)]
