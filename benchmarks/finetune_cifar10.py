@@ -4,8 +4,8 @@
 
 Trains the CLIP of configs/cifar10_clip.py on captions of CIFAR-10 from nothing; scales all its
 dimensions down until network and best accelerator cost half the carbon (the microcontrollers
-of configs/quickstart.py, with 4 MB of DRAM); prunes it to that by first-order Taylor importance; and
-trains the pruned network on, for some seeds, with captions alone, with the unpruned network's
+of configs/quickstart.py, with 4 MB of DRAM); prunes it to that by first-order Taylor importance;
+and trains the pruned network on, for some seeds, with captions alone, with the unpruned network's
 distribution as well, and with its embeddings too. The yardstick is the same small network
 trained from nothing for as many steps. Zero-shot accuracy is on all test images. What is
 finished in --out is not done again.

@@ -64,7 +64,7 @@ def join_processes() -> None:
     Raises:
       UserError: the others cannot be found.
     """
-    told = {
+    told: dict[str, Any] = {
         name: int(os.environ[variable])
         for name, variable in (
             ("num_processes", "JAX_NUM_PROCESSES"), ("process_id", "JAX_PROCESS_ID"),

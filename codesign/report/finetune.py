@@ -20,7 +20,7 @@ from codesign.runs import CONFIG, REPORT, Run, read_json, read_run, write_bytes
 _TEMPLATE = "finetune.html"
 # The sign of a fine-tuning's config.json among other runs'.
 _SIGN = ("train", "optim", "loss")
-_MEASURES = {
+_MEASURES: dict[tuple[str, ...], str] = {
     ("zero_shot", "top_1"): "zero-shot top-1",
     ("zero_shot", "top_5"): "zero-shot top-5",
     **{

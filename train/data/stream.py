@@ -36,7 +36,7 @@ _CROP_TRIES = 10
 
 
 class ImageTextBatch(NamedTuple):
-    """Pictures and their captions, on the host.
+    """Pictures and their captions, NumPy arrays on the host or JAX's on devices.
 
     Attributes:
       images: uint8 [B, S, S, C], for `Processor.normalise`.
@@ -44,9 +44,9 @@ class ImageTextBatch(NamedTuple):
       labels: int32 [B]; -1 where a picture has no class.
     """
 
-    images: np.ndarray
-    ids: np.ndarray
-    labels: np.ndarray
+    images: Any
+    ids: Any
+    labels: Any
 
 
 @dataclasses.dataclass(frozen=True)

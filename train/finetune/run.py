@@ -180,7 +180,8 @@ def prepare(
         validation = open_source(config.validation, display.indexing)
     begun = start(config, source)
     teacher = None if config.loss.teacher is None else _teacher(config, begun)
-    graphdef, params, rest = nnx.split(begun.model, nnx.Param, ...)
+    split: Any = nnx.split(begun.model, nnx.Param, ...)
+    graphdef, params, rest = split
     optimizer, rate = make_optimizer(config, params)
     trainer = Trainer(
         student=Network(graphdef, begun.processor.settings),
@@ -225,5 +226,6 @@ def _teacher(config: FinetuneConfig, begun: Start) -> Taught:
             f"--loss.features: the teacher embeds in {theirs.projection} dimensions, the student "
             f"in {ours.projection}; set it to 0, --loss.distillation works across widths"
         )
-    graphdef, params, rest = nnx.split(model, nnx.Param, ...)
+    split: Any = nnx.split(model, nnx.Param, ...)
+    graphdef, params, rest = split
     return Taught(Network(graphdef, settings), (params, rest))

@@ -119,7 +119,7 @@ def make_optimizer(
     """
     optim = config.optim
     rate = warmup_cosine(optim.lr, optim.warmup_steps, config.schedule.steps, optim.final_lr)
-    decays = Weights(decayed(params), False)
+    decays: Any = Weights(decayed(params), False)  # type: ignore[arg-type]
     adamw = optax.chain(
         optax.clip_by_global_norm(optim.clip_norm),
         optax.adamw(
@@ -128,11 +128,11 @@ def make_optimizer(
     )
     if config.lock == "none":
         return adamw, rate
-    labels = Weights(
+    labels: Any = Weights(
         jax.tree_util.tree_map_with_path(
             lambda path, _: _LOCKED if path[0].key == config.lock else _NOT_LOCKED, params
         ),
-        _NOT_LOCKED,
+        _NOT_LOCKED,  # type: ignore[arg-type]
     )
     locked = optax.partition({_NOT_LOCKED: adamw, _LOCKED: optax.set_to_zero()}, labels)
     return locked, rate
@@ -153,7 +153,8 @@ def embed_in_parts(
     # Part m holds the pairs m, m + M, ...: each device's own pairs stay on it.
     cut = jax.tree.map(lambda x: _by_part(x, parts), (batch.images, batch.ids))
     images, texts = (_whole(x) for x in jax.lax.map(embed, cut))
-    return ClipOutput(images, texts, jnp.exp(params["logit_scale"][...]))
+    scale: Any = params["logit_scale"]
+    return ClipOutput(images, texts, jnp.exp(scale[...]))
 
 
 def _by_part(x: Array, parts: int) -> Array:
