@@ -29,19 +29,19 @@ class Size(NamedTuple):
     weights: int
 
 
-def row_averages(magnitudes: jax.Array) -> jax.Array:
-    """Average over the rows of each layer: [L,R,N] >= 0 -> float32 [L,N].
+def row_average(magnitudes: jax.Array) -> jax.Array:
+    """Average over the rows of a layer: [R,N] >= 0 -> float32 [N].
 
     Summed in integers, so that the order of the rows, their sharding and the device cannot move
     the last bit, and with it a ranking. A layer's largest magnitude takes as many bits as let
     the sum fit into 32: rounding then moves an average by about sqrt(R) 2^-33 of the largest.
     """
     magnitudes = magnitudes.astype(jnp.float32)
-    rows = magnitudes.shape[1]
-    exponent = jnp.frexp(jnp.max(magnitudes, axis=(1, 2), keepdims=True))[1]
+    rows = magnitudes.shape[0]
+    exponent = jnp.frexp(jnp.max(magnitudes))[1]
     shift = jnp.minimum(30 - rows.bit_length() - exponent, 127)
     fixed = jnp.round(magnitudes * jnp.ldexp(jnp.float32(1), shift)).astype(jnp.int32)
-    return jnp.ldexp(jnp.sum(fixed, axis=1).astype(jnp.float32) / rows, -shift[:, 0])
+    return jnp.ldexp(jnp.sum(fixed, axis=0).astype(jnp.float32) / rows, -shift)
 
 
 def global_counts(

@@ -28,7 +28,7 @@ from codesign.dress.budgets import (
     Budget,
     Size,
     global_counts,
-    row_averages,
+    row_average,
     total_weights,
     uniform_counts,
 )
@@ -115,26 +115,17 @@ def subnet_masks(
     check_floor(sizes, () if traced else checked_sparsities(sparsities), floor)
     sparsities = jnp.asarray(sparsities, jnp.float32)
 
-    # Kernels whose rows are alike are sorted as layers of one, so that each kind compiles once.
-    groups = _alike(sizes)
-    rising = [
-        jax.lax.sort(
-            _joined([_sort_keys(kernels[name]) for name in group], group, specs), is_stable=False
-        )
-        for group in groups
-    ]
+    ranked = {name: _ranked(kernels[name], spec) for name, spec in specs.items()}
     if budget == "uniform":
         counts = uniform_counts(sizes, sparsities, floor)
     else:
-        averages = _split([row_averages(_magnitudes(r))[:, ::-1] for r in rising], groups, sizes)
+        averages = {name: average for name, (_, average) in ranked.items()}
         rows = {name: size.rows for name, size in sizes.items()}
         counts = global_counts(averages, rows, sparsities, floor)
-    levels: dict[str, jax.Array] = {}
-    for group, sorted_rows in zip(groups, rising, strict=True):
-        kept = jnp.concatenate([counts[name] for name in group], axis=1)
-        of_group = {name: kernels[name] for name in group}
-        levels |= _levels(of_group, specs, sorted_rows, kept)
-    return Masks({name: levels[name] for name in specs}, counts)
+    cuts = {name: _cuts(rising, counts[name]) for name, (rising, _) in ranked.items()}
+    return Masks(
+        {name: _levels(kernels[name], spec, cuts[name]) for name, spec in specs.items()}, counts
+    )
 
 
 def kernel_sizes(kernels: Mapping[str, Any], specs: Mapping[str, RowSpec]) -> dict[str, Size]:
@@ -208,36 +199,6 @@ def densities(masks: Masks) -> jax.Array:
     return jnp.stack(kept) / total
 
 
-def _alike(sizes: Mapping[str, Size]) -> list[list[str]]:
-    """Names of kernels with equally many rows of equal length, together."""
-    groups: dict[tuple[int, int], list[str]] = {}
-    for name, size in sizes.items():
-        groups.setdefault((size.rows, size.weights), []).append(name)
-    return list(groups.values())
-
-
-def _joined(
-    arrays: Sequence[jax.Array], names: Sequence[str], specs: Mapping[str, RowSpec]
-) -> jax.Array:
-    """Arrays of the kernels' shapes -> their rows, one after the other: [layers of all,R,N]."""
-    return jnp.concatenate(
-        [to_rows(array, specs[name]) for array, name in zip(arrays, names, strict=True)]
-    )
-
-
-def _split(
-    arrays: Sequence[jax.Array], groups: Sequence[Sequence[str]], sizes: Mapping[str, Size]
-) -> dict[str, jax.Array]:
-    """Arrays [layers of a group, ...] -> [L, ...] of each kernel, in the order of `sizes`."""
-    found = {}
-    for array, group in zip(arrays, groups, strict=True):
-        start = 0
-        for name in group:
-            found[name] = array[start : start + sizes[name].layers]
-            start += sizes[name].layers
-    return {name: found[name] for name in sizes}
-
-
 def _sort_keys(weights: jax.Array) -> jax.Array:
     """Integers in the order of the magnitudes, and equal where these are equal."""
     magnitudes = jnp.abs(weights)
@@ -252,98 +213,104 @@ def _magnitudes(keys: jax.Array) -> jax.Array:
     return jax.lax.bitcast_convert_type(keys, dtype)
 
 
-def _levels(
-    kernels: dict[str, jax.Array],
-    specs: Mapping[str, RowSpec],
-    rising: jax.Array,
-    counts: jax.Array,
-) -> dict[str, jax.Array]:
-    """Levels of kernels whose rows are alike, in their own shapes.
+def _rows_of_layer(kernel: jax.Array, spec: RowSpec, layer: jax.Array) -> jax.Array:
+    """Rows [R,N] of one layer of a kernel; only these are moved."""
+    stacked = [kernel.shape[axis] for axis in spec.stacked]
+    for axis, index in zip(spec.stacked, jnp.unravel_index(layer, stacked), strict=True):
+        kernel = jax.lax.dynamic_index_in_dim(kernel, index, axis)
+    return to_rows(kernel, spec)[0]
 
-    Args:
-      kernels: by name, L layers in all.
-      specs: of these and others.
-      rising: the sort keys of their rows, sorted, [L,R,N].
-      counts: int32 [K,L], weights per row.
+
+def _ranked(kernel: jax.Array, spec: RowSpec) -> tuple[jax.Array, jax.Array]:
+    """The sort keys of each row, sorted [L,R,N]; the j-th largest, averaged, float32 [L,N].
+
+    Layer by layer, so that temporary memory is that of the sorted rows and one layer.
     """
+
+    def of_layer(layer: jax.Array) -> tuple[jax.Array, jax.Array]:
+        keys = _sort_keys(_rows_of_layer(kernel, spec, layer))
+        rising = jax.lax.sort(keys, is_stable=False)
+        return rising, row_average(_magnitudes(rising))[::-1]
+
+    return jax.lax.map(of_layer, jnp.arange(spec.sizes(kernel.shape)[0]))
+
+
+class _Cuts(NamedTuple):
+    """Where each row [L,R] is cut for each of K subnets.
+
+    Attributes:
+      threshold: [L,R,K], the sort key of the smallest weight that is kept.
+      count: int32 [L,R,K], weights that are kept.
+      tied: bool [L,R,K], weights equal to the smallest one are left out.
+    """
+
+    threshold: jax.Array
+    count: jax.Array
+    tied: jax.Array
+
+
+def _cuts(rising: jax.Array, counts: jax.Array) -> _Cuts:
+    """Cuts of rows whose sort keys are sorted [L,R,N]; counts int32 [K,L]."""
     layers, rows, length = rising.shape
-    names = list(kernels)
-    kept = jnp.broadcast_to(counts.T[:, None], (layers, rows, counts.shape[0]))  # [L,R,K]
-    thresholds = jnp.take_along_axis(rising, length - kept, axis=2)
-    next_largest = jnp.take_along_axis(rising, jnp.maximum(length - kept - 1, 0), axis=2)
-
-    def last_of_ties() -> jax.Array:
-        keys = _joined([_sort_keys(kernel) for kernel in kernels.values()], names, specs)
-        return _last_kept(keys, thresholds, kept)
-
-    last = jax.lax.cond(
-        jnp.any((thresholds == next_largest) & (kept < length)),
-        last_of_ties,
-        lambda: jnp.full_like(kept, length - 1),
-    )
-    sizes = {name: Size(*specs[name].sizes(kernel.shape)) for name, kernel in kernels.items()}
-    both = zip(*(_split([of_rows], [names], sizes).values() for of_rows in (thresholds, last)))
-    return {
-        name: _levels_in_place(kernels[name], specs[name], *of_rows)
-        for name, of_rows in zip(names, both, strict=True)
-    }
+    count = jnp.broadcast_to(counts.T[:, None], (layers, rows, counts.shape[0]))
+    threshold = jnp.take_along_axis(rising, length - count, axis=2)
+    next_largest = jnp.take_along_axis(rising, jnp.maximum(length - count - 1, 0), axis=2)
+    return _Cuts(threshold, count, (threshold == next_largest) & (count < length))
 
 
-def _levels_in_place(
-    kernel: jax.Array, spec: RowSpec, thresholds: jax.Array, last: jax.Array
-) -> jax.Array:
-    """Levels of a kernel: to move its weights into rows would cost more than to compare them.
-
-    Args:
-      kernel: of any shape.
-      spec: its rows.
-      thresholds: the least sort key that each subnet keeps, [L,R,K].
-      last: up to which position of the row it keeps equal ones, [L,R,K].
-    """
-    keys = _sort_keys(kernel)
+def _levels(kernel: jax.Array, spec: RowSpec, cuts: _Cuts) -> jax.Array:
+    """Levels of a kernel: to move its weights into rows would cost more than to compare them."""
+    keys, last = _sort_keys(kernel), _last_kept(kernel, spec, cuts)
     of_row = [1 if axis in spec.inputs else size for axis, size in enumerate(keys.shape)]
     of_weight = [size if axis in spec.inputs else 1 for axis, size in enumerate(keys.shape)]
-    position = jnp.arange(keys.size // math.prod(of_row), dtype=jnp.int32)
-    position = from_rows(position, spec, of_weight)
+    position = from_rows(jnp.arange(math.prod(of_weight), dtype=jnp.int32), spec, of_weight)
 
     def kept(threshold: jax.Array, last: jax.Array) -> jax.Array:
         threshold, last = (from_rows(array, spec, of_row) for array in (threshold, last))
         return (keys > threshold) | ((keys == threshold) & (position <= last))
 
-    return jnp.sum(jax.vmap(kept, -1)(thresholds, last), axis=0, dtype=jnp.uint8)
+    return jnp.sum(jax.vmap(kept, -1)(cuts.threshold, last), axis=0, dtype=jnp.uint8)
 
 
-def _last_kept(keys: jax.Array, thresholds: jax.Array, counts: jax.Array) -> jax.Array:
-    """Position of the last weight of each row that a subnet keeps at its threshold.
+def _last_kept(kernel: jax.Array, spec: RowSpec, cuts: _Cuts) -> jax.Array:
+    """int32 [L,R,K]: position in its row up to which weights equal to the threshold are kept.
 
-    Of equal weights the first ones fill the row. Found by bisection, which takes half the time
-    of a running sum.
-
-    Args:
-      keys: sort keys of rows [L,R,N].
-      thresholds: the least that each subnet keeps [L,R,K].
-      counts: how many it keeps, int32 [L,R,K].
-
-    Returns:
-      int32 [L,R,K].
+    Of millions of float32 weights a few are tied, so the layers without a tie are passed over.
     """
+    layers, _, length = spec.sizes(kernel.shape)
+
+    def of_layer(layer: jax.Array, cuts: _Cuts) -> jax.Array:
+        return _last_of_ties(_sort_keys(_rows_of_layer(kernel, spec, layer)), cuts)
+
+    def of_layer_if_tied(layer_and_cuts: tuple[jax.Array, _Cuts]) -> jax.Array:
+        layer, cuts = layer_and_cuts
+        every = jnp.full_like(cuts.count, length - 1)
+        return jax.lax.cond(jnp.any(cuts.tied), of_layer, lambda *_: every, layer, cuts)
+
+    return jax.lax.map(of_layer_if_tied, (jnp.arange(layers), cuts))
+
+
+def _last_of_ties(keys: jax.Array, cuts: _Cuts) -> jax.Array:
+    """As above for one layer's sort keys [R,N] and cuts [R,K]: of equal weights the first ones
+    fill the row. By bisection, which takes half the time of a running sum.
+    """  # fmt: skip
     length = keys.shape[-1]
     position = jnp.arange(length, dtype=jnp.int32)
 
-    def of_subnet(subnet: tuple[jax.Array, jax.Array]) -> jax.Array:
-        threshold, count = (array[..., None] for array in subnet)  # [L,R,1]
-        equal = keys == threshold
-        room = count - jnp.sum(keys > threshold, axis=-1, keepdims=True, dtype=jnp.int32)
+    def of_subnet(threshold: jax.Array, count: jax.Array) -> jax.Array:
+        def number(chosen: jax.Array) -> jax.Array:
+            return jnp.sum(chosen, axis=-1, dtype=jnp.int32)
+
+        equal = keys == threshold[:, None]
+        room = count - number(keys > threshold[:, None])
 
         def halve(_: int, bounds: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
             low, high = bounds
             middle = (low + high) // 2
-            upto = equal & (position <= middle)
-            enough = jnp.sum(upto, axis=-1, keepdims=True, dtype=jnp.int32) >= room
+            enough = number(equal & (position <= middle[:, None])) >= room
             return jnp.where(enough, low, middle + 1), jnp.where(enough, middle, high)
 
         bounds = jnp.zeros_like(room), jnp.full_like(room, length - 1)
-        return jax.lax.fori_loop(0, (length - 1).bit_length(), halve, bounds)[0][..., 0]
+        return jax.lax.fori_loop(0, (length - 1).bit_length(), halve, bounds)[0]
 
-    by_subnet = jnp.moveaxis(thresholds, -1, 0), jnp.moveaxis(counts, -1, 0)
-    return jnp.moveaxis(jax.lax.map(of_subnet, by_subnet), 0, -1)
+    return jax.lax.map(lambda cut: of_subnet(*cut), (cuts.threshold.T, cuts.count.T)).T
