@@ -79,7 +79,7 @@ def assert_close(found, expected):
         np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-6)
 
 
-@pytest.mark.parametrize("vmapped", [False, True])
+@pytest.mark.parametrize("vmapped", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_the_joint_gradient_is_the_weighted_sum_over_members(vmapped):
     subject = Subject(gamma=2.0, dense_member=True, vmapped=vmapped)
     shares = np.asarray([1.0, 0.75, 0.5, 0.25]) ** 2
@@ -94,6 +94,7 @@ def test_the_joint_gradient_is_the_weighted_sum_over_members(vmapped):
     assert_close(grads.clip, expected_grads)
 
 
+@pytest.mark.slow
 def test_the_densest_member_teaches_the_others_and_learns_nothing_from_it():
     subject = Subject(in_place=0.7)
     data = batch()

@@ -79,7 +79,7 @@ def leaves(tree):
     return [np.asarray(leaf) for leaf in jax.tree.leaves(tree)]
 
 
-@pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
+@pytest.mark.parametrize("kind", ["softmax", pytest.param("sigmoid", marks=pytest.mark.slow)])
 def test_parts_of_a_batch_give_the_gradient_of_the_whole(kind):
     graphdef, params, rest = split()
     results = []
@@ -134,7 +134,7 @@ def test_one_step_is_adamw_of_the_clipped_gradient(averaging):
     assert int(after.step) == 1
 
 
-@pytest.mark.parametrize("tower", ["vision", "text"])
+@pytest.mark.parametrize("tower", ["vision", pytest.param("text", marks=pytest.mark.slow)])
 def test_a_locked_tower_stays_and_has_no_moments(tower):
     graphdef, params, rest = split()
     t = trainer(params, graphdef, lock=tower)
