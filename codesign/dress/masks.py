@@ -8,9 +8,9 @@ masks are nested by construction, and all K of them cost one byte a weight.
     sparse = apply(params, masks, 1)  # the 80 % subnet; the 1 may be traced
 
 Rows are sorted by value alone: the n-th largest of a row is a threshold, and only where equal
-weights lie on both sides of it does their position decide. The bits of a non-negative float,
-read as an integer, are ordered as the float is, and XLA sorts integers on CPU 4 times as fast
-as floats, and 5 times as fast as the argsort that ranks would need, before their scatter.
+weights lie on both sides of it do their positions decide. The bits of a non-negative float,
+read as an integer, are ordered as the float is, and XLA on CPU sorts integers 4 to 5 times as
+fast as floats, or as the positions that ranks would need (benchmarks/dress_masks.py).
 """
 
 from __future__ import annotations
@@ -240,22 +240,22 @@ class _Cuts(NamedTuple):
 
     Attributes:
       threshold: [L,R,K], the sort key of the smallest weight that is kept.
-      count: int32 [L,R,K], weights that are kept.
+      kept: int32 [L,R,K], how many weights are kept.
       tied: bool [L,R,K], weights equal to the smallest one are left out.
     """
 
     threshold: jax.Array
-    count: jax.Array
+    kept: jax.Array
     tied: jax.Array
 
 
 def _cuts(rising: jax.Array, counts: jax.Array) -> _Cuts:
     """Cuts of rows whose sort keys are sorted [L,R,N]; counts int32 [K,L]."""
     layers, rows, length = rising.shape
-    count = jnp.broadcast_to(counts.T[:, None], (layers, rows, counts.shape[0]))
-    threshold = jnp.take_along_axis(rising, length - count, axis=2)
-    next_largest = jnp.take_along_axis(rising, jnp.maximum(length - count - 1, 0), axis=2)
-    return _Cuts(threshold, count, (threshold == next_largest) & (count < length))
+    kept = jnp.broadcast_to(counts.T[:, None], (layers, rows, counts.shape[0]))
+    threshold = jnp.take_along_axis(rising, length - kept, axis=2)
+    next_largest = jnp.take_along_axis(rising, jnp.maximum(length - kept - 1, 0), axis=2)
+    return _Cuts(threshold, kept, (threshold == next_largest) & (kept < length))
 
 
 def _levels(kernel: jax.Array, spec: RowSpec, cuts: _Cuts) -> jax.Array:
@@ -284,25 +284,26 @@ def _last_kept(kernel: jax.Array, spec: RowSpec, cuts: _Cuts) -> jax.Array:
 
     def of_layer_if_tied(layer_and_cuts: tuple[jax.Array, _Cuts]) -> jax.Array:
         layer, cuts = layer_and_cuts
-        every = jnp.full_like(cuts.count, length - 1)
+        every = jnp.full_like(cuts.kept, length - 1)
         return jax.lax.cond(jnp.any(cuts.tied), of_layer, lambda *_: every, layer, cuts)
 
     return jax.lax.map(of_layer_if_tied, (jnp.arange(layers), cuts))
 
 
 def _last_of_ties(keys: jax.Array, cuts: _Cuts) -> jax.Array:
-    """As above for one layer's sort keys [R,N] and cuts [R,K]: of equal weights the first ones
-    fill the row. By bisection, which takes half the time of a running sum.
-    """  # fmt: skip
+    """int32 [R,K], for the sort keys [R,N] of one layer and its cuts [R,K].
+
+    Of equal weights the first ones fill the row. By bisection, in half the time of a running sum.
+    """
     length = keys.shape[-1]
     position = jnp.arange(length, dtype=jnp.int32)
 
-    def of_subnet(threshold: jax.Array, count: jax.Array) -> jax.Array:
+    def of_subnet(threshold: jax.Array, kept: jax.Array) -> jax.Array:
         def number(chosen: jax.Array) -> jax.Array:
             return jnp.sum(chosen, axis=-1, dtype=jnp.int32)
 
         equal = keys == threshold[:, None]
-        room = count - number(keys > threshold[:, None])
+        room = kept - number(keys > threshold[:, None])
 
         def halve(_: int, bounds: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
             low, high = bounds
@@ -313,4 +314,4 @@ def _last_of_ties(keys: jax.Array, cuts: _Cuts) -> jax.Array:
         bounds = jnp.zeros_like(room), jnp.full_like(room, length - 1)
         return jax.lax.fori_loop(0, (length - 1).bit_length(), halve, bounds)[0]
 
-    return jax.lax.map(lambda cut: of_subnet(*cut), (cuts.threshold.T, cuts.count.T)).T
+    return jax.lax.map(lambda cut: of_subnet(*cut), (cuts.threshold.T, cuts.kept.T)).T
