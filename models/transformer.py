@@ -6,9 +6,9 @@ Axis letters, used in every einsum string and in the `axes` metadata of every pa
   T  tokens (queries)   D  residual channels    E  joint embedding
   S  tokens (keys)      H  heads                C  colours
   F  FFN units          K  channels of a head   P, Q  rows and columns of a patch
-                                                Y, X  rows and columns of the patch grid
+  N  B x T, in a row    J  H x K, in a row      Y, X  rows and columns of the patch grid
 
-The qkv width H x K is independent of D. L, D, H and F are the elastic axes: slicing,
+The qkv width J is independent of D. L, D, H and F are the elastic axes: slicing,
 reordering and scoring read them off `Param.axes` (see `slicing.py`, `importance.py`), so
 a parameter that states its axes is elastic with no further code.
 """
@@ -21,6 +21,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 
 from codesign.architecture import Tower
 from codesign.models.dialect import LAYER_NORM_EPSILON, Present
@@ -29,6 +30,11 @@ from codesign.models.gates import TowerGates
 LAYER_NORM_WEIGHTS = ("ln_1_scale", "ln_1_bias", "ln_2_scale", "ln_2_bias")
 
 ELASTIC_AXES = {"L": "layers", "D": "width", "H": "heads", "F": "ffn"}
+
+# What a block's forward pass keeps for its gradient: the products, and the sum between its two
+# branches. The rest (norms, softmax, activation, casts) is cheap to compute again, and more
+# than half of the memory: a ViT-B/16's gradient takes an eighth less time for it on a CPU.
+KEPT = "kept for the gradient"
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "gelu": lambda x: jax.nn.gelu(x, approximate=False),
@@ -132,24 +138,39 @@ class LayerNorm(nnx.Module):
         return layer_norm(x, scale, bias, gates, self.epsilon)
 
 
-def attention(x: jax.Array, weights: Mapping[str, jax.Array], causal: bool) -> jax.Array:
-    """Multi-head attention [B,T,D] -> [B,T,D]; softmax in f32, no padding mask.
+def attention(
+    x: jax.Array, weights: Mapping[str, jax.Array], tokens: int, causal: bool
+) -> jax.Array:
+    """Multi-head attention [N,D] -> [N,D]; softmax in f32, no padding mask.
+
+    Heads stand before tokens in both products, which halves their time on a CPU.
 
     Args:
-      x: [B,T,D], normalised.  weights: one layer's, without the axis L.
+      x: [N,D], normalised, one sequence after another.
+      weights: one layer's, without the axis L.
+      tokens: T, the length of a sequence.
       causal: position t attends to s <= t.
     """
-    query = contract("BTD,DHK->BTHK", x, weights["query"]) + weights["query_bias"].astype(x.dtype)
-    key = contract("BSD,DHK->BSHK", x, weights["key"]) + weights["key_bias"].astype(x.dtype)
-    value = contract("BSD,DHK->BSHK", x, weights["value"]) + weights["value_bias"].astype(x.dtype)
-    logits = jnp.einsum("BTHK,BSHK->BHTS", query, key, preferred_element_type=at_least_f32(x.dtype))
-    logits = logits * query.shape[-1] ** -0.5
+    heads, channels = weights["query_bias"].shape
+    wide = at_least_f32(x.dtype)
+
+    def projected(name: str) -> jax.Array:
+        weight, bias = weights[name], weights[f"{name}_bias"]
+        joint = contract("ND,DJ->NJ", x, weight.reshape(-1, heads * channels))
+        joint = checkpoint_name(joint + bias.reshape(-1).astype(x.dtype), KEPT)
+        return joint.reshape(-1, tokens, heads, channels).transpose(0, 2, 1, 3)
+
+    query, key, value = projected("query"), projected("key"), projected("value")
+    query = (query.astype(wide) * channels**-0.5).astype(x.dtype)  # fewer than logits
+    logits = jnp.einsum("BHTK,BHSK->BHTS", query, key, preferred_element_type=wide)
     if causal:
-        visible = jnp.tri(x.shape[1], dtype=bool)  # [T,S]
-        logits = jnp.where(visible, logits, jnp.finfo(logits.dtype).min)
+        visible = jnp.tri(tokens, dtype=bool)  # [T,S]
+        logits = jnp.where(visible, logits, jnp.finfo(wide).min)
     probabilities = jax.nn.softmax(logits, axis=-1).astype(x.dtype)
-    heads = jnp.einsum("BHTS,BSHK->BTHK", probabilities, value)
-    return contract("BTHK,HKD->BTD", heads, weights["out"]) + weights["out_bias"].astype(x.dtype)
+    mixed = jnp.einsum("BHTS,BHSK->BHTK", probabilities, value).transpose(0, 2, 1, 3)
+    joint = checkpoint_name(mixed.reshape(-1, heads * channels), KEPT)
+    out = weights["out"].reshape(heads * channels, -1)
+    return contract("NJ,JD->ND", joint, out) + weights["out_bias"].astype(x.dtype)
 
 
 def mlp(
@@ -157,10 +178,10 @@ def mlp(
     weights: Mapping[str, jax.Array],
     activation: Callable[[jax.Array], jax.Array],
 ) -> jax.Array:
-    """Two dense layers [B,T,D] -> [B,T,F] -> [B,T,D]."""
-    hidden = contract("BTD,DF->BTF", x, weights["fc1"]) + weights["fc1_bias"].astype(x.dtype)
-    hidden = activation(hidden)
-    return contract("BTF,FD->BTD", hidden, weights["fc2"]) + weights["fc2_bias"].astype(x.dtype)
+    """Two dense layers [N,D] -> [N,F] -> [N,D]."""
+    hidden = contract("ND,DF->NF", x, weights["fc1"]) + weights["fc1_bias"].astype(x.dtype)
+    hidden = activation(checkpoint_name(hidden, KEPT))
+    return contract("NF,FD->ND", hidden, weights["fc2"]) + weights["fc2_bias"].astype(x.dtype)
 
 
 class Transformer(nnx.Module):
@@ -245,16 +266,20 @@ class Transformer(nnx.Module):
             weights, channels = folded(weights, gates), gates.channels
         activation = ACTIVATIONS[self.activation]
 
+        batch, tokens, width = x.shape
+
         def block(x: jax.Array, w: dict[str, jax.Array]) -> tuple[jax.Array, None]:
             normed = layer_norm(x, w["ln_1_scale"], w["ln_1_bias"], channels, self.epsilon)
-            x = x + attention(normed, w, causal)
+            x = checkpoint_name(x + attention(normed, w, tokens, causal), KEPT)
             normed = layer_norm(x, w["ln_2_scale"], w["ln_2_bias"], channels, self.epsilon)
             return x + mlp(normed, w, activation), None
 
+        kept = None if self.remat else jax.checkpoint_policies.save_only_these_names(KEPT)
         # The scan already keeps XLA from merging the recomputation with the forward pass.
-        step = jax.checkpoint(block, prevent_cse=False) if self.remat else block
-        x, _ = jax.lax.scan(step, x, weights)
-        return x
+        step = jax.checkpoint(block, prevent_cse=False, policy=kept)
+        # All tokens in a row: the gradients of weights then need no copies in another order.
+        x, _ = jax.lax.scan(step, x.reshape(batch * tokens, width), weights)
+        return x.reshape(batch, tokens, width)
 
     def _check_gates(self, gates: TowerGates) -> None:
         layers, width, ffn = self.fc1.shape
