@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from codesign.cli import configured
 from codesign.cli.arguments import add_config_command
-from codesign.cli.output import console
+from codesign.cli.output import console, stdout_to_stderr
 
 
 def add_training_command(
@@ -41,12 +42,13 @@ def trained(
     config = configured.load(args)
     from codesign.train.placement import join_processes, shared_folder
 
-    if args.distributed:
-        join_processes()
     name, out = config_name(args.config), configured.out_folder(args)
-    folder = shared_folder(out, config_to_json(config), resume=args.resume, name=name)
     try:
-        return folder.path, runner()(config, folder, console(stderr=True))
+        with stdout_to_stderr() if args.distributed else contextlib.nullcontext():
+            if args.distributed:
+                join_processes()
+            folder = shared_folder(out, config_to_json(config), resume=args.resume, name=name)
+            return folder.path, runner()(config, folder, console(stderr=True))
     except KeyboardInterrupt:
         again = configured.resume_command(args)
         message = f"interrupted; the run is kept: {again} continues it"
