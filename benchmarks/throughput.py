@@ -345,7 +345,8 @@ def main() -> None:
     if tunables := os.environ.get("GLIBC_TUNABLES"):
         print(f"GLIBC_TUNABLES={tunables}")
     print(f"CLIP ViT-B/16, {args.dtype}, batch {args.batch}, {args.clock} time, median of "
-          f"{args.rounds} turns; in brackets PyTorch's time by ours; embeddings within {error:.0e}\n")  # fmt: skip
+          f"{args.rounds} turns; in brackets PyTorch's time by ours; embeddings within "
+          f"{error:.0e}\n")  # fmt: skip
     peaks = [p for chip, p in BF16_PEAK.items() if chip in about[0] and args.dtype == "bfloat16"]
     programs = {"jax": ours, "sdpa": torch} | ({} if args.skip_eager else {"eager": torch})
     names = {"jax": "JAX", "sdpa": "PyTorch sdpa", "eager": "PyTorch eager"}
