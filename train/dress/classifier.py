@@ -3,10 +3,10 @@
 Axes: K subnets, M members of a step, B images, S side in pixels, C channels.
 
 A network is any NNX module that makes logits of normalised images, with BatchNorm or without.
-In a joint step its members go through one after another in a `lax.scan` that adds up the
-gradient, so memory is that of one dense step and one more gradient. Which subnets take part,
-and their weights, are arrays: the sandwich rule, say, needs no new program. How masks follow
-the weights is a function of the caller's.
+In a joint step its members go through one after another in a `lax.scan` (on CPU written out)
+that adds up the gradient, so memory is that of one dense step and one more gradient. Which
+subnets take part, and their weights, are arrays: the sandwich rule, say, needs no new program.
+How masks follow the weights is a function of the caller's.
 
 BatchNorm trains on the statistics of the batch, as each subnet finds them; running statistics
 are kept for each subnet, and for the dense network last, at number -1.
@@ -392,7 +392,7 @@ def joint_gradient(
         return _gradient_at_once(state, images, labels, members, weights, trainer)
 
     def weighted(
-        params: nnx.State, k: Array, share: Array, teacher: Array, taught: Array
+        params: nnx.State, images: Array, k: Array, share: Array, teacher: Array, taught: Array
     ) -> tuple[Array, tuple[Array, Array, nnx.State]]:
         variables = member_variables(state._replace(params=params), k)
         logits, seen = trainer.classifier.train(variables, images)
@@ -405,7 +405,9 @@ def joint_gradient(
         total, stats, teacher = carry
         k, share, taught = member
         gradient = jax.value_and_grad(weighted, has_aux=True)
-        (_, (loss, logits, seen)), grads = gradient(state.params, k, share, teacher, taught)
+        (_, (loss, logits, seen)), grads = gradient(
+            state.params, images + _done(total), k, share, teacher, taught
+        )
         total = jax.tree.map(jnp.add, total, grads)
         stats = _followed(stats, k, seen, 1 - trainer.momentum)
         return (total, stats, jnp.where(taught, teacher, logits)), loss
@@ -416,7 +418,9 @@ def joint_gradient(
     start = jax.tree.map(jnp.zeros_like, state.params), state.stats, jnp.zeros(classes)
     # All but the first member are taught by it.
     taught = jnp.arange(members.shape[0]) > 0
-    (total, stats, _), losses = jax.lax.scan(add, start, (members, weights, taught))
+    (total, stats, _), losses = jax.lax.scan(
+        add, start, (members, weights, taught), unroll=_unrolled()
+    )
     return losses, total, stats
 
 
@@ -464,20 +468,25 @@ def post_step(
     classifier, optimizer = trainer.classifier, trainer.post_optimizer
     varied = classifier.varied(images, jax.random.fold_in(key, state.step))
 
-    def loss_of(norms: dict[str, Array], k: Array) -> tuple[Array, nnx.State]:
+    def loss_of(norms: dict[str, Array], k: Array, images: Array) -> tuple[Array, nnx.State]:
         variables = member_variables(state, k)
         params = replace_leaves(variables.params, norms)
-        logits, seen = classifier.train(variables._replace(params=params), varied)
+        logits, seen = classifier.train(variables._replace(params=params), images)
         return cross_entropy(logits, labels, trainer.label_smoothing), seen
 
-    def of_subnet(subnet: tuple[Array, dict[str, Array]]) -> Any:
+    def of_subnet(before: Array, subnet: tuple[Array, dict[str, Array]]) -> tuple[Array, Any]:
         k, norms = subnet
         if optimizer is None:
-            return loss_of(norms, k), norms
-        return jax.value_and_grad(loss_of, has_aux=True)(norms, k)
+            result = loss_of(norms, k, varied + before), norms
+        else:
+            gradient = jax.value_and_grad(loss_of, has_aux=True)
+            result = gradient(norms, k, varied + before)
+        return _done(result), result
 
     numbers = jnp.arange(trainer.subnets)
-    (losses, seen), grads = jax.lax.map(of_subnet, (numbers, state.norms))
+    _, ((losses, seen), grads) = jax.lax.scan(
+        of_subnet, jnp.zeros(()), (numbers, state.norms), unroll=_unrolled()
+    )
     norms: Any = state.norms
     opt_state = state.opt_state
     if optimizer is not None:
@@ -487,6 +496,25 @@ def post_step(
     stats = _followed(state.stats, numbers, seen, rate)
     state = state._replace(norms=norms, stats=stats, opt_state=opt_state, step=state.step + 1)
     return state, {"loss": jnp.mean(losses), "subnet_loss": losses}
+
+
+def _done(results: Any) -> Array:
+    """Zero, f32 [], which is not to be had before these results are.
+
+    Of loops that are written out, XLA's CPU compiler would run the members side by side, with the
+    memory of all of them; it drops optimization barriers too early to be told by these.
+    """
+    firsts = [x[(0,) * x.ndim].astype(jnp.float32) for x in jax.tree.leaves(results)]
+    return jnp.minimum(jnp.abs(sum(firsts, jnp.zeros(()))), 0.0)
+
+
+def _unrolled() -> bool:
+    """Whether loops over subnets are written out.
+
+    XLA's CPU compiler has no fast gradient of a convolution inside a loop: that of 3 x 3 kernels
+    takes 15 times as long there (openxla, as of jax 0.10; jax-ml/jax issue 12868).
+    """
+    return jax.default_backend() == "cpu"
 
 
 def _updated(state: State, grads: nnx.State, trainer: ClassifierTrainer) -> State:

@@ -12,6 +12,7 @@ from flax import nnx
 from codesign.dress.masks import Masks
 from codesign.dress.trees import named_leaves, replace_leaves
 from codesign.errors import UserError
+from codesign.models.resnet import ResNet, ResNetConfig
 from codesign.train.dress.classifier import (
     ClassifierTrainer,
     Variables,
@@ -210,6 +211,25 @@ def numpy_statistics(kernel, images):
         for j in range(3)
     )
     return out.mean(axis=(0, 1, 2)), out.var(axis=(0, 1, 2))
+
+
+@pytest.mark.slow
+def test_a_joint_step_takes_the_memory_of_a_dense_one():
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", False)  # scheduling is what is tested
+    model = ResNet(ResNetConfig(depth=8, width=8, channels=1), rngs=nnx.Rngs(0))
+    classifier, variables = split_classifier(model, MEAN, STD)
+    trainer = ClassifierTrainer(classifier, optax.sgd(0.1), masks_of, SUBNETS)
+    state = trainer.begin(variables)
+    data = (jnp.zeros((32, 16, 16, 1), jnp.uint8), jnp.zeros(32, jnp.int32))
+    members = jnp.arange(3), jnp.ones(3) / 3
+    programs = (
+        dense_step.lower(state, *data, KEY, trainer),
+        joint_step.lower(state, *data, *members, KEY, trainer),
+    )
+    dense, joint = (p.compile().memory_analysis().temp_size_in_bytes for p in programs)
+    jax.config.update("jax_disable_most_optimizations", before)
+    assert 0 < joint < 1.3 * dense
 
 
 def test_running_statistics_are_those_of_the_members_that_ran(shared):
