@@ -3,7 +3,9 @@
     specs = subnet_specs(clip)
     masks = subnet_masks(nnx.state(clip, nnx.Param), specs, (0.5, 0.8, 0.9))
     pack_clip(clip, masks, specs, (0.5, 0.8, 0.9)).save("family.safetensors")
-    clip = load_family("family.safetensors").at(1)  # a CLIP with 80 % zeros in place
+    family = load_family("family.safetensors")
+    clip = family.at(1)  # runs the 80 % subnet on the packed weights, see `packed_clip.py`
+    clip = family.clip(1)  # the same with zeros in place: to save, prune or train
 
 What a row is, is read off the axis letters of each parameter (see `transformer.py`). In a tower
 whose layers differ (see `dialect.py`) the zeros of the units a layer lacks count as weights.
@@ -12,6 +14,7 @@ whose layers differ (see `dialect.py`) the zeros of the units a layer lacks coun
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -35,6 +38,7 @@ from codesign.models.formats.assemble import (
     parameter_axes,
     variables,
 )
+from codesign.models.packed_clip import PackedClip, packed_clip
 
 MODEL = "clip"
 # The family's file where it lies in a folder with its tokenizer.
@@ -123,7 +127,7 @@ def pack_clip(
 
 @dataclasses.dataclass(frozen=True)
 class ClipFamily:
-    """A packed family as CLIPs.
+    """A packed family as CLIPs: `at` for speed, `clip` for everything else.
 
     Attributes:
       packed: the family's arrays.
@@ -143,7 +147,23 @@ class ClipFamily:
         """Of the subnets, the densest first."""
         return self.packed.sparsities
 
-    def at(self, k: int, *, dtype: Any = jnp.float32, remat: bool = False) -> CLIP:
+    def at(self, k: int | jax.Array) -> PackedClip:
+        """Subnet k on the packed weights, which are loaded once: to switch copies nothing.
+
+        Args:
+          k: 0 is the densest subnet; may be traced.
+
+        Raises:
+          ValueError: there is no such subnet.
+        """
+        return self._loaded.at(k)
+
+    @functools.cached_property
+    def _loaded(self) -> PackedClip:
+        with jax.ensure_compile_time_eval():  # arrays, also where `at` is called in a trace
+            return packed_clip(self.packed, self.architecture, self.dialect)
+
+    def clip(self, k: int, *, dtype: Any = jnp.float32, remat: bool = False) -> CLIP:
         """Subnet k as a CLIP with zeros in place, which `save_clip` writes in every format.
 
         Args:

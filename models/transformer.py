@@ -7,6 +7,7 @@ Axis letters, used in every einsum string and in the `axes` metadata of every pa
   S  tokens (keys)      H  heads                C  colours
   F  FFN units          K  channels of a head   P, Q  rows and columns of a patch
   N  B x T, in a row    J  H x K, in a row      Y, X  rows and columns of the patch grid
+  I, O  inputs and outputs of a linear map
 
 The qkv width J is independent of D. L, D, H and F are the elastic axes: slicing,
 reordering and scoring read them off `Param.axes` (see `slicing.py`, `importance.py`), so
@@ -16,7 +17,7 @@ a parameter that states its axes is elastic with no further code.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -138,29 +139,45 @@ class LayerNorm(nnx.Module):
         return layer_norm(x, scale, bias, gates, self.epsilon)
 
 
-def attention(
-    x: jax.Array, weights: Mapping[str, jax.Array], tokens: int, causal: bool
-) -> jax.Array:
+class Affine(Protocol):
+    """The linear maps of one block, by name."""
+
+    def __call__(self, name: str, x: jax.Array, activation: str | None = None) -> jax.Array:
+        """Rows [N,I] -> [N,O], the bias and a key of `ACTIVATIONS` included."""
+
+
+def dense_affine(weights: Mapping[str, jax.Array]) -> Affine:
+    """The maps of one layer's weights, without the axis L."""
+
+    def affine(name: str, x: jax.Array, activation: str | None = None) -> jax.Array:
+        weight, bias = weights[name], weights[f"{name}_bias"]
+        y = contract("NI,IO->NO", x, weight.reshape(x.shape[-1], -1))
+        y = y + bias.reshape(-1).astype(x.dtype)
+        return y if activation is None else ACTIVATIONS[activation](checkpoint_name(y, KEPT))
+
+    return affine
+
+
+def attention(x: jax.Array, affine: Affine, heads: int, tokens: int, causal: bool) -> jax.Array:
     """Multi-head attention [N,D] -> [N,D]; softmax in f32, no padding mask.
 
     Heads stand before tokens in both products, which halves their time on a CPU.
 
     Args:
       x: [N,D], normalised, one sequence after another.
-      weights: one layer's, without the axis L.
+      affine: the maps query, key, value and out.
+      heads: H.
       tokens: T, the length of a sequence.
       causal: position t attends to s <= t.
     """
-    heads, channels = weights["query_bias"].shape
     wide = at_least_f32(x.dtype)
 
     def projected(name: str) -> jax.Array:
-        weight, bias = weights[name], weights[f"{name}_bias"]
-        joint = contract("ND,DJ->NJ", x, weight.reshape(-1, heads * channels))
-        joint = checkpoint_name(joint + bias.reshape(-1).astype(x.dtype), KEPT)
-        return joint.reshape(-1, tokens, heads, channels).transpose(0, 2, 1, 3)
+        joint = checkpoint_name(affine(name, x), KEPT)
+        return joint.reshape(-1, tokens, heads, joint.shape[-1] // heads).transpose(0, 2, 1, 3)
 
     query, key, value = projected("query"), projected("key"), projected("value")
+    channels = query.shape[-1]
     query = (query.astype(wide) * channels**-0.5).astype(x.dtype)  # fewer than logits
     logits = jnp.einsum("BHTK,BHSK->BHTS", query, key, preferred_element_type=wide)
     if causal:
@@ -168,24 +185,47 @@ def attention(
         logits = jnp.where(visible, logits, jnp.finfo(wide).min)
     probabilities = jax.nn.softmax(logits, axis=-1).astype(x.dtype)
     mixed = jnp.einsum("BHTS,BHSK->BHTK", probabilities, value).transpose(0, 2, 1, 3)
-    joint = checkpoint_name(mixed.reshape(-1, heads * channels), KEPT)
-    out = weights["out"].reshape(heads * channels, -1)
-    return contract("NJ,JD->ND", joint, out) + weights["out_bias"].astype(x.dtype)
+    return affine("out", checkpoint_name(mixed.reshape(-1, heads * channels), KEPT))
 
 
-def mlp(
+def mlp(x: jax.Array, affine: Affine, activation: str) -> jax.Array:
+    """Two linear maps [N,D] -> [N,F] -> [N,D]; the activation is a key of `ACTIVATIONS`."""
+    return affine("fc2", affine("fc1", x, activation))
+
+
+def block(
     x: jax.Array,
-    weights: Mapping[str, jax.Array],
-    activation: Callable[[jax.Array], jax.Array],
+    norms: Mapping[str, jax.Array],
+    affine: Affine,
+    *,
+    heads: int,
+    tokens: int,
+    causal: bool,
+    activation: str,
+    epsilon: float,
+    channels: jax.Array | None = None,
 ) -> jax.Array:
-    """Two dense layers [N,D] -> [N,F] -> [N,D]."""
-    hidden = contract("ND,DF->NF", x, weights["fc1"]) + weights["fc1_bias"].astype(x.dtype)
-    hidden = activation(checkpoint_name(hidden, KEPT))
-    return contract("NF,FD->ND", hidden, weights["fc2"]) + weights["fc2_bias"].astype(x.dtype)
+    """One pre-LN block, x += attention(ln_1 x), x += mlp(ln_2 x).
+
+    Args:
+      x: [N,D], one sequence after another.
+      norms: `LAYER_NORM_WEIGHTS` of the layer, [D] each; other names are not read.
+      affine: the linear maps of the layer.
+      heads: H.
+      tokens: T.
+      causal: see `attention`.
+      activation: see `mlp`.
+      epsilon: see `layer_norm`.
+      channels: gates [D] of `layer_norm`, or None.
+    """
+    normed = layer_norm(x, norms["ln_1_scale"], norms["ln_1_bias"], channels, epsilon)
+    x = checkpoint_name(x + attention(normed, affine, heads, tokens, causal), KEPT)
+    normed = layer_norm(x, norms["ln_2_scale"], norms["ln_2_bias"], channels, epsilon)
+    return x + mlp(normed, affine, activation)
 
 
 class Transformer(nnx.Module):
-    """L pre-LN blocks, x += attention(ln_1 x), x += mlp(ln_2 x), run as one `lax.scan`.
+    """L pre-LN blocks, run as one `lax.scan`.
 
     Initialised as OpenAI's CLIP text tower (openai/CLIP `initialize_parameters`): q, k, v
     with std D^-1/2, both output projections with D^-1/2 (2L)^-1/2, fc1 with (2D)^-1/2, biases 0.
@@ -264,19 +304,18 @@ class Transformer(nnx.Module):
         if gates is not None:
             self._check_gates(gates)
             weights, channels = folded(weights, gates), gates.channels
-        activation = ACTIVATIONS[self.activation]
-
         batch, tokens, width = x.shape
 
-        def block(x: jax.Array, w: dict[str, jax.Array]) -> tuple[jax.Array, None]:
-            normed = layer_norm(x, w["ln_1_scale"], w["ln_1_bias"], channels, self.epsilon)
-            x = checkpoint_name(x + attention(normed, w, tokens, causal), KEPT)
-            normed = layer_norm(x, w["ln_2_scale"], w["ln_2_bias"], channels, self.epsilon)
-            return x + mlp(normed, w, activation), None
+        def layer(x: jax.Array, w: dict[str, jax.Array]) -> tuple[jax.Array, None]:
+            x = block(
+                x, w, dense_affine(w), heads=self.query_bias.shape[1], tokens=tokens,
+                causal=causal, activation=self.activation, epsilon=self.epsilon, channels=channels,
+            )  # fmt: skip
+            return x, None
 
         kept = None if self.remat else jax.checkpoint_policies.save_only_these_names(KEPT)
         # The scan already keeps XLA from merging the recomputation with the forward pass.
-        step = jax.checkpoint(block, prevent_cse=False, policy=kept)
+        step = jax.checkpoint(layer, prevent_cse=False, policy=kept)
         # All tokens in a row: the gradients of weights then need no copies in another order.
         x, _ = jax.lax.scan(step, x.reshape(batch * tokens, width), weights)
         return x.reshape(batch, tokens, width)

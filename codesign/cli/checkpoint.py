@@ -55,7 +55,7 @@ def _subnet(args: argparse.Namespace, path: str, **more: Any) -> CLIP:
         raise UserError(f"--subnet {args.subnet}: {path} has subnets 0 to {len(family) - 1}")
     if args.activation is not None or args.head_dim is not None:
         raise UserError(f"{path} tells its activation and head width itself; leave them out")
-    clip = family.at(args.subnet, **more)
+    clip = family.clip(args.subnet, **more)
     return clip if args.image is None else with_image_size(clip, args.image)
 
 

@@ -22,9 +22,11 @@ from codesign.dress.packed import pack
 from codesign.dress.rows import RowSpec, flax_spec, to_rows
 from codesign.errors import UserError
 from codesign.models.clip import CLIP
+from codesign.models.dialect import Dialect, TowerDialect
 from codesign.models.formats import load_clip, save_clip
 from codesign.models.formats.assemble import variables
 from codesign.models.subnets import (
+    ClipFamily,
     load_family,
     norm_parameters,
     pack_clip,
@@ -121,18 +123,18 @@ def test_a_family_gives_every_subnet(clip: CLIP, masks: Masks, file: Path) -> No
     family = load_family(file)
     assert len(family) == 3 and family.sparsities == SPARSITIES
     for k in range(3):
-        member = family.at(k)
+        member = family.clip(k)
         expected = arrays(subnet(clip, masks, k))
         expected |= {name: values + k for name, values in norm_parameters(clip).items()}
         for name, values in arrays(member).items():
             np.testing.assert_array_equal(values, expected[name], strict=True)
         assert member.architecture == clip.architecture
-    assert family.at(0, dtype=jnp.bfloat16).dtype == jnp.bfloat16
+    assert family.clip(0, dtype=jnp.bfloat16).dtype == jnp.bfloat16
 
 
 @pytest.mark.parametrize("format", ["hf", "openclip", "native"])
 def test_a_subnet_goes_into_every_format(file: Path, tmp_path: Path, format: Any) -> None:
-    member = load_family(file).at(1)
+    member = load_family(file).clip(1)
     save_clip(member, tmp_path / "clip", format)
     back = load_clip(tmp_path / "clip", head_dim=4 if format == "openclip" else None)
     found = arrays(back)
@@ -146,7 +148,7 @@ def test_sixteen_bits_take_half(clip: CLIP, specs: dict, masks: Masks, tmp_path:
     narrow = pack_clip(clip, masks, specs, SPARSITIES, dtype="bfloat16")
     assert narrow.sizes().dense < 0.51 * wide.sizes().dense
     narrow.save(tmp_path / "f.safetensors")
-    member = load_family(tmp_path / "f.safetensors").at(0)
+    member = load_family(tmp_path / "f.safetensors").clip(0)
     fc1 = arrays(subnet(clip, masks, 0))["vision.blocks.fc1"]
     np.testing.assert_array_equal(
         arrays(member)["vision.blocks.fc1"], np.asarray(jnp.asarray(fc1, jnp.bfloat16), np.float32)
@@ -172,3 +174,92 @@ def test_families_of_other_models(file: Path, tmp_path: Path) -> None:
         save_file(tensors, other, {**metadata, "family": json.dumps(about)})
         with pytest.raises(UserError, match=message):
             load_family(other)
+
+
+# ---- on the packed weights -------------------------------------------------------------------
+
+
+def assert_rounded(found: Any, expected: Any) -> None:
+    """Equal trees but for rounding of float32; a weight more or less changes far more."""
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=3e-5), found, expected
+    )
+
+
+
+@pytest.fixture(scope="module")
+def encoders() -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """Jitted once for all: by a PackedClip, and by a PackedClip and k."""
+    return (
+        jax.jit(lambda clip, images, ids: clip(images, ids)),
+        jax.jit(lambda clip, k, images, ids: clip.at(k)(images, ids)),
+    )
+
+
+def test_a_packed_clip_computes_what_the_clip_does(
+    file: Path, encoders: tuple, forward: Callable, batch: tuple[jax.Array, jax.Array]
+) -> None:
+    family = load_family(file)
+    by_member, by_number = encoders
+    for k in range(3):
+        expected = forward(family.clip(k), batch)
+        for found in (by_member(family.at(k), *batch), by_number(family.at(0), k, *batch)):
+            assert_rounded(found, expected)
+    assert by_member._cache_size() == by_number._cache_size() == 1
+    with pytest.raises(ValueError, match="there is no subnet 3; the family has 0 to 2"):
+        family.at(3)
+
+
+def test_switching_moves_no_array(file: Path) -> None:
+    family = load_family(file)
+
+    def pointers(k: int) -> list[int]:
+        member = dataclasses.replace(family.at(k), subnet=None)
+        return [array.unsafe_buffer_pointer() for array in jax.tree.leaves(member)]
+
+    assert pointers(0) == pointers(1) == pointers(2)
+
+
+@pytest.mark.parametrize(
+    ("include", "dtype"), [(("*",), "bfloat16"), (("*.fc1", "text.*.query"), "float32")]
+)
+def test_other_kernels_and_dtypes(
+    clip: CLIP, include: Any, dtype: str, encoders: tuple, forward: Callable, batch: tuple
+) -> None:
+    specs = subnet_specs(clip, include)
+    masks = jax.jit(lambda params: subnet_masks(params, specs, (0.3, 0.8)))(
+        nnx.state(clip, nnx.Param)
+    )
+    packed = pack_clip(clip, masks, specs, (0.3, 0.8), dtype=dtype)
+    family = ClipFamily(packed, clip.architecture, clip.dialect)
+    assert_rounded(encoders[0](family.at(1), *batch), forward(family.clip(1), batch))
+
+
+def test_without_a_compiler(
+    file: Path, monkeypatch: pytest.MonkeyPatch, encoders: tuple, forward: Callable, batch: tuple
+) -> None:
+    monkeypatch.setattr("codesign.dress.kernel.panels.available", lambda: False)
+    family = load_family(file)
+    found, expected = encoders[0](family.at(1), *batch), forward(family.clip(1), batch)
+    assert_rounded(found, expected)
+
+
+def test_layers_that_differ(
+    random_clip: Callable, small: Architecture, encoders: tuple, forward: Callable, batch: tuple
+) -> None:
+    """A layer without attention adds no bias either."""
+    clip = random_clip(small, dialect=Dialect(vision=TowerDialect(ragged=True)))
+    clip.vision.blocks.present_heads[...] = jnp.ones((3, 3), bool).at[1].set(False)
+    specs = subnet_specs(clip, ("vision.blocks.fc1",))
+    levels = {"vision.blocks.fc1": np.ones(clip.vision.blocks.fc1.shape, np.uint8)}
+    packed = pack_clip(clip, Masks(levels, {}), specs, (0.0,))
+    family = ClipFamily(packed, clip.architecture, clip.dialect)
+    assert_rounded(encoders[0](family.at(0), *batch), forward(clip, batch))
+
+
+def test_bad_input_of_a_packed_clip(file: Path, batch: tuple) -> None:
+    member = load_family(file).at(0)
+    with pytest.raises(ValueError, match=r"images have shape .*, the model needs"):
+        member.encode_image(batch[0][:, :4])
+    with pytest.raises(ValueError, match="ids must be integers"):
+        member.encode_text(batch[1].astype(float))

@@ -58,6 +58,10 @@ class DenseRows:
         """N."""
         return self.weights.shape[1]
 
+    def first(self, n: jax.Array) -> jax.Array:
+        """W_n [R,N]: zeros in place of all but the first n weights of each row."""
+        return jnp.where(self.order < n, self.weights, jnp.zeros_like(self.weights))
+
 
 def panels(values: np.ndarray, columns: np.ndarray, inputs: int) -> Panels:
     """Rows as panels.

@@ -93,7 +93,7 @@ def _activated(x: jax.Array, activation: str | None) -> jax.Array:
 def _dense(weights: Panels | DenseRows, n: jax.Array) -> jax.Array:
     """W_n [R,N]."""
     if isinstance(weights, DenseRows):
-        return jnp.where(weights.order < n, weights.weights, jnp.zeros_like(weights.weights))
+        return weights.first(n)
     return _scattered(weights.rows, weights.inputs, weights.values, weights.columns, n)
 
 

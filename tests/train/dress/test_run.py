@@ -100,7 +100,7 @@ def test_subnets_of_the_file_are_what_was_measured(finished, capsys, tmp_path):
     assert main(["convert", family, str(out), "--subnet", "1", "--to", "openclip"]) == 0
     stored = codesign.load_clip(out)
     kernel = np.asarray(stored.vision.blocks.fc1[...])
-    expected = np.asarray(load_family(family).at(1).vision.blocks.fc1[...])
+    expected = np.asarray(load_family(family).clip(1).vision.blocks.fc1[...])
     np.testing.assert_array_equal(kernel, expected)
     assert main(["eval", family, "--subnet", "2", "--data", "digits"]) == 2
     assert "has subnets 0 to 1" in capsys.readouterr().err
@@ -126,7 +126,7 @@ def test_a_run_cut_off_in_any_stage_ends_the_same(finished, tmp_path, monkeypatc
     monkeypatch.undo()
     resumed = run(CONFIG, tmp_path / "cut", resume=True)
     assert resumed["subnets"] == summary["subnets"]
-    ours, theirs = (load_family(p / "family").at(1) for p in (path, tmp_path / "cut"))
+    ours, theirs = (load_family(p / "family").clip(1) for p in (path, tmp_path / "cut"))
     for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
         np.testing.assert_array_equal(a, b)
 
