@@ -61,7 +61,7 @@ def main() -> None:
         for joint in (True, False):
             before = time.perf_counter()
             families[joint], metrics = train_chunk(
-                families[joint], setup.members, draw, setup.dataset, key, rest, setup.table,
+                families[joint], setup.members, draw, setup.dataset, key, rest, setup.tables,
                 setup.trainer, joint,
             )
             jax.block_until_ready((families[joint], metrics))

@@ -49,6 +49,7 @@ class Costing:
         bandwidths; otherwise one DRAM access an element and tensor, fewer where the
         tensor exceeds the local buffers, no time for it, and a quarter L2 access.
       vector_l2: the vector unit has a local buffer of its own.
+      sparse_weights: zeros of row-sparse weights can be skipped.
       scenario: fields of Scenario that belong to the convention.
     """
 
@@ -71,6 +72,7 @@ class Costing:
     row_sums: bool
     vector_streams: bool
     vector_l2: bool
+    sparse_weights: bool
     scenario: Mapping[str, Any] = dataclasses.field(hash=False)
 
 
@@ -94,6 +96,7 @@ PHYSICAL = Costing(
     row_sums=False,
     vector_streams=True,
     vector_l2=False,
+    sparse_weights=True,
     scenario=MappingProxyType({}),
 )
 
@@ -117,6 +120,7 @@ CATRANSFORMERS = Costing(
     row_sums=True,
     vector_streams=False,
     vector_l2=True,
+    sparse_weights=False,
     # 30,000,000 inferences: the release's figure, as so many seconds of use.
     scenario=MappingProxyType(
         {

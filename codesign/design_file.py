@@ -38,9 +38,10 @@ ACCELERATOR_BOUNDS: dict[str, tuple[float, float]] = {
 # What a run adds to a design; see report/.
 RESULT_KEYS = frozenset((
     "costs", "accuracy", "recall_at_1", "feasible", "pareto", "role", "target_carbon_kgco2e",
-    "limits", "limit_violation", "sparsity", "subnets", "seed", "costing",
+    "limits", "limit_violation", "subnets", "seed", "costing",
 ))  # fmt: skip
-_INPUT_KEYS = ("name", "architecture", "accelerator", "scenario")
+_INPUT_KEYS = ("name", "architecture", "accelerator", "scenario", "sparsity")
+_MOST_INDEX_BITS = 32
 # Larger than any real dimension, small enough that no product overflows.
 _LARGEST_DIMENSION = 1_000_000
 
@@ -54,12 +55,14 @@ class Design:
       architecture: the CLIP, integers throughout.
       accelerator: the chip, powers of two throughout.
       scenario: the design's life.
+      sparsity: of the subnets it switches between, increasing; empty: one dense network.
     """
 
     name: str
     architecture: Architecture
     accelerator: Accelerator
     scenario: Scenario = dataclasses.field(default_factory=Scenario)
+    sparsity: tuple[float, ...] = ()
 
 
 def load_design(path: str | os.PathLike[str], name: str | None = None) -> Design:
@@ -185,12 +188,32 @@ def _design(obj: Any, default_name: str) -> Design:
     name = obj.get("name", default_name)
     if not isinstance(name, str) or not name:
         raise UserError(f"name: expected text, got {_show(name)}")
-    return Design(
+    design = Design(
         name=name,
         architecture=_architecture(obj["architecture"]),
         accelerator=_accelerator(obj["accelerator"]),
         scenario=_scenario(obj.get("scenario", {})),
+        sparsity=_sparsity(obj.get("sparsity", [])),
     )
+    shares, subnets = design.scenario.subnet_shares, max(1, len(design.sparsity))
+    if shares is not None and len(shares) != subnets:
+        raise UserError(
+            f"scenario.subnet_shares: {len(shares)} shares for {subnets} subnets; give one for "
+            "each sparsity"
+        )
+    return design
+
+
+def _sparsity(value: Any) -> tuple[float, ...]:
+    if not isinstance(value, list):
+        raise UserError(f"sparsity: expected a list such as [0.5, 0.9], got {_show(value)}")
+    levels = tuple(_number(x, f"sparsity[{i}]") for i, x in enumerate(value))
+    for i, level in enumerate(levels):
+        if not 0 <= level < 1:
+            raise UserError(f"sparsity[{i}]: {level:g} is outside [0, 1); it is the share of zeros")
+        if i and level <= levels[i - 1]:
+            raise UserError(f"sparsity[{i}]: {level:g} follows {levels[i - 1]:g}; increase them")
+    return levels
 
 
 def _check_top_keys(obj: Mapping[str, Any]) -> None:
@@ -387,6 +410,26 @@ def _dram(value: Any, where: str) -> str:
     return name
 
 
+def _index_bits(value: Any, where: str) -> int:
+    number = _number(value, where)
+    if not number.is_integer() or not 0 <= number <= _MOST_INDEX_BITS:
+        raise UserError(
+            f"{where}: expected a whole number of 0 to {_MOST_INDEX_BITS}, got {_show(value)}"
+        )
+    return int(number)
+
+
+def _subnet_shares(value: Any, where: str) -> tuple[float, ...] | None:
+    if value is None:
+        return None
+    if not isinstance(value, (list, tuple)) or not value:
+        raise UserError(f"{where}: expected a list such as [0.2, 0.8], got {_show(value)}")
+    shares = tuple(_not_negative(x, f"{where}[{i}]") for i, x in enumerate(value))
+    if abs(sum(shares) - 1) > 1e-6:
+        raise UserError(f"{where}: the shares add up to {sum(shares):g}; they must give 1")
+    return shares
+
+
 _SCENARIO_CHECKS: dict[str, Callable[[Any, str], Any]] = {
     "use_grid": _grid("use_grid", "location"),
     "fab_grid": _grid("act_grid_location", "location"),
@@ -404,5 +447,7 @@ _SCENARIO_CHECKS: dict[str, Callable[[Any, str], Any]] = {
     "clock_mhz": _positive,
     "dram_words_per_cycle": _positive,
     "glb_words_per_cycle": _positive,
+    "index_bits": _index_bits,
+    "subnet_shares": _subnet_shares,
     "costing": _costing,
 }

@@ -33,6 +33,11 @@ class Scenario:
       clock_mhz: clock of the chip, MHz.
       dram_words_per_cycle: DRAM bandwidth, bytes a clock cycle, read and write each.
       glb_words_per_cycle: global-buffer bandwidth, bytes a cycle, read and write each.
+      index_bits: bits of a kept weight's position in its row, on a chip that skips the
+        zeros of sparse weights (rows of up to 2^index_bits weights); its PEs' registers
+        are as much wider. 0: a chip that cannot.
+      subnet_shares: share of the inferences that each subnet of a family runs, the densest
+        first, 1 in all; none: all alike.
       costing: conventions of the cost model, "physical" or "catransformers" (costing.py).
     """
 
@@ -52,6 +57,8 @@ class Scenario:
     clock_mhz: float = 625.0
     dram_words_per_cycle: float = 128.0
     glb_words_per_cycle: float = 512.0
+    index_bits: int = 0
+    subnet_shares: tuple[float, ...] | None = None
     costing: str = "physical"
 
     @property

@@ -82,27 +82,41 @@ class DesignSpace:
       vision: choices of the image tower.
       text: choices of the text tower.
       accelerator: choices of the accelerator.
+      sparsity: of each DRESS subnet, the densest first, choices of its share of zeros, all
+        below those of the next; empty: one dense network.
 
     Raises:
-      ValueError: choices empty, not increasing or not positive.
+      ValueError: choices empty, not increasing or not positive; sparsities outside [0, 1),
+        or of subnets that overlap.
     """
 
     base: Architecture
     vision: TowerChoices
     text: TowerChoices
     accelerator: AcceleratorChoices = AcceleratorChoices()
+    sparsity: tuple[tuple[float, ...], ...] = ()
 
     def __post_init__(self) -> None:
         for name, choices in self.dimensions:
             increasing = all(a < b for a, b in itertools.pairwise(choices))
+            if name.startswith("sparsity."):
+                continue
             if not choices or choices[0] <= 0 or not increasing:
                 raise ValueError(
                     f"space.{name}: choices must be positive and increasing, not {choices}"
                 )
+        levels = [level for choices in self.sparsity for level in choices]
+        if not all(self.sparsity) or any(a >= b for a, b in itertools.pairwise(levels)):
+            raise ValueError(
+                "space.sparsity: choices must increase, within a subnet and from one to the next, "
+                f"not {self.sparsity}"
+            )
+        if any(not 0 <= level < 1 for level in levels):
+            raise ValueError(f"space.sparsity: choices must lie in [0, 1), not {self.sparsity}")
 
     @property
     def dimensions(self) -> tuple[Dimension, ...]:
-        """Axes of z in order: vision's, text's, then the accelerator's."""
+        """Axes of z in order: vision's, text's, the subnets', then the accelerator's."""
         towers = [
             Dimension(f"{tower}.{field}", tuple(getattr(getattr(self, tower), field)))
             for tower in TOWERS
@@ -112,7 +126,8 @@ class DesignSpace:
             Dimension(f"accelerator.{field}", tuple(getattr(self.accelerator, field)))
             for field in ACCELERATOR_FIELDS
         ]
-        return (*towers, *chip)
+        subnets = [Dimension(f"sparsity.{k}", tuple(c)) for k, c in enumerate(self.sparsity)]
+        return (*towers, *subnets, *chip)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -125,19 +140,29 @@ class DesignSpace:
         return len(TOWERS) * len(ELASTIC)
 
     @property
+    def network_size(self) -> int:
+        """Axes of z that belong to the network, its sparsities included; they come first."""
+        return self.architecture_size + len(self.sparsity)
+
+    @property
+    def levels(self) -> tuple[float, ...]:
+        """All sparsities that some subnet may have, increasing."""
+        return tuple(level for choices in self.sparsity for level in choices)
+
+    @property
     def steps(self) -> np.ndarray:
         """Choices less one along each axis, [d]."""
         return np.array([len(d.choices) - 1 for d in self.dimensions])
 
     @property
     def architectures(self) -> int:
-        """Discrete architectures in the space."""
+        """Discrete architectures in the space, their sparsities not counted."""
         return math.prod(len(d.choices) for d in self.dimensions[: self.architecture_size])
 
     @property
     def accelerators(self) -> int:
         """Discrete accelerators in the space."""
-        return math.prod(len(d.choices) for d in self.dimensions[self.architecture_size :])
+        return math.prod(len(d.choices) for d in self.dimensions[self.network_size :])
 
     def largest(self) -> Architecture:
         """The supernet: every elastic dimension at its last choice."""
@@ -150,9 +175,14 @@ class DesignSpace:
 
     def accelerator_at(self, indices: Sequence[int] | np.ndarray) -> Accelerator:
         """Discrete accelerator at choice indices [d]; only the last 6 are read."""
-        chip = self.dimensions[self.architecture_size :]
+        chip = self.dimensions[self.network_size :]
         values = [d.choices[int(i)] for d, i in zip(chip, indices[-len(chip) :], strict=True)]
         return Accelerator(*values)
+
+    def sparsity_at(self, indices: Sequence[int] | np.ndarray) -> tuple[float, ...]:
+        """Sparsities of the subnets at choice indices [>= network_size]."""
+        own = indices[self.architecture_size : self.network_size]
+        return tuple(c[int(i)] for c, i in zip(self.sparsity, own, strict=True))
 
     def _architecture(self, values: Sequence[Any]) -> Architecture:
         n = len(ELASTIC)
@@ -166,12 +196,23 @@ class DesignSpace:
             jnp.dot(w, jnp.asarray(d.choices, jnp.float32))
             for w, d in zip(self.weights(z), self.dimensions, strict=True)
         ]
-        n = self.architecture_size
-        return self._architecture(values[:n]), Accelerator(*values[n:])
+        return (
+            self._architecture(values[: self.architecture_size]),
+            Accelerator(*values[self.network_size :]),
+        )
 
     def weights(self, z: Array) -> list[Array]:
         """Interpolation weights of each axis at z [d]: vectors [choices] that sum to one."""
         return [interpolation_weights(z[i], len(d.choices)) for i, d in enumerate(self.dimensions)]
+
+    def level_weights(self, z: Array) -> Array:
+        """Interpolation weights of every subnet over `levels`, [K, levels] at z [d]."""
+        own = self.weights(z)[self.architecture_size : self.network_size]
+        starts = np.cumsum([0, *map(len, self.sparsity)])
+        return jnp.stack([
+            jnp.zeros(len(self.levels)).at[start : start + len(w)].set(w)
+            for start, w in zip(starts, own, strict=False)
+        ])  # fmt: skip
 
     def indices(self, z: Array) -> Array:
         """z [..., d] in units of choices: 0 is the first choice, 1.5 halfway to the third."""

@@ -38,11 +38,15 @@ class SpaceConfig:
       vision: choices of the image tower.
       text: choices of the text tower.
       accelerator: choices of the accelerator.
+      sparsity: of each DRESS subnet, the densest first, choices of its share of zeros in the
+        blocks' weights, all below those of the next; empty: dense networks. The scenario's
+        subnet_shares tell how much each is used.
     """
 
     vision: TowerChoices
     text: TowerChoices
     accelerator: AcceleratorChoices = AcceleratorChoices()
+    sparsity: tuple[tuple[float, ...], ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +59,8 @@ class TargetConfig:
       low: least target, as a share of the supernet's cost on its best accelerator.
       high: largest target, as such a share.
       worst_accuracy: accuracy of the hypervolume's reference point.
+      dense_designs: beside families of subnets, dense networks searched the same way at
+        targets spread alike; they count as references.
     """
 
     mode: Mode = "carbon"
@@ -62,6 +68,7 @@ class TargetConfig:
     low: float = 0.2
     high: float = 0.8
     worst_accuracy: float = 0.7
+    dense_designs: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,4 +179,5 @@ class SearchConfig:
             vision=self.space.vision,
             text=self.space.text,
             accelerator=self.space.accelerator,
+            sparsity=self.space.sparsity,
         )

@@ -18,13 +18,17 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from codesign.architecture import Architecture
+from codesign.cost.family import FamilyTable
+from codesign.cost.model import Costs
 from codesign.cost.table import CostTable
 from codesign.models import CLIP, ClipOutput, Gates, clamp_logit_scale, gates_for
 from codesign.search.lagrangian import AugmentedLagrangian
 from codesign.search.objectives import Limits, Mode, excess, metric
+from codesign.space import DesignSpace
 from codesign.train import placement
 from codesign.train.data import augment
 from codesign.train.losses import contrastive_loss, distillation_loss, similarity_logits
+from codesign.train.pruning import Pruning
 
 Array = jax.Array
 
@@ -56,11 +60,13 @@ class Members(NamedTuple):
       targets: of the mode's cost, [N].
       searched: 1 where the design moves, 0 where it rests, [N].
       taught: 1 where the member learns from member 0, the supernet, [N].
+      sparse: 1 where the member has subnets, 0 where it is dense, [N].
     """
 
     targets: Array
     searched: Array
     taught: Array
+    sparse: Array
 
 
 class Dataset(NamedTuple):
@@ -101,6 +107,7 @@ class Trainer:
       shift: random shift of training images, pixels.
       flip: whether they may be mirrored.
       mesh: devices.
+      pruning: what the subnets of sparse members are; none: all members are dense.
     """
 
     graphdef: nnx.GraphDef
@@ -115,6 +122,7 @@ class Trainer:
     shift: int
     flip: bool
     mesh: Mesh
+    pruning: Pruning | None = None
 
     def init(self, params: nnx.State, z: Array, step: Array | int) -> Family:
         """Family of the members' weights [N, ...] and designs [N, d]."""
@@ -143,11 +151,40 @@ def member_params(params: nnx.State, member: Array | int) -> nnx.State:
     return jax.tree.map(lambda x: x[member], params)
 
 
-def member_gates(z: Array, rest: nnx.State, table: CostTable) -> Gates:
+class Tables(NamedTuple):
+    """Exact costs of all designs: of dense networks and, where there are any, of families."""
+
+    dense: CostTable
+    sparse: FamilyTable | None = None
+
+    def of(self, sparse: bool) -> CostTable | FamilyTable:
+        """The table of a member."""
+        return self.sparse if sparse and self.sparse is not None else self.dense
+
+    def relaxed(self, z: Array, sparse: Array) -> Costs:
+        """Costs at a relaxed design z [d] of a member that is sparse or not."""
+        costs = self.dense.relaxed(z)
+        if self.sparse is None:
+            return costs
+        return jax.tree.map(
+            lambda a, b: jnp.where(sparse > 0, a, b), self.sparse.relaxed(z), costs
+        )
+
+
+def member_gates(z: Array, rest: nnx.State, space: DesignSpace) -> Gates:
     """Gates of the relaxed design z [d]."""
-    architecture, _ = table.space.relax(z)
+    architecture, _ = space.relax(z)
     ranks = [rest[tower]["blocks"]["layer_rank"][...] for tower in ("vision", "text")]
-    return gates_for(architecture, table.space, *ranks)
+    return gates_for(architecture, space, *ranks)
+
+
+def member_masks(
+    params: nnx.State, z: Array, rest: nnx.State, space: DesignSpace, trainer: Trainer
+) -> dict[str, Array]:
+    """Masks of one member at the relaxed design z [d]; none where there are no subnets."""
+    if trainer.pruning is None:
+        return {}
+    return trainer.pruning.masks(params, member_gates(z, rest, space))
 
 
 def embed(
@@ -157,6 +194,25 @@ def embed(
     """Embeddings of one member."""
     model: CLIP = nnx.merge(trainer.graphdef, params, rest)
     return model(images, ids, gates)[0]
+
+
+def outputs(
+    trainer: Trainer, params: nnx.State, rest: nnx.State, z: Array, sparse: Array,
+    masks: dict[str, Array], batch: Batch, space: DesignSpace,
+) -> tuple[ClipOutput, Array]:
+    """Embeddings of every subnet of one member, [K, ...], and their shares of use [K].
+
+    A dense member, or any where there are no subnets, is one network that is always used.
+    """
+    gates = member_gates(z, rest, space)
+    pruning = trainer.pruning
+    if pruning is None:
+        out = embed(trainer, params, rest, gates, batch.images, batch.ids)
+        return jax.tree.map(lambda x: x[None], out), jnp.ones((1,))
+    subnets = pruning.subnets(params, masks, space.level_weights(z), sparse)
+    return jax.vmap(
+        lambda params: embed(trainer, params, rest, gates, batch.images, batch.ids)
+    )(subnets), jnp.asarray(pruning.shares)
 
 
 def plain_loss(
@@ -181,58 +237,67 @@ def gather_batch(
 
 def family_loss(
     params: nnx.State, z: Array, multipliers: Array, members: Members, batch: Batch,
-    rest: nnx.State, table: CostTable, trainer: Trainer, gated: bool,
+    rest: nnx.State, tables: Tables, trainer: Trainer, gated: bool,
+    masks: dict[str, Array] | None = None,
 ) -> tuple[Array, dict[str, Array]]:
     """Sum over members of contrastive, distillation and constraint terms, and metrics [N].
 
-    No term of one member depends on the weights or design of another (the supernet's
-    logits, which teach the others, are not differentiated), so the gradient of the sum
-    is every member's own.
+    A member's loss is the mean of its subnets' by their shares of use. No term of one member
+    depends on the weights or design of another (the supernet's logits, which teach the
+    others, are not differentiated), so the gradient of the sum is every member's own.
+
+    Args:
+      masks: of every member, leaves [N, ...]; `member_masks`.
     """
-    def forward(params: nnx.State, z: Array) -> ClipOutput:
-        gates = member_gates(z, rest, table) if gated else None
-        return embed(trainer, params, rest, gates, batch.images, batch.ids)
-
-    out = jax.vmap(forward)(params, z)
-    task = jax.vmap(contrastive_loss, in_axes=(0, 0, 0, None))(*out, batch.labels)
-    metrics = {"loss": task}
-    total = jnp.sum(task)
     if not gated:
-        return total, metrics
+        out = jax.vmap(
+            lambda params: embed(trainer, params, rest, None, batch.images, batch.ids)
+        )(params)
+        task = jax.vmap(contrastive_loss, in_axes=(0, 0, 0, None))(*out, batch.labels)
+        return jnp.sum(task), {"loss": task}
 
-    logits = jax.vmap(similarity_logits)(*out)
-    taught = jax.vmap(distillation_loss, in_axes=(0, None))(
-        logits, jax.lax.stop_gradient(logits[0])
-    )
+    space = tables.dense.space
+    # Embeddings [N, K, ...] and shares [N, K].
+    out, shares = jax.vmap(
+        lambda p, z, sparse, m: outputs(trainer, p, rest, z, sparse, m, batch, space)
+    )(params, z, members.sparse, masks or {})
+    of_subnets = jax.vmap(jax.vmap(contrastive_loss, in_axes=(0, 0, 0, None)), (0, 0, 0, None))
+    task = jnp.sum(shares * of_subnets(*out, batch.labels), axis=1)
+    total = jnp.sum(task)
+
+    logits = jax.vmap(jax.vmap(similarity_logits))(*out)
+    distil = jax.vmap(jax.vmap(distillation_loss, in_axes=(0, None)), (0, None))
+    taught = jnp.sum(shares * distil(logits, jax.lax.stop_gradient(logits[0, 0])), axis=1)
     total += trainer.distillation * jnp.sum(members.taught * taught)
 
-    costs = jax.vmap(table.relaxed)(z)
+    costs = jax.vmap(tables.relaxed)(z, members.sparse)
     over = jax.vmap(excess, in_axes=(0, None, None, 0))(
         costs, trainer.limits, trainer.mode, members.targets
     )
     value = metric(costs, trainer.mode)
     penalty = jax.vmap(trainer.lagrangian.penalty)(multipliers, over)
     total += jnp.sum(members.searched * (trainer.cost_weight * jnp.log(value) + penalty))
-    metrics |= {
+    return total, {
+        "loss": task,
         "distillation_loss": taught,
         "carbon_kgco2e": costs.carbon_kgco2e,
         "latency_s": costs.latency_s,
         "energy_j": costs.energy_j,
         "area_mm2": costs.area_mm2,
         "excess": over,
-        "indices": table.space.indices(z),
+        "indices": space.indices(z),
     }
-    return total, metrics
 
 
 def train_step(
-    family: Family, members: Members, batch: Batch, rest: nnx.State, table: CostTable,
-    trainer: Trainer, gated: bool,
+    family: Family, members: Members, batch: Batch, rest: nnx.State, tables: Tables,
+    trainer: Trainer, gated: bool, masks: dict[str, Array] | None = None,
 ) -> tuple[Family, dict[str, Array]]:
     """One step of every member: weights, design and multipliers."""
     (_, metrics), (grads, z_grads) = jax.value_and_grad(family_loss, (0, 1), has_aux=True)(
-        family.params, family.z, family.multipliers, members, batch, rest, table, trainer, gated
-    )
+        family.params, family.z, family.multipliers, members, batch, rest, tables, trainer,
+        gated, masks,
+    )  # fmt: skip
     updates, opt_state = jax.vmap(trainer.optimizer.update)(
         grads, family.opt_state, family.params
     )
@@ -253,12 +318,22 @@ def train_step(
 )
 def train_chunk(
     family: Family, members: Members, draw: Draw, data: Dataset, key: Array, rest: nnx.State,
-    table: CostTable, trainer: Trainer, gated: bool,
+    tables: Tables, trainer: Trainer, gated: bool,
 ) -> tuple[Family, dict[str, Array]]:
-    """The steps of a chunk in one compiled loop; metrics are stacked, [steps, N, ...]."""
+    """The steps of a chunk in one compiled loop; metrics are stacked, [steps, N, ...].
+
+    Masks of subnets are those of the weights and designs at the chunk's start.
+    """
+    masks = {}
+    if gated:
+        space = tables.dense.space
+        masks = jax.vmap(lambda p, z: member_masks(p, z, rest, space, trainer))(
+            family.params, family.z
+        )
+
     def step(family: Family, drawn: Draw) -> tuple[Family, Any]:
         step_key = jax.random.fold_in(key, family.step)
         batch = gather_batch(trainer, data, drawn.images, drawn.templates, step_key)
-        return train_step(family, members, batch, rest, table, trainer, gated)
+        return train_step(family, members, batch, rest, tables, trainer, gated, masks)
 
     return jax.lax.scan(step, family, draw)

@@ -55,7 +55,7 @@ class Loop:
             batched = placement.batched(trainer.mesh, axis=1)
             draw = Draw(*placement.put(self._draw(step, steps), batched))
             family, metrics = train_chunk(
-                family, members, draw, setup.dataset, key, rest, setup.table, trainer, gated
+                family, members, draw, setup.dataset, key, rest, setup.tables, trainer, gated
             )
             self._record(phase, step, metrics)
             step += steps

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from typing import Any, Literal
 
@@ -10,11 +11,15 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from codesign.cost.estimate import estimate
+from codesign.cost.estimate import estimate, estimate_subnets, family_costs
 from codesign.cost.model import Costs
 from codesign.design_file import Design, design_to_json
+from codesign.dress.masks import Masks, subnet_masks
+from codesign.dress.rows import RowSpec
 from codesign.models import CLIP
 from codesign.models.formats import ImageSettings, make_processor, save_clip
+from codesign.models.subnets import FAMILY, pack_clip, subnet, subnet_specs
+from codesign.report.costs import costs_json, subnet_json
 from codesign.runs import RunFolder
 from codesign.search.objectives import METRIC, feasible
 from codesign.search.pareto import hypervolume, pareto_front
@@ -23,11 +28,6 @@ from codesign.train.data import CaptionedImages
 from codesign.train.evaluate import evaluate_clip
 from codesign.train.family import Family, member_params
 from codesign.train.setup import REFERENCES, Setup
-
-COSTS = (
-    "latency_s", "energy_j", "area_mm2", "tops",
-    "operational_kgco2e", "embodied_kgco2e", "carbon_kgco2e", "breakdown",
-)  # fmt: skip
 
 
 def save_tokenizer(data: CaptionedImages, folder: RunFolder) -> None:
@@ -59,23 +59,31 @@ def designs(
     """
     indices = np.asarray(setup.space.round(family.z))
     found = range(len(REFERENCES), len(indices))
-    names = {i: f"{setup.config.targets.mode}-{n:02d}" for n, i in enumerate(found)}
+    families = [i for i in found if _is_family(setup, i)]
+    dense = [i for i in found if setup.tables.sparse is not None and i not in families]
+    names = {i: f"dense-{n:02d}" for n, i in enumerate(dense)}
+    named = [i for i in found if i not in dense]
+    names |= {i: f"{setup.config.targets.mode}-{n:02d}" for n, i in enumerate(named)}
     names |= dict(enumerate(REFERENCES))
     data = setup.data
     settings = ImageSettings(data.image_size, data.mean, data.std)
     processor = make_processor(settings, data.tokenizer, setup.config.data.context)
     entries = []
     for i in [*found, *range(len(REFERENCES))]:
-        architecture = setup.space.architecture_at(indices[i])
-        design = Design(
-            names[i], architecture, setup.space.accelerator_at(indices[i]), setup.config.scenario
-        )
+        design = _design(setup, names[i], indices[i], _is_family(setup, i))
         params = member_params(family.params, i)
-        network = nnx.merge(setup.trainer.graphdef, params, rest).slice_to(architecture)
+        network = nnx.merge(setup.trainer.graphdef, params, rest).slice_to(design.architecture)
         place = folder.checkpoints / "designs" / design.name
-        save_clip(network, place, "native", overwrite=True)
+        if design.sparsity:
+            masks, specs = uniform_subnets(network, design.sparsity)
+            networks = [subnet(network, masks, k) for k in range(len(design.sparsity))]
+            place.mkdir(parents=True, exist_ok=True)
+            pack_clip(network, masks, specs, design.sparsity).save(place / FAMILY)
+        else:
+            networks = [network]
+            save_clip(network, place, "native", overwrite=True)
         processor.save(place)
-        entries.append(_entry(setup, design, network, i))
+        entries.append(_entry(setup, design, networks, i))
     allowed = [entry for entry in entries if entry["feasible"]]
     on_front = pareto_front(
         [e["costs"][_metric_name(setup)] for e in allowed], [e["accuracy"] for e in allowed]
@@ -85,26 +93,74 @@ def designs(
     return entries
 
 
-def _entry(setup: Setup, design: Design, network: CLIP, member: int) -> dict[str, Any]:
-    costs = estimate(design.architecture, design.accelerator, design.scenario)
-    test, validation = evaluate(network, setup.data, "test", "validation")
+def _is_family(setup: Setup, member: int) -> bool:
+    return bool(setup.members.sparse[member])
+
+
+def _design(setup: Setup, name: str, indices: np.ndarray, family: bool) -> Design:
+    """The member's design with the scenario that its costs were searched under."""
+    space, tables = setup.space, setup.tables
+    sparsity, scenario = (), tables.dense.scenario
+    if family and tables.sparse is not None:
+        sparsity = space.sparsity_at(indices)
+        scenario = dataclasses.replace(tables.sparse.scenario, subnet_shares=tables.sparse.shares)
+    chip = space.accelerator_at(indices)
+    return Design(name, space.architecture_at(indices), chip, scenario, sparsity)
+
+
+def uniform_subnets(
+    network: CLIP, sparsity: tuple[float, ...]
+) -> tuple[Masks, dict[str, RowSpec]]:
+    """The masks of a network's subnets as a search has them, and their kernels' rows."""
+    specs = subnet_specs(network)
+    params = nnx.state(network, nnx.Param)
+    return _uniform_masks(params, specs, jnp.asarray(sparsity)), specs
+
+
+@jax.jit
+def _uniform_masks(params: nnx.State, specs: dict[str, RowSpec], sparsity: jax.Array) -> Masks:
+    return subnet_masks(params, specs, sparsity, budget="uniform")
+
+
+def _entry(
+    setup: Setup, design: Design, networks: list[CLIP], member: int
+) -> dict[str, Any]:
+    """One design's entry; accuracies of a family are means by its subnets' shares of use."""
+    chip, scenario = design.accelerator, design.scenario
+    measured = [evaluate(network, setup.data, "test", "validation") for network in networks]
+    more: dict[str, Any] = {}
+    shares = [1.0]
+    if design.sparsity:
+        subnets = estimate_subnets(design.architecture, chip, scenario, design.sparsity)
+        costs, shares = family_costs(subnets), [each.share for each in subnets]
+        more["subnets"] = [
+            subnet_json(each) | {"accuracy": test["zero_shot_accuracy"]}
+            for each, (test, _) in zip(subnets, measured, strict=True)
+        ]
+    else:
+        costs = estimate(design.architecture, chip, scenario)
+
+    def mean(split: int, name: str) -> float:
+        return float(sum(s * m[split][name] for s, m in zip(shares, measured, strict=True)))
+
     searched = bool(setup.members.searched[member])
+    rival = searched and setup.tables.sparse is not None and not design.sparsity
     target = float(setup.members.targets[member]) if searched else None
     images = len(setup.data.test.labels)
-    accuracy = test["zero_shot_accuracy"]
+    accuracy = mean(0, "zero_shot_accuracy")
     return design_to_json(design) | {
-        "role": "found" if searched else "reference",
+        "role": "found" if searched and not rival else "reference",
         f"target_{_metric_name(setup)}": target,
         "limits": setup.config.limits.active(),
-        "costs": {name: getattr(costs, name) for name in COSTS},
+        "costs": costs_json(costs),
         "accuracy": accuracy,
         "accuracy_standard_error": float(np.sqrt(accuracy * (1 - accuracy) / images)),
-        "recall_at_1": test["recall_at_1"],
-        "validation_accuracy": validation["zero_shot_accuracy"],
-        "parameters": sum(x.size for x in jax.tree.leaves(nnx.state(network, nnx.Param))),
+        "recall_at_1": mean(0, "recall_at_1"),
+        "validation_accuracy": mean(1, "zero_shot_accuracy"),
+        "parameters": sum(x.size for x in jax.tree.leaves(nnx.state(networks[0], nnx.Param))),
         "feasible": meets(costs, setup),
         "pareto": False,
-    }
+    } | more
 
 
 def meets(costs: Costs, setup: Setup) -> bool:

@@ -13,19 +13,22 @@ import optax
 from flax import nnx
 
 from codesign.architecture import Architecture
+from codesign.cost.family import FamilyTable, build_family_table
 from codesign.cost.table import CostTable, build_table
 from codesign.errors import UserError
 from codesign.models import CLIP
-from codesign.search.exact import best_accelerator
+from codesign.models.subnets import subnet_specs
+from codesign.search.exact import Choice, best_accelerator
 from codesign.search.lagrangian import AugmentedLagrangian
 from codesign.search.objectives import Limits, spread_targets
 from codesign.space import DesignSpace
 from codesign.train import placement
 from codesign.train.config import SearchConfig
 from codesign.train.data import CaptionedImages, DataError, load_data
-from codesign.train.family import Dataset, Family, Members, Trainer
+from codesign.train.family import Dataset, Family, Members, Tables, Trainer
 from codesign.train.optim import decayed
 from codesign.train.progress import Display
+from codesign.train.pruning import Pruning
 
 Array = jax.Array
 # Designs that are not searched but trained the same way: the yardsticks.
@@ -41,7 +44,7 @@ class Setup:
       data: images and captions, on the host.
       dataset: the training split, on the devices.
       space: the design space.
-      table: its exact costs.
+      tables: its exact costs.
       trainer: the step's constants.
       members: of the family: the references, then one per target.
       start: choice indices [N, d] of the members' first designs.
@@ -53,7 +56,7 @@ class Setup:
     data: CaptionedImages
     dataset: Dataset
     space: DesignSpace
-    table: CostTable
+    tables: Tables
     trainer: Trainer
     members: Members
     start: np.ndarray
@@ -72,7 +75,7 @@ def prepare(config: SearchConfig, display: Display) -> Setup:
         f"mapping {space.architectures:,} architectures on {space.accelerators:,} accelerators"
     )
     try:
-        table = build_table(space, config.scenario)
+        tables = _tables(config, space)
     except ValueError as error:
         raise UserError(str(error)) from error
     largest = space.largest()
@@ -83,8 +86,8 @@ def prepare(config: SearchConfig, display: Display) -> Setup:
         raise UserError(str(error)) from error
     dtype = jnp.bfloat16 if config.model.bfloat16 else jnp.float32
     model = CLIP(largest, rngs=nnx.Rngs(config.seed), dtype=dtype)
-    start, members, least = _members(config, table)
-    trainer = _trainer(config, model, largest, data, mesh)
+    start, members, least = _members(config, tables)
+    trainer = _trainer(config, model, tables, data, mesh)
     dataset = data.train.images, data.train.labels, data.caption_ids
     whole = placement.replicated(mesh)
     return Setup(
@@ -92,7 +95,7 @@ def prepare(config: SearchConfig, display: Display) -> Setup:
         data=data,
         dataset=Dataset(*placement.put(dataset, whole)),
         space=space,
-        table=placement.put(table, whole),
+        tables=placement.put(tables, whole),
         trainer=trainer,
         members=placement.put(members, whole),
         start=start,
@@ -113,29 +116,43 @@ def _space(config: SearchConfig, data: CaptionedImages) -> DesignSpace:
         raise UserError(str(error)) from error
 
 
-def _members(config: SearchConfig, table: CostTable) -> tuple[np.ndarray, Members, float]:
+def _tables(config: SearchConfig, space: DesignSpace) -> Tables:
+    """Dense designs are priced on chips that skip no zeros, families on chips that do."""
+    plain = dataclasses.replace(config.scenario, index_bits=0, subnet_shares=None)
+    if not space.sparsity:
+        return Tables(build_table(space, config.scenario))
+    return Tables(build_table(space, plain), build_family_table(space, config.scenario))
+
+
+def _members(config: SearchConfig, tables: Tables) -> tuple[np.ndarray, Members, float]:
     """Starting designs [N, d], what each member is after, and the least cost of the space.
 
-    Searched members start as the supernet on its best accelerator.
+    Searched members start as the supernet, its subnets at their densest, on its best
+    accelerator.
 
     Raises:
       UserError: no design, or no target, can meet the limits.
     """
-    space, targets = table.space, config.targets
-    steps = space.steps
-    choose = jax.jit(lambda i: best_accelerator(table, i, targets.mode, config.limits))
-    unlimited = jax.jit(lambda i: best_accelerator(table, i, targets.mode, Limits()))
+    space, targets = tables.dense.space, config.targets
+    size, steps = space.architecture_size, space.steps
 
-    def on_best_chip(indices: np.ndarray) -> tuple[np.ndarray, float, bool]:
-        choice = choose(jnp.asarray(indices))
+    @functools.partial(jax.jit, static_argnames="limits")
+    def choose(table: CostTable | FamilyTable, indices: Array, limits: Limits) -> Choice:
+        return best_accelerator(table, indices, targets.mode, limits)
+
+    def on_best_chip(
+        network: np.ndarray, table: CostTable | FamilyTable = tables.dense
+    ) -> tuple[np.ndarray, float, bool]:
+        indices = np.concatenate([network, np.zeros(len(steps) - len(network), int)])
+        choice = choose(table, jnp.asarray(indices), config.limits)
         met = bool(jnp.isfinite(choice.value))
         if not met:  # still a yardstick, reported as infeasible
-            choice = unlimited(jnp.asarray(indices))
+            choice = choose(table, jnp.asarray(indices), Limits())
         chip = np.asarray(table.accelerator_indices(choice.accelerator))
-        size = space.architecture_size
-        return np.concatenate([indices[:size], chip]), float(choice.value), met
+        network = indices[: space.network_size]
+        return np.concatenate([network, chip]), float(choice.value), met
 
-    full, largest_cost, _ = on_best_chip(steps)
+    full, largest_cost, _ = on_best_chip(steps[:size])
     half_size = Architecture(
         **{
             tower: jax.tree.map(lambda n: n / 2, getattr(space.largest(), tower))
@@ -143,7 +160,12 @@ def _members(config: SearchConfig, table: CostTable) -> tuple[np.ndarray, Member
         }
     )
     half, _, _ = on_best_chip(space.nearest(half_size))
-    _, least, possible = on_best_chip(np.zeros_like(steps))
+    smallest = np.zeros(size, int)
+    _, least, possible = on_best_chip(smallest)
+    if tables.sparse is not None:
+        sparsest = np.concatenate([smallest, steps[size : space.network_size]])
+        _, least_sparse, possible_sparse = on_best_chip(sparsest, tables.sparse)
+        least, possible = min(least, least_sparse), possible or possible_sparse
     if not possible:
         raise UserError("limits: not even the smallest design of the space meets them; raise them")
     goals = spread_targets(largest_cost, targets.low, targets.high, targets.designs)
@@ -153,24 +175,33 @@ def _members(config: SearchConfig, table: CostTable) -> tuple[np.ndarray, Member
             f"targets.low {targets.low:g} asks for less than the smallest design costs; "
             f"use more than {share:.3g}"
         )
-    searched = len(goals)
-    start = np.stack([full, half, *[full] * searched])
-    idle = [0.0] * len(REFERENCES)
+    first = full
+    if tables.sparse is not None:
+        first, _, _ = on_best_chip(steps[:size], tables.sparse)
+    rivals = targets.dense_designs if tables.sparse is not None else 0
+    rival_goals = spread_targets(largest_cost, targets.low, targets.high, rivals) if rivals else []
+    found, idle = len(goals), [0.0] * len(REFERENCES)
+    start = np.stack([full, half, *[first] * found, *[full] * rivals])
+    sparse = float(tables.sparse is not None)
     members = Members(
-        targets=jnp.asarray([largest_cost] * len(REFERENCES) + goals, jnp.float32),
-        searched=jnp.asarray(idle + [1.0] * searched, jnp.float32),
-        taught=jnp.asarray([0.0] + [1.0] * (len(REFERENCES) - 1 + searched), jnp.float32),
+        targets=jnp.asarray([largest_cost] * len(REFERENCES) + goals + rival_goals, jnp.float32),
+        searched=jnp.asarray(idle + [1.0] * (found + rivals), jnp.float32),
+        taught=jnp.asarray([0.0] + [1.0] * (len(start) - 1), jnp.float32),
+        sparse=jnp.asarray(idle + [sparse] * found + [0.0] * rivals, jnp.float32),
     )
     return start, members, least
 
 
 def _trainer(
-    config: SearchConfig, model: CLIP, largest: Architecture, data: CaptionedImages, mesh: Any
+    config: SearchConfig, model: CLIP, tables: Tables, data: CaptionedImages, mesh: Any
 ) -> Trainer:
-    optim = config.optim
+    optim, space = config.optim, tables.dense.space
+    pruning = None
+    if tables.sparse is not None:
+        pruning = Pruning(subnet_specs(model), space.levels, tables.sparse.shares)
     return Trainer(
         graphdef=nnx.graphdef(model),
-        largest=largest,
+        largest=space.largest(),
         optimizer=weights_optimizer(config, model, falls=True),
         design_optimizer=optax.adam(optim.design_lr),
         lagrangian=AugmentedLagrangian(optim.stiffness, optim.multiplier_rate),
@@ -181,6 +212,7 @@ def _trainer(
         shift=data.shift,
         flip=data.flip,
         mesh=mesh,
+        pruning=pruning,
     )
 
 

@@ -9,10 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from codesign.cost.table import CostTable
 from codesign.errors import RunError
 from codesign.search.exact import Choice, roundings
-from codesign.train.family import Batch, Family, Trainer, member_gates, member_params, plain_loss
+from codesign.space import DesignSpace
+from codesign.train.family import Batch, Family, Trainer, member_masks, member_params, outputs
+from codesign.train.losses import contrastive_loss
 from codesign.train.setup import Setup
 
 
@@ -28,9 +29,10 @@ def snap(setup: Setup, family: Family, rest: nnx.State) -> Family:
     config, space = setup.config, setup.space
     z = np.array(family.z)
     for i in np.flatnonzero(np.asarray(setup.members.searched)):
-        position = np.asarray(space.indices(z[i]))[: space.architecture_size]
+        position = np.asarray(space.indices(z[i]))[: space.network_size]
+        table = setup.tables.of(bool(setup.members.sparse[i]))
         candidates, choice = roundings(
-            setup.table, position, float(setup.members.targets[i]), config.targets.mode,
+            table, position, float(setup.members.targets[i]), config.targets.mode,
             config.limits,
         )
         if not len(candidates):
@@ -40,9 +42,9 @@ def snap(setup: Setup, family: Family, rest: nnx.State) -> Family:
             )
         weights = member_params(family.params, i)
         candidates, choice = _first(config.schedule.snap_candidates, candidates, choice)
-        losses = _candidate_losses(setup, weights, rest, candidates)
+        losses = _candidate_losses(setup, weights, rest, candidates, setup.members.sparse[i])
         best = int(np.argmin(losses))
-        chip = np.asarray(setup.table.accelerator_indices(jnp.asarray(choice.accelerator[best])))
+        chip = np.asarray(table.accelerator_indices(jnp.asarray(choice.accelerator[best])))
         z[i] = space.encode(np.concatenate([candidates[best], chip]))
     return family._replace(z=jnp.asarray(z))
 
@@ -54,10 +56,10 @@ def _first(n: int, candidates: np.ndarray, choice: Choice) -> tuple[np.ndarray, 
 
 
 def _candidate_losses(
-    setup: Setup, params: nnx.State, rest: nnx.State, candidates: np.ndarray
+    setup: Setup, params: nnx.State, rest: nnx.State, candidates: np.ndarray, sparse: jax.Array
 ) -> np.ndarray:
-    """Gated loss [n] of one member at discrete architectures [n, 8]."""
-    size, data = setup.space.architecture_size, setup.dataset
+    """Gated loss [n] of one member at discrete networks [n, d]."""
+    size, data = setup.space.network_size, setup.dataset
     z = np.zeros((len(candidates), len(setup.space.dimensions)), np.float32)
     z[:, :size] = np.asarray(candidates) / np.maximum(setup.space.steps[:size], 1)
     images = min(setup.config.schedule.snap_images, data.images.shape[0])
@@ -65,15 +67,18 @@ def _candidate_losses(
     templates = jnp.arange(images) % data.caption_ids.shape[1]
     batch = Batch(data.images[:images], data.caption_ids[labels, templates], labels)
     return np.asarray(
-        _losses_at(setup.trainer, params, rest, setup.table, jnp.asarray(z), batch)
+        _losses_at(setup.trainer, params, rest, setup.space, jnp.asarray(z), sparse, batch)
     )
 
 
-@functools.partial(jax.jit, static_argnames="trainer")
+@functools.partial(jax.jit, static_argnames=("trainer", "space"))
 def _losses_at(
-    trainer: Trainer, params: nnx.State, rest: nnx.State, table: CostTable, z: jax.Array,
-    batch: Batch,
+    trainer: Trainer, params: nnx.State, rest: nnx.State, space: DesignSpace, z: jax.Array,
+    sparse: jax.Array, batch: Batch,
 ) -> jax.Array:
-    return jax.lax.map(
-        lambda z: plain_loss(trainer, params, rest, member_gates(z, rest, table), batch), z
-    )
+    def loss(z: jax.Array) -> jax.Array:
+        masks = member_masks(params, z, rest, space, trainer)
+        out, shares = outputs(trainer, params, rest, z, sparse, masks, batch, space)
+        return shares @ jax.vmap(contrastive_loss, (0, 0, 0, None))(*out, batch.labels)
+
+    return jax.lax.map(loss, z)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from codesign.cli.arguments import add_command
@@ -10,6 +11,8 @@ from codesign.cli.output import console, print_json
 from codesign.errors import UserError
 
 if TYPE_CHECKING:
+    from codesign.cost.estimate import Subnet
+    from codesign.cost.model import Costs
     from codesign.design_file import Design
 
 
@@ -21,6 +24,11 @@ def add(commands: Any) -> None:
     parser.add_argument("file", metavar="FILE", help="a design as JSON, or a run's designs.json")
     parser.add_argument("--name", help="the design to take from a list of designs")
     parser.add_argument(
+        "--family",
+        help="price the subnets of this packed family on the design's chip, in its scenario, "
+        "layer by layer as they were pruned",
+    )
+    parser.add_argument(
         "--costing",
         help="physical (default), or catransformers: the published reference's conventions "
         "and its scenario, to compare with its numbers",
@@ -30,37 +38,54 @@ def add(commands: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """`codesign cost`."""
     from codesign.design_file import design_to_json, load_design, under_costing
-    from codesign.report.tables import costs_table
+    from codesign.report.costs import costs_json, subnet_json
+    from codesign.report.tables import costs_table, subnets_table
 
     design = load_design(args.file, name=args.name)
     if args.costing is not None:
         design = under_costing(design, args.costing)
-    costs = _costs(design)
+    try:
+        design, costs, subnets = _priced(design, args.family)
+    except ValueError as error:
+        raise UserError(str(error)) from error
     plain = design_to_json(design)
     if args.json:
-        print_json(plain | {"costs": costs})
+        rows = {"subnets": [subnet_json(subnet) for subnet in subnets]} if subnets else {}
+        print_json(plain | {"costs": costs_json(costs)} | rows)
         return 0
     out = console()
     out.print(_design_line(plain), markup=False, highlight=False)
-    out.print(costs_table(costs))
+    out.print(costs_table(costs_json(costs)))
+    if subnets:
+        out.print(subnets_table([subnet_json(subnet) for subnet in subnets]))
     return 0
 
 
-def _costs(design: Design) -> dict[str, Any]:
-    """The design's costs as plain numbers, in the order of designs.json."""
-    from codesign.cost.estimate import estimate
-    from codesign.runs import jsonable
+def _priced(
+    design: Design, family: str | None
+) -> tuple[Design, Costs, list[Subnet]]:
+    """The design, or the family on its chip, and what it costs, in all and by subnet."""
+    from codesign.cost.estimate import (
+        estimate,
+        estimate_family,
+        estimate_subnets,
+        family_costs,
+    )
 
-    try:
-        costs = estimate(design.architecture, design.accelerator, design.scenario)
-    except ValueError as error:
-        raise UserError(str(error)) from error
-    fields = (
-        "latency_s", "energy_j", "area_mm2", "tops",
-        "operational_kgco2e", "embodied_kgco2e", "carbon_kgco2e", "breakdown",
-    )  # fmt: skip
-    plain: dict[str, Any] = jsonable({field: getattr(costs, field) for field in fields})
-    return plain
+    chip, scenario = design.accelerator, design.scenario
+    if family is not None:
+        from codesign.models.subnets import load_family
+
+        trained = load_family(family)
+        architecture = trained.architecture
+        subnets = estimate_family(architecture, chip, scenario, trained.packed.densities())
+        sparsity = tuple(subnet.sparsity for subnet in subnets)
+        design = dataclasses.replace(design, architecture=architecture, sparsity=sparsity)
+    elif design.sparsity:
+        subnets = estimate_subnets(design.architecture, chip, scenario, design.sparsity)
+    else:
+        return design, estimate(design.architecture, chip, scenario), []
+    return design, family_costs(subnets), subnets
 
 
 def _design_line(plain: dict[str, Any]) -> str:

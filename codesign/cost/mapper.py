@@ -7,6 +7,13 @@ accumulator collects pe_y * 32 products before a partial sum goes back to the lo
 buffer (L2). Costings other than the physical one bend these rules, by the switches of
 costing.py.
 
+Weights may be sparse, equally many kept in every column of W: a chip with index bits
+then moves kept weights alone, each with its position in its row, and spends array time
+and MACs on them alone. Columns stay in step because all have equally many. Inputs are
+read and broadcast as ever; each PE picks those its weights ask for off the row's bus
+into an operand register, written and read once a MAC. Or it runs zeros and all, as a
+dense product: whichever has the smaller energy x delay.
+
 What a mapping chooses, and what the lattice below enumerates:
 
 * core split: m, k or n is divided over the cores (and, where the array is not wired,
@@ -146,6 +153,7 @@ class _Work(NamedTuple):
       tables: divisors of each, for costings that divide exactly; empty otherwise.
       unrollings: ways to use the PEs, one a core split.
       accelerator, tech: the machine.
+      density: share of the weights that are kept, their zeros skipped; None: none are.
     """
 
     dims: Dims
@@ -153,6 +161,22 @@ class _Work(NamedTuple):
     unrollings: list[Unrolling]
     accelerator: Accelerator
     tech: Technology
+    density: Array | None = None
+
+    @property
+    def kept(self) -> Array | float:
+        """Weights that are multiplied, a weight of the dense matrix."""
+        return 1.0 if self.density is None else self.density
+
+    @property
+    def stored_words(self) -> Array | float:
+        """Words moved, positions included, a weight of the dense matrix."""
+        return 1.0 if self.density is None else self.density * (1 + self.tech.index_words)
+
+    @property
+    def register_rows(self) -> Array | float:
+        """Rows of the dense matrix whose kept weights fill a PE's registers."""
+        return WEIGHT_REGISTER_WORDS / self.kept
 
     @property
     def sum_words(self) -> Array | float:
@@ -194,17 +218,19 @@ def _tiles(work: _Work, lattice: Lattice, one_row: bool) -> _Tiles:
         blocks = core_dims[d] / pes[d]
         return pes[d] * blocks / smallest_divisor(work.tables[d], blocks, trips)
 
-    registers = pes["k"] * WEIGHT_REGISTER_WORDS
+    registers = pes["k"] * work.register_rows
     n2 = tile("n", jnp.asarray(_N_TRIPS)[lattice.n_step], pes["n"])
     in_registers = jnp.asarray(_K_REGISTERS)[lattice.k_step]
     k_trips = jnp.where(
         in_registers, core_dims["k"] / registers, jnp.asarray(_K_TRIPS)[lattice.k_step]
     )
-    k2 = tile("k", k_trips, jnp.where(in_registers, registers, pes["k"]))
+    k2 = tile("k", k_trips, jnp.where(in_registers, registers, pes["k"] / work.kept))
     # Copies of each tile, so that one is filled or drained while the other is used.
     # Weights need not stay in L2: they pass through whenever registers are loaded.
     l2_words = tensor_l2_kib(work.accelerator, costing) * 1024.0 / tech.word_bytes
-    free = l2_words / costing.buffer_copies - (0 if costing.weights_bypass else k2 * n2)
+    free = l2_words / costing.buffer_copies - (
+        0 if costing.weights_bypass else k2 * n2 * work.stored_words
+    )
     # Sums that one pass of the array finishes are never in L2 unfinished.
     at_once = (cores["k"] == 1) & (k2 >= core_dims["k"]) & (k2 <= registers)
     m_max = floor(free / (k2 + jnp.where(at_once, 1, work.sum_words) * n2))
@@ -227,18 +253,20 @@ def _blocks(schedule: Schedule, work: _Work, tiles: _Tiles) -> tuple[Dims, Array
     m, k, n = (work.dims[d] for d in "mkn")
     chip, copies = tiles.chip, work.tech.costing.buffer_copies
     glb_words = work.accelerator.glb_mib * 2.0**20 / work.tech.word_bytes
-    one = jnp.ones_like(tiles.m2)
+    one, stored = jnp.ones_like(tiles.m2), work.stored_words
     # Outputs in the GLB are finished words unless the k loop leaves partial sums there.
     spills = schedule.inner[-1] != "k"
     out = jnp.where(spills & (tiles.trips["k"] > 1), work.sum_words, 1)
     if schedule.keeps == "I":  # m1 rows of I, whole in k; W and O stream in chunks of n
-        m1 = (glb_words - copies * k * chip["n"]) / (k + copies * out * chip["n"])
+        m1 = (glb_words - copies * k * stored * chip["n"]) / (k + copies * out * chip["n"])
         return {"M": ceil(m / jnp.clip(floor(m1), 1, m)), "N": one}, m1 >= chip["m"]
     if schedule.keeps == "W":  # n1 columns of W, whole in k; I and O stream in chunks of m
-        n1 = (glb_words - copies * k * chip["m"]) / (k + copies * out * chip["m"])
+        n1 = (glb_words - copies * k * chip["m"]) / (k * stored + copies * out * chip["m"])
         return {"M": one, "N": ceil(n / jnp.clip(floor(n1), 1, n))}, n1 >= chip["n"]
     m1 = jnp.clip(ceil(m * schedule.rows), chip["m"], m)
-    n1 = (glb_words - copies * m1 * chip["k"]) / (work.sum_words * m1 + copies * chip["k"])
+    n1 = (glb_words - copies * m1 * chip["k"]) / (
+        work.sum_words * m1 + copies * chip["k"] * stored
+    )
     return {"M": ceil(m / m1), "N": ceil(n / jnp.clip(floor(n1), 1, n))}, n1 >= chip["n"]
 
 
@@ -293,7 +321,8 @@ class Traffic(NamedTuple):
 def _traffic(schedule: Schedule, work: _Work, tiles: _Tiles, blocks: Dims) -> Traffic:
     """Traffic of one schedule on tiles [P] and the GLB blocks they are walked in."""
     dims, sum_words = work.dims, work.sum_words
-    size_i, size_w, size_o = dims["m"] * dims["k"], dims["k"] * dims["n"], dims["m"] * dims["n"]
+    size_i, size_o = dims["m"] * dims["k"], dims["m"] * dims["n"]
+    size_w = dims["k"] * dims["n"] * work.stored_words
     cores, pes, core_dims = tiles.cores, tiles.pes, tiles.core_dims
     dram = _loops(schedule.dram, tiles.trips, blocks)
     dram_read = size_i * _refetches(dram, "n") + size_w * _refetches(dram, "m")
@@ -303,7 +332,7 @@ def _traffic(schedule: Schedule, work: _Work, tiles: _Tiles, blocks: Dims) -> Tr
     visits = cores["k"] * _refetches(inner, "k")
     partial = sum_words * size_o * (visits - 1)  # written to, then read from the GLB
 
-    registers = pes["k"] * WEIGHT_REGISTER_WORDS
+    registers = pes["k"] * work.register_rows
     column_blocks = ceil(core_dims["n"] / pes["n"])
     # Registers are refilled per tile of rows, unless one block of weights is all they walk.
     in_tile = [
@@ -319,7 +348,7 @@ def _traffic(schedule: Schedule, work: _Work, tiles: _Tiles, blocks: Dims) -> Tr
     if costing.column_sums:
         passes = _refetches([*inner, *in_tile, ("m", tiles.m2)], "k")
     else:
-        passes = tiles.trips["k"] * ceil(tiles.k2 / pes["k"])
+        passes = tiles.trips["k"] * ceil(tiles.k2 * work.kept / pes["k"])
     # Every pass but the very last, which requantises, writes partial sums; every pass of
     # a core but its first reads them back; one core reads and adds those of the others.
     summed = sum_words * size_o * cores["k"] * (passes - 1)
@@ -336,7 +365,7 @@ def _traffic(schedule: Schedule, work: _Work, tiles: _Tiles, blocks: Dims) -> Tr
         register_fills=register_fills,
         compute_cycles=ceil(core_dims["m"] / pes["m"])
         * column_blocks
-        * ceil(core_dims["k"] / pes["k"]),
+        * ceil(core_dims["k"] * work.kept / pes["k"]),
     )
 
 
@@ -354,12 +383,12 @@ def _cycles(traffic: Traffic, work: _Work, tiles: _Tiles) -> Array:
     fill, drain = jnp.zeros_like(on_chip), jnp.zeros_like(on_chip)
     if tech.costing.fill_and_drain:
         # Before the array can start: the first tiles of I and W, and the first registers.
-        chip, pes = tiles.chip, tiles.pes
-        first_registers = jnp.minimum(pes["n"], tiles.n2) * jnp.minimum(
-            pes["k"] * WEIGHT_REGISTER_WORDS, tiles.k2
+        chip, pes, stored = tiles.chip, tiles.pes, work.stored_words
+        first_registers = jnp.minimum(pes["n"], tiles.n2) * stored * jnp.minimum(
+            pes["k"] * work.register_rows, tiles.k2
         )
         fill = (
-            chip["m"] * chip["k"] + chip["k"] * chip["n"]
+            chip["m"] * chip["k"] + chip["k"] * chip["n"] * stored
         ) / tech.dram_words_per_cycle + first_registers / l2_words
         drain = chip["m"] * chip["n"] / tech.dram_words_per_cycle
     return jnp.maximum(
@@ -377,12 +406,15 @@ def _price(schedule: Schedule, work: _Work, tiles: _Tiles) -> tuple[GemmCosts, A
     dims, tech = work.dims, work.tech
     t = _traffic(schedule, work, tiles, blocks)
     cycles = _cycles(t, work, tiles)
-    macs = dims["m"] * dims["k"] * dims["n"]
+    macs = dims["m"] * dims["k"] * dims["n"] * work.kept
+    per_mac_pj = tech.register_read_pj
+    if work.density is not None:  # the weight's position, and the operand register
+        per_mac_pj = (2 + tech.index_words) * tech.register_read_pj + tech.register_write_pj
     fills = t.register_fills * tiles.pes["m"]  # one copy in every PE that needs the weight
     costs = GemmCosts(
         cycles=cycles,
         mac_pj=macs * tech.mac_pj + jnp.zeros_like(cycles),
-        register_pj=macs * tech.register_read_pj + fills * tech.register_write_pj,
+        register_pj=macs * per_mac_pj + fills * tech.register_write_pj,
         l2_pj=t.l2_read * tech.l2_read_pj + t.l2_write * tech.l2_write_pj,
         glb_pj=t.glb_read * tech.glb_read_pj + t.glb_write * tech.glb_write_pj,
         dram_pj=(t.dram_read + t.dram_write) * tech.dram_pj,
@@ -446,35 +478,58 @@ class GemmRun(NamedTuple):
 
 
 def gemm_run(
-    m: Array, k: Array, n: Array, accelerator: Accelerator, tech: Technology
+    m: Array, k: Array, n: Array, accelerator: Accelerator, tech: Technology,
+    density: Array | None = None,
 ) -> GemmRun:
     """What `gemm_costs` sums up to, without derivatives and cheaper to compile."""
-    best = _best_mapping(jax.lax.stop_gradient(_work(m, k, n, accelerator, tech)))
+    work = _work(m, k, n, accelerator, tech)
+    best = _best_mapping(jax.lax.stop_gradient(work))
+    if density is not None:
+        sparse = _best_mapping(jax.lax.stop_gradient(_skipping(work, density)))
+        best = _choose(sparse.edp < best.edp, sparse, best)
     return GemmRun(best.cycles, best.dynamic_pj)
 
 
 def gemm_costs(
-    m: Array, k: Array, n: Array, accelerator: Accelerator, tech: Technology
+    m: Array, k: Array, n: Array, accelerator: Accelerator, tech: Technology,
+    density: Array | None = None,
 ) -> GemmCosts:
     """Cost of the GEMM [m, k] x [k, n] under its best mapping.
 
     Args:
       m, k, n: dimensions, scalars, at least 1; integers or relaxed floats.
       accelerator: scalar leaves.
-      tech: scalar leaves.
+      tech: scalar leaves; with `index_words` where weights are sparse.
+      density: share of the weights kept in every column of [k, n], a scalar in (0, 1];
+        None: all.
 
     Returns:
       GemmCosts of scalars; infinite cycles where no mapping fits the buffers.
       vmap for batches of GEMMs or accelerators.
     """
     work = _work(m, k, n, accelerator, tech)
+    cost, edp = _best_costs(work)
+    if density is not None:
+        sparse, sparse_edp = _best_costs(_skipping(work, density))
+        cost = _choose(sparse_edp < edp, sparse, cost)
+    return cost
+
+
+def _best_costs(work: _Work) -> tuple[GemmCosts, Array]:
+    """Cost of the best mapping, with derivatives, and its energy x delay."""
     best = _best_mapping(jax.lax.stop_gradient(work))
     tiles = [_tiles(work, best.point, one_row) for one_row in (False, True)]
     cost, _ = _price(SCHEDULES[0], work, tiles[SCHEDULES[0].one_row])
     for i, schedule in enumerate(SCHEDULES[1:], start=1):
         other, _ = _price(schedule, work, tiles[schedule.one_row])
         cost = _choose(best.schedule == i, other, cost)
-    return dataclasses.replace(cost, cycles=jnp.where(jnp.isfinite(best.edp), cost.cycles, jnp.inf))
+    cycles = jnp.where(jnp.isfinite(best.edp), cost.cycles, jnp.inf)
+    return dataclasses.replace(cost, cycles=cycles), best.edp
+
+
+def _skipping(work: _Work, density: Array) -> _Work:
+    """The same product with its zeros skipped."""
+    return work._replace(density=jnp.asarray(density, jnp.float32))
 
 
 def _work(m: Array, k: Array, n: Array, accelerator: Accelerator, tech: Technology) -> _Work:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -14,6 +15,7 @@ from codesign.cost import carbon
 from codesign.cost.mapper import GemmCosts, gemm_costs
 from codesign.cost.technology import Technology, area_breakdown_mm2, technology, tops
 from codesign.cost.vector_unit import VectorCosts, vector_costs
+from codesign.costing import costing_of
 from codesign.scenario import Scenario
 from codesign.workload import Workload, clip_workload
 
@@ -88,8 +90,9 @@ def execution(gemms: GemmCosts, vector: VectorCosts, workload: Workload) -> Exec
 
 def run_workload(workload: Workload, accelerator: Accelerator, tech: Technology) -> Execution:
     """Runs one workload on one accelerator (scalar leaves); vmap for batches."""
-    by_gemm = jax.vmap(gemm_costs, in_axes=(0, 0, 0, None, None))
-    gemms = by_gemm(workload.m, workload.k, workload.n, accelerator, tech)
+    by_gemm = jax.vmap(gemm_costs, in_axes=(0, 0, 0, None, None, 0))
+    dims = workload.m, workload.k, workload.n
+    gemms = by_gemm(*dims, accelerator, tech, workload.density)
     return execution(gemms, vector_costs(workload, accelerator, tech), workload)
 
 
@@ -130,13 +133,63 @@ def costs_of(
 
 
 def clip_costs(
-    architecture: Architecture, accelerator: Accelerator, scenario: Scenario
+    architecture: Architecture,
+    accelerator: Accelerator,
+    scenario: Scenario,
+    density: Any = 1,
 ) -> Costs:
     """Costs of one CLIP on one accelerator: scalar leaves, relaxed or not; jit and vmap it.
 
-    Differentiable in both; infinite latency where a GEMM fits no mapping.
+    Differentiable in all three; infinite latency where a GEMM fits no mapping.
+
+    Args:
+      architecture: the CLIP.
+      accelerator: the chip.
+      scenario: with `index_bits` where weights are sparse.
+      density: share of the blocks' weights that are kept, equally many in every row.
     """
+    work = clip_workload(architecture, costing_of(scenario), density)
+    return workload_costs(work, accelerator, scenario)
+
+
+def workload_costs(workload: Workload, accelerator: Accelerator, scenario: Scenario) -> Costs:
+    """Costs of any workload on one accelerator, as `clip_costs`."""
     accelerator = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), accelerator)
     tech = technology(accelerator, scenario)
-    run = run_workload(clip_workload(architecture, tech.costing), accelerator, tech)
-    return costs_of(run, accelerator, tech, scenario)
+    return costs_of(run_workload(workload, accelerator, tech), accelerator, tech, scenario)
+
+
+def expected(subnets: Costs, shares: Sequence[float] | jax.Array) -> Costs:
+    """Costs of a family on one chip, from those of its subnets, leaves [K, ...].
+
+    Energy, operational carbon and their parts are means by share of the inferences; latency
+    is the slowest subnet's; the chip, its carbon and its DRAM are there once.
+    """
+    weights = jnp.asarray(shares, jnp.float32)
+
+    def mean(x: Any) -> Any:
+        return jnp.tensordot(weights, x, axes=1)
+
+    slowest = jnp.argmax(subnets.latency_s, axis=0)
+    breakdown = {
+        "latency_s": _at(subnets.breakdown.get("latency_s", {}), slowest),
+        "energy_j": {n: mean(x) for n, x in subnets.breakdown.get("energy_j", {}).items()},
+        **{
+            name: {n: x[0] for n, x in subnets.breakdown.get(name, {}).items()}
+            for name in ("area_mm2", "embodied_kgco2e")
+        },
+    }
+    return Costs(
+        latency_s=jnp.max(subnets.latency_s, axis=0),
+        energy_j=mean(subnets.energy_j),
+        area_mm2=subnets.area_mm2[0],
+        tops=subnets.tops[0],
+        operational_kgco2e=mean(subnets.operational_kgco2e),
+        embodied_kgco2e=subnets.embodied_kgco2e[0],
+        breakdown=breakdown if subnets.breakdown else {},
+    )
+
+
+def _at(parts: dict[str, Any], subnet: Any) -> dict[str, Any]:
+    """The parts [K, ...] of one subnet, which may differ along [...]."""
+    return {n: jnp.take_along_axis(x, subnet[None], axis=0)[0] for n, x in parts.items()}

@@ -16,6 +16,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+import operator
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -34,6 +35,7 @@ from codesign.costing import costing_of
 from codesign.scenario import Scenario
 from codesign.space import AcceleratorChoices, DesignSpace
 from codesign.workload import Workload, outside_workload, tower_layer_workload
+from codesign.workload.operators import weight_density
 
 Array = jax.Array
 # (GEMM, accelerator) pairs mapped side by side: long vectors that stay in cache.
@@ -146,13 +148,20 @@ def _interpolate(values: Array, axes: Sequence[_Axis]) -> Array:
 
 
 @functools.partial(jax.jit, static_argnames=("scenario", "batch"))
-def _map_gemms(gemms: Array, chips: Accelerator, scenario: Scenario, batch: int) -> Run:
-    """Run [A, U], without leakage, of single GEMMs [U, 3] on accelerators [A]."""
+def _map_gemms(
+    gemms: Array, chips: Accelerator, scenario: Scenario, batch: int
+) -> Run:
+    """Run [A, U], without leakage, of single GEMMs on accelerators [A].
+
+    Args:
+      gemms: m, k, n and, where some are sparse, densities: [U, 3 or 4].
+    """
 
     def on_chip(chip: Accelerator) -> Run:
         tech = technology(chip, scenario)
-        m, k, n = gemms.T
-        return Run(*jax.vmap(gemm_run, in_axes=(0, 0, 0, None, None))(m, k, n, chip, tech))
+        m, k, n, *density = gemms.T
+        run = jax.vmap(gemm_run, in_axes=(0, 0, 0, None, None, 0))
+        return Run(*run(m, k, n, chip, tech, density[0] if density else None))
 
     in_batches = jax.tree.map(lambda x: x.reshape(-1, batch), chips)
     run = jax.lax.map(jax.vmap(on_chip), in_batches)
@@ -189,11 +198,13 @@ def _sum_operators(
 def stack_workloads(workloads: Sequence[Workload]) -> Workload:
     """Batches of workloads [D_i] as one batch [sum D_i], padded with operators that never run."""
     gemms = max(len(w.gemm_names) for w in workloads)
+    sparse = any(w.density is not None for w in workloads)
     vector_ops = max(len(w.vector_names) for w in workloads)
 
     def padded(name: str, operators: int, fill: float) -> Any:
         """One field of all workloads, [sum D_i, operators]."""
-        parts = [np.asarray(getattr(w, name)) for w in workloads]
+        given = weight_density if name == "density" else operator.attrgetter(name)
+        parts = [np.asarray(given(w)) for w in workloads]
         rows = [w.m.shape[0] for w in workloads]
         parts = [np.broadcast_to(x, (n, x.shape[-1])) for x, n in zip(parts, rows, strict=True)]
         missing = [operators - x.shape[-1] for x in parts]
@@ -210,6 +221,7 @@ def stack_workloads(workloads: Sequence[Workload]) -> Workload:
             for name in ("elements", "vector_count", "vector_cycles", "vector_operands",
                          "vector_rows")
         },
+        density=padded("density", gemms, 1.0) if sparse else None,
         gemm_names=tuple(f"gemm_{i}" for i in range(gemms)),
         vector_names=tuple(f"vector_{i}" for i in range(vector_ops)),
     )
@@ -224,8 +236,10 @@ def run_grid(workloads: Sequence[Workload], chips: Accelerator, scenario: Scenar
       scenario: clock and bandwidths.
     """
     workload = stack_workloads(workloads)
-    shapes = np.stack([np.asarray(x) for x in (workload.m, workload.k, workload.n)], axis=-1)
-    gemms, which = np.unique(shapes.reshape(-1, 3), axis=0, return_inverse=True)
+    columns = [workload.m, workload.k, workload.n]
+    columns += [] if workload.density is None else [workload.density]
+    shapes = np.stack([np.asarray(x) for x in columns], axis=-1)
+    gemms, which = np.unique(shapes.reshape(-1, len(columns)), axis=0, return_inverse=True)
     total = chips.cores.shape[0]
     batch = min(total, max(1, PAIRS_AT_ONCE // len(gemms)))
     chips = jax.tree.map(lambda x: np.asarray(x, np.float32), chips)
@@ -258,14 +272,19 @@ def _on_chips(run: Run, chips: Accelerator, scenario: Scenario) -> Costs:
     return totals(run, area_mm2, tops(chips, scenario), scenario)
 
 
-def build_table(space: DesignSpace, scenario: Scenario) -> CostTable:
+def build_table(space: DesignSpace, scenario: Scenario, density: float = 1) -> CostTable:
     """Maps every distinct operator of the space on every accelerator of it.
+
+    Args:
+      space: the space.
+      scenario: where and how designs live.
+      density: share of the blocks' weights that are kept.
 
     Raises:
       ValueError: an accelerator whose buffers are too small for some operator.
     """
     chips = accelerator_grid(space.accelerator)
-    chip_shape = [len(d.choices) for d in space.dimensions[space.architecture_size :]]
+    chip_shape = [len(d.choices) for d in space.dimensions[space.network_size :]]
     base, costing = space.base, costing_of(scenario)
     blocks, rest, shapes = [], [], []
     for name, tokens in (("vision", base.vision_tokens), ("text", base.context)):
@@ -280,6 +299,7 @@ def build_table(space: DesignSpace, scenario: Scenario) -> CostTable:
             activation=base.activation,
             causal=name == "text",
             costing=costing,
+            density=density,
         )
         blocks.append(block(Tower(1, *(jnp.asarray(x.ravel()) for x in (w, h, f)))))
         widths: dict[str, Any] = {name: Tower(1, jnp.asarray(choices.width), 1, 1)}

@@ -43,6 +43,7 @@ class Technology:
       clock_pj: clock of accumulators and of the registers' gates, per clock cycle.
       dram_background_pj: the DRAM's standby and refresh, per clock cycle.
       word_bytes: bytes of a word.
+      index_words: words of a kept weight's position; 0 on a chip that skips no zeros.
       partial_sum_words: words of a 32-bit partial sum.
       costing: the conventions these constants belong to.
     """
@@ -63,6 +64,7 @@ class Technology:
     dram_background_pj: Any = 0.0
     word_bytes: Any = 1.0
     partial_sum_words: Any = 4.0
+    index_words: Any = 0.0
     costing: Costing = dataclasses.field(default=PHYSICAL, metadata={"static": True})
 
     @property
@@ -173,10 +175,12 @@ def technology(accelerator: Accelerator, scenario: Scenario) -> Technology:
         leakage_pj=leakage_w / scenario.clock_hz * 1e12,
         dram_words_per_cycle=like + scenario.dram_words_per_cycle / word,
         glb_words_per_cycle=like + scenario.glb_words_per_cycle / word,
-        clock_pj=like + node.logic_energy * energy("register_clock") * _clocked(accelerator),
+        clock_pj=like
+        + node.logic_energy * energy("register_clock") * _clocked(accelerator, scenario),
         dram_background_pj=like + dram_w / scenario.clock_hz * 1e12,
         word_bytes=like + word,
         partial_sum_words=like + PARTIAL_SUM_BYTES / word,
+        index_words=like + scenario.index_bits / scenario.precision_bits,
         costing=costing,
     )
 
@@ -193,6 +197,10 @@ def _logic(accelerator: Accelerator, scenario: Scenario, column: str) -> dict[st
 
     columns = accelerator.cores * accelerator.pe_x
     pe = unit("mac", "weight_register_read", WEIGHT_REGISTER_WORDS)
+    if scenario.index_bits:  # positions beside the weights, and an operand of its own
+        positions = scenario.index_bits / 8
+        pe += positions * (of("weight_register_read") + 8 * WEIGHT_REGISTER_WORDS * bit)
+        pe += word * 8 * bit
     lane = unit("lane_mac", "lane_register_read", LANE_REGISTER_WORDS)
     return {
         "pe": accelerator.pes * pe + columns * 8 * PARTIAL_SUM_BYTES * bit,
@@ -200,10 +208,14 @@ def _logic(accelerator: Accelerator, scenario: Scenario, column: str) -> dict[st
     }
 
 
-def _clocked(accelerator: Accelerator) -> Any:
-    """Flip-flops that see every clock edge: accumulators, and one gate a register word."""
+def _clocked(accelerator: Accelerator, scenario: Scenario) -> Any:
+    """Flip-flops that see every clock edge: accumulators, and one gate a register word.
+
+    A weight and its position share a gate; a PE that skips zeros has one word more.
+    """
     columns = accelerator.cores * accelerator.pe_x
-    return accelerator.pes * WEIGHT_REGISTER_WORDS + columns * (
+    words = WEIGHT_REGISTER_WORDS + (1 if scenario.index_bits else 0)
+    return accelerator.pes * words + columns * (
         LANE_REGISTER_WORDS + 8 * PARTIAL_SUM_BYTES
     )
 

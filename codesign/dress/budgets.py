@@ -88,11 +88,17 @@ def uniform_counts(
     """Weights per row where every layer has the subnet's sparsity: int32 [K,L] of each kernel."""
 
     def of_size(size: Size) -> jax.Array:
-        kept = size.weights - _share(sparsities, size.weights).astype(jnp.int32)
-        kept = jnp.maximum(kept, floor)
+        kept = uniform_count(size.weights, sparsities, floor)
         return jnp.broadcast_to(kept[:, None], (kept.shape[0], size.layers))
 
     return {name: of_size(size) for name, size in sizes.items()}
+
+
+def uniform_count(
+    weights: int | jax.Array, sparsities: jax.Array, floor: int = 1
+) -> jax.Array:
+    """Weights that a row of so many keeps, int32; shapes broadcast, all may be traced."""
+    return jnp.maximum(weights - _share(sparsities, weights).astype(jnp.int32), floor)
 
 
 def total_weights(sizes: Iterable[Size]) -> int:
@@ -111,6 +117,6 @@ def _flat(arrays: Iterable[jax.Array]) -> jax.Array:
     return jnp.concatenate([array.ravel() for array in arrays])
 
 
-def _share(sparsities: jax.Array, count: int) -> jax.Array:
+def _share(sparsities: jax.Array, count: int | jax.Array) -> jax.Array:
     """uint32 [K]: sparsity x count, to the nearest; exactly zero for a dense member."""
-    return jnp.round(sparsities * jnp.float32(count)).astype(jnp.uint32)
+    return jnp.round(sparsities * jnp.asarray(count, jnp.float32)).astype(jnp.uint32)

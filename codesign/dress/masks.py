@@ -122,7 +122,29 @@ def subnet_masks(
         averages = {name: average for name, (_, average) in ranked.items()}
         rows = {name: size.rows for name, size in sizes.items()}
         counts = global_counts(averages, rows, sparsities, floor)
-    cuts = {name: _cuts(rising, counts[name]) for name, (rising, _) in ranked.items()}
+    return _masks(kernels, specs, {name: rising for name, (rising, _) in ranked.items()}, counts)
+
+
+def counted_masks(params: Any, specs: Mapping[str, RowSpec], counts: Mapping[str, Any]) -> Masks:
+    """The masks that keep so many weights of each row, by magnitude. Pure, counts may be traced.
+
+    Args:
+      params: as in `subnet_masks`.
+      specs: likewise.
+      counts: int32 [K,L] by name, from 1 to a row's length, not increasing with k.
+    """
+    kernels = pick(params, specs)
+    rising = {name: _ranked(kernels[name], spec)[0] for name, spec in specs.items()}
+    return _masks(kernels, specs, rising, dict(counts))
+
+
+def _masks(
+    kernels: Mapping[str, Any],
+    specs: Mapping[str, RowSpec],
+    rising: Mapping[str, jax.Array],
+    counts: dict[str, jax.Array],
+) -> Masks:
+    cuts = {name: _cuts(rising[name], counts[name]) for name in specs}
     return Masks(
         {name: _levels(kernels[name], spec, cuts[name]) for name, spec in specs.items()}, counts
     )

@@ -123,6 +123,15 @@ class PackedFamily:
         kernels = {name: kernel.to_dense(k) for name, kernel in self.kernels.items()}
         return self.dense | self.own[k] | kernels
 
+    def densities(self) -> list[dict[str, list[float]]]:
+        """Of each subnet, the share of its weights that each layer of each kernel keeps."""
+        lengths = {name: k.spec.sizes(k.shape)[2] for name, k in self.kernels.items()}
+        return [
+            {name: (kernel.counts[k] / lengths[name]).tolist()
+             for name, kernel in self.kernels.items()}
+            for k in range(len(self.sparsities))
+        ]  # fmt: skip
+
     def sizes(self, kernels_only: bool = False) -> Sizes:
         """What the arrays take on disk and in memory.
 

@@ -402,3 +402,25 @@ def costs_table(costs: Mapping[str, Any]) -> Table:
         for part, value in breakdown.get(field, {}).items():
             table.add_row(f"  {part}", si(value, unit), percent(value / total if total else None))
     return table
+
+
+def subnets_table(subnets: Sequence[Mapping[str, Any]]) -> Table:
+    """The subnets of a family as a rich table.
+
+    Args:
+      subnets: as in designs.json; "accuracy" is shown where it is known.
+    """
+    table = Table(box=box.HORIZONTALS, padding=(0, 2, 0, 0))
+    table.add_column("subnet")
+    headings = ["sparsity", "share of use", "latency", "energy", "weights"]
+    measured = any(number(subnet, "accuracy") is not None for subnet in subnets)
+    for heading in [*headings, *(["accuracy"] if measured else [])]:
+        table.add_column(heading, justify="right")
+    for k, subnet in enumerate(subnets):
+        cells = [
+            str(k), percent(subnet.get("sparsity")), percent(subnet.get("share")),
+            si(subnet.get("latency_s"), "s"), si(subnet.get("energy_j"), "J"),
+            si(subnet.get("weight_bytes"), "B"),
+        ]  # fmt: skip
+        table.add_row(*cells, *([percent(subnet.get("accuracy"))] if measured else []))
+    return table

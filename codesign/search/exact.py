@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from codesign.cost.family import FamilyTable
 from codesign.cost.table import CostTable
 from codesign.search.objectives import Limits, Mode, feasible, metric
 
@@ -31,8 +32,10 @@ class Choice(NamedTuple):
     value: Array | np.ndarray
 
 
-def best_accelerator(table: CostTable, indices: Array, mode: Mode, limits: Limits) -> Choice:
-    """The accelerator of least cost within the limits, for the architecture at indices [>= 8]."""
+def best_accelerator(
+    table: CostTable | FamilyTable, indices: Array, mode: Mode, limits: Limits
+) -> Choice:
+    """The accelerator of least cost within the limits, for the network at `indices`."""
     costs = table.on_every_accelerator(indices)
     value = jnp.where(feasible(costs, limits), metric(costs, mode), jnp.inf)
     best = jnp.argmin(value)
@@ -40,11 +43,11 @@ def best_accelerator(table: CostTable, indices: Array, mode: Mode, limits: Limit
 
 
 def neighbours(position: np.ndarray, steps: np.ndarray) -> np.ndarray:
-    """All roundings up or down of a relaxed architecture, [n, 8].
+    """All roundings up or down of a relaxed network, [n, d].
 
     Args:
-      position: in units of choices, [8].
-      steps: choices less one, [8].
+      position: in units of choices, [d].
+      steps: choices less one, [d].
     """
     low = np.clip(np.floor(position), 0, steps)
     high = np.clip(np.ceil(position), 0, steps)
@@ -53,9 +56,13 @@ def neighbours(position: np.ndarray, steps: np.ndarray) -> np.ndarray:
 
 
 def within_target(
-    table: CostTable, candidates: np.ndarray, target: float, mode: Mode, limits: Limits
+    table: CostTable | FamilyTable,
+    candidates: np.ndarray,
+    target: float,
+    mode: Mode,
+    limits: Limits,
 ) -> tuple[np.ndarray, Choice]:
-    """The candidates [n, 8] whose best accelerator meets target and limits, with it."""
+    """The candidates [n, d] whose best accelerator meets target and limits, with it."""
     choose = jax.jit(
         jax.vmap(lambda indices: best_accelerator(table, indices, mode, limits))
     )
@@ -65,22 +72,29 @@ def within_target(
 
 
 def roundings(
-    table: CostTable, position: np.ndarray, target: float, mode: Mode, limits: Limits
+    table: CostTable | FamilyTable,
+    position: np.ndarray,
+    target: float,
+    mode: Mode,
+    limits: Limits,
 ) -> tuple[np.ndarray, Choice]:
-    """Discrete architectures near a relaxed one that meet target and limits.
+    """Discrete networks near a relaxed one that meet target and limits.
 
-    The roundings up and down; where all of them exceed the target, the position is
-    lowered choice by choice until some do. Empty only if the smallest one does not fit.
+    The roundings up and down; where all of them exceed the target, the position goes
+    choice by choice towards smaller and sparser networks until some meet it. Empty only
+    if the smallest one does not.
 
     Args:
-      position: relaxed architecture in units of choices, [8].
+      position: relaxed network in units of choices, [d].
 
     Returns:
-      Architectures [n, 8], nearest first, and their best accelerators.
+      Networks [n, d], nearest first, and their best accelerators.
     """
-    steps = table.space.steps[: table.space.architecture_size]
+    space = table.space
+    steps = space.steps[: space.network_size]
+    cheaper = np.where(np.arange(space.network_size) < space.architecture_size, -1.0, 1.0)
     for lowered in range(int(steps.max()) + 1):
-        around = neighbours(np.maximum(position - lowered, 0.0), steps)
+        around = neighbours(np.clip(position + lowered * cheaper, 0.0, steps), steps)
         candidates, choice = within_target(table, around, target, mode, limits)
         if len(candidates):
             order = np.argsort(np.abs(candidates - position).sum(axis=-1), kind="stable")

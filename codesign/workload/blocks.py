@@ -9,6 +9,7 @@ fused into a GEMM. Dropout does nothing at inference and is left out.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any, NamedTuple
 
 from codesign.costing import PHYSICAL, Costing
@@ -28,8 +29,8 @@ class Operators(NamedTuple):
 
     @property
     def macs(self) -> Any:
-        """Multiply-accumulates of all GEMMs."""
-        return sum(g.m * g.k * g.n * g.count * g.batch for g in self.gemms)
+        """Multiply-accumulates of all GEMMs, those of weights left out not counted."""
+        return sum(g.m * g.k * g.n * g.count * g.batch * g.density for g in self.gemms)
 
     @property
     def workload(self) -> Workload:
@@ -72,6 +73,7 @@ class Block:
       norm: "layernorm" (scale and shift) or "rmsnorm" (scale).
       activation: a kind of cost/data/vector_ops.csv.
       qkv_bias, out_bias, ffn_bias: which projections add a bias.
+      density: share of the weights of every matrix that are kept.
     """
 
     width: Any
@@ -86,6 +88,7 @@ class Block:
     qkv_bias: bool = True
     out_bias: bool = True
     ffn_bias: bool = True
+    density: Any = 1
 
 
 def block_operators(
@@ -109,14 +112,15 @@ def block_operators(
     b, t = block, tokens
     s = t if keys is None else keys
     kv_heads, group = (b.heads, 1) if b.kv_heads is None else (b.kv_heads, b.heads // b.kv_heads)
+    weights = functools.partial(Gemm, count=layers, density=b.density)
     gemms = [
         *_input_projections(b, t, layers),
         Gemm("scores", group * t, b.head_dim, s, layers, batch=kv_heads),
         Gemm("values", group * t, s, b.head_dim, layers, batch=kv_heads),
-        Gemm("out", t, b.heads * b.head_dim, b.width, layers),
-        *([Gemm("ffn_gate", t, b.width, b.ffn, layers)] if b.gated else []),
-        Gemm("ffn_up", t, b.width, b.ffn, layers),
-        Gemm("ffn_down", t, b.ffn, b.width, layers),
+        weights("out", t, b.heads * b.head_dim, b.width),
+        *([weights("ffn_gate", t, b.width, b.ffn)] if b.gated else []),
+        weights("ffn_up", t, b.width, b.ffn),
+        weights("ffn_down", t, b.ffn, b.width),
     ]
     scores, rotated = b.heads * t * s, t * (b.heads + kv_heads) * b.head_dim
     vector_ops = [
@@ -136,9 +140,12 @@ def _input_projections(b: Block, tokens: Any, layers: Any) -> list[Gemm]:
     """Queries, keys and values: one row where they are alike, else two."""
     q = b.heads * b.head_dim
     if b.kv_heads is None or b.kv_heads == b.heads:
-        return [Gemm("qkv", tokens, b.width, q, 3 * layers)]
+        return [Gemm("qkv", tokens, b.width, q, 3 * layers, density=b.density)]
     kv = b.kv_heads * b.head_dim
-    return [Gemm("q", tokens, b.width, q, layers), Gemm("kv", tokens, b.width, kv, 2 * layers)]
+    return [
+        Gemm("q", tokens, b.width, q, layers, density=b.density),
+        Gemm("kv", tokens, b.width, kv, 2 * layers, density=b.density),
+    ]
 
 
 def block_parameters(block: Block) -> int:

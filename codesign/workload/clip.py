@@ -6,10 +6,12 @@ What is fused and in which order operators run is described in blocks.py.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from codesign.architecture import Architecture, Tower
+from codesign.architecture import TOWERS, Architecture, Tower
 from codesign.costing import PHYSICAL, Costing
+from codesign.errors import did_you_mean
 from codesign.workload.blocks import (
     Block,
     Operators,
@@ -71,6 +73,7 @@ def tower_layer_workload(
     causal: bool,
     layers: Any = 1,
     costing: Costing = PHYSICAL,
+    density: Any = 1,
 ) -> Workload:
     """Operators of `layers` identical transformer blocks.
 
@@ -83,8 +86,11 @@ def tower_layer_workload(
       causal: whether a mask is added to the scores.
       layers: how often the block runs.
       costing: whose conventions count the operators.
+      density: share of the block's weights that are kept.
     """
-    block = Block(tower.width, tower.heads, head_dim, tower.ffn, activation=activation)
+    block = Block(
+        tower.width, tower.heads, head_dim, tower.ffn, activation=activation, density=density
+    )
     operators = block_operators(block, tokens=tokens, masked=causal, layers=layers)
     return prefixed(name, operators).under(costing)
 
@@ -99,25 +105,82 @@ def outside_workload(
     return _outside_operators(architecture, name).under(costing)
 
 
-def clip_workload(architecture: Architecture, costing: Costing = PHYSICAL) -> Workload:
-    """All operators of both towers; differentiable in the elastic dimensions."""
-    return _clip_operators(architecture).under(costing)
+def clip_workload(
+    architecture: Architecture, costing: Costing = PHYSICAL, density: Any = 1
+) -> Workload:
+    """All operators of both towers; differentiable in the elastic dimensions and the density.
+
+    Args:
+      architecture: scalars, integers or relaxed.
+      costing: whose conventions count the operators.
+      density: share of the blocks' weights that are kept, in (0, 1].
+    """
+    return _clip_operators(architecture, density=density).under(costing)
 
 
-def _clip_operators(architecture: Architecture, text_head_dim: int | None = None) -> Operators:
+def subnet_operators(
+    architecture: Architecture, densities: Mapping[str, Sequence[float]]
+) -> Operators:
+    """Operators of a CLIP whose layers keep different shares of their weights.
+
+    Args:
+      architecture: of integers.
+      densities: by kernel, such as "vision.blocks.fc1", one share a layer; kernels not named
+        keep all their weights.
+
+    Raises:
+      ValueError: a kernel that is none of a block's, or another number of layers.
+    """
+    known = {f"{tower}.blocks.{name}" for tower in TOWERS for k in _KERNELS.values() for name in k}
+    for name, shares in densities.items():
+        if name not in known:
+            raise ValueError(f"the cost model has no sparse '{name}'; {did_you_mean(name, known)}")
+        layers = getattr(architecture, name.split(".")[0]).layers
+        if len(shares) != layers:
+            raise ValueError(f"{name} has {len(shares)} densities for {layers} layers")
+    operators = _clip_operators(architecture)
+    gemms: list[Gemm] = []
+    for gemm in operators.gemms:
+        tower, product = gemm.name.split(".")
+        kernels = [f"{tower}.blocks.{kernel}" for kernel in _KERNELS.get(product, ())]
+        if not any(kernel in densities for kernel in kernels):
+            gemms.append(gemm)
+            continue
+        layers = getattr(architecture, tower).layers
+        gemms += [
+            gemm._replace(count=1, density=float(share))
+            for kernel in kernels
+            for share in densities.get(kernel, [1.0] * layers)
+        ]
+    return Operators(tuple(gemms), operators.vector_ops)
+
+
+# The kernels of a product of a block, as models name them.
+_KERNELS = {
+    "qkv": ("query", "key", "value"), "out": ("out",), "ffn_up": ("fc1",), "ffn_down": ("fc2",)
+}  # fmt: skip
+
+
+def _clip_operators(
+    architecture: Architecture, text_head_dim: int | None = None, density: Any = 1
+) -> Operators:
     a = architecture
     parts = []
     for name, tokens in (("vision", a.vision_tokens), ("text", a.context)):
-        block, layers = _tower_block(a, name, text_head_dim), getattr(a, name).layers
+        block, layers = _tower_block(a, name, text_head_dim, density), getattr(a, name).layers
         layer = block_operators(block, tokens=tokens, masked=name == "text", layers=layers)
         parts += [prefixed(name, layer), _outside_operators(a, name)]
     return join(*parts)
 
 
-def _tower_block(a: Architecture, name: str, text_head_dim: int | None) -> Block:
+def _tower_block(
+    a: Architecture, name: str, text_head_dim: int | None, density: Any = 1
+) -> Block:
     tower = getattr(a, name)
     head_dim = (text_head_dim or a.head_dim) if name == "text" else a.head_dim
-    return Block(tower.width, tower.heads, head_dim, tower.ffn, activation=a.activation)
+    return Block(
+        tower.width, tower.heads, head_dim, tower.ffn, activation=a.activation, density=density
+    )
 
 
 def _outside_operators(architecture: Architecture, name: str) -> Operators:

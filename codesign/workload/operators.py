@@ -20,6 +20,7 @@ class Gemm(NamedTuple):
       m, k, n: rows, summed dimension, columns.
       count: repetitions, such as layers.
       batch: products of one repetition that share nothing, such as attention heads.
+      density: share of the weights [k, n] that are kept, equally many in every column.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Gemm(NamedTuple):
     n: Any
     count: Any = 1
     batch: Any = 1
+    density: Any = 1
 
 
 class VectorOp(NamedTuple):
@@ -59,6 +61,7 @@ class Workload:
       vector_operands: tensors read, [V].
       vector_rows: rows that are summed up, [V] or [..., V].
       gemm_names, vector_names: one name an operator, or a step of one.
+      density: share of each GEMM's weights that are kept, [G] or [..., G]; None: all.
     """
 
     m: jax.Array
@@ -72,11 +75,13 @@ class Workload:
     vector_rows: jax.Array
     gemm_names: tuple[str, ...] = dataclasses.field(metadata={"static": True})
     vector_names: tuple[str, ...] = dataclasses.field(metadata={"static": True})
+    density: jax.Array | None = None
 
     @property
     def macs(self) -> jax.Array:
-        """Multiply-accumulates of all GEMMs, []."""
-        return jnp.sum(self.m * self.k * self.n * self.count, axis=-1)
+        """Multiply-accumulates of all GEMMs, those of weights left out not counted, []."""
+        every = self.m * self.k * self.n * self.count
+        return jnp.sum(every if self.density is None else every * self.density, axis=-1)
 
 
 def _columns(operators: Sequence[NamedTuple], *fields: str) -> list[jax.Array]:
@@ -96,12 +101,17 @@ def gather(
     Dimensions are scalars, traced or not, or arrays [...] for a batch of workloads.
 
     Raises:
-      ValueError: an element-wise operator of an unknown kind.
+      ValueError: an element-wise operator of an unknown kind, or sparse weights under a
+        costing that has no rule for them.
     """
     steps = [(op, cycles) for op in vector_ops for cycles in _step_cycles(op.kind, costing)]
-    m, k, n, count, batch = _columns(
-        [_conventional(gemm, costing) for gemm in gemms], "m", "k", "n", "count", "batch"
-    )
+    m, k, n, count, batch, density = _columns(
+        [_conventional(gemm, costing) for gemm in gemms],
+        "m", "k", "n", "count", "batch", "density",
+    )  # fmt: skip
+    sparse = not all(isinstance(gemm.density, int) and gemm.density == 1 for gemm in gemms)
+    if sparse and not costing.sparse_weights:
+        raise ValueError(f"the {costing.name} costing has no sparse weights; use physical")
     elements, vector_count, rows = _columns(
         [op for op, _ in steps], "elements", "count", "rows"
     )
@@ -117,6 +127,7 @@ def gather(
         vector_rows=rows,
         gemm_names=tuple(g.name for g in gemms),
         vector_names=tuple(op.name for op, _ in steps),
+        density=density if sparse else None,
     )
 
 
@@ -147,6 +158,13 @@ def concatenate(*workloads: Workload) -> Workload:
     arrays: dict[str, Any] = {
         f.name: jnp.concatenate([getattr(w, f.name) for w in workloads], axis=-1)
         for f in dataclasses.fields(Workload)
-        if f.name not in names
+        if f.name not in (*names, "density")
     }
+    if any(w.density is not None for w in workloads):
+        names["density"] = jnp.concatenate([weight_density(w) for w in workloads], axis=-1)
     return Workload(**arrays, **names)
+
+
+def weight_density(workload: Workload) -> jax.Array:
+    """Density of every GEMM's weights, ones where none is sparse: [..., G]."""
+    return jnp.ones_like(workload.m) if workload.density is None else workload.density

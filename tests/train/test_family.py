@@ -92,7 +92,7 @@ def step(setup, rest, batch):
     """(family, members) -> the family after one step, and metrics."""
     return jax.jit(
         lambda f, members: train_step(
-            f, members, batch, rest, setup.table, setup.trainer, gated=True
+            f, members, batch, rest, setup.tables, setup.trainer, gated=True
         )
     )
 
@@ -150,7 +150,7 @@ def test_the_open_supernet_loses_what_the_ungated_one_does(setup, family, rest, 
     alone = jax.tree.map(lambda x: x[:1], (family.params, family.z, family.multipliers))
     members = type(setup.members)(*(x[:1] for x in setup.members))
     total, ungated = jax.jit(
-        lambda *f: family_loss(*f, members, batch, rest, setup.table, setup.trainer, gated=False)
+        lambda *f: family_loss(*f, members, batch, rest, setup.tables, setup.trainer, gated=False)
     )(*alone)
     assert set(ungated) == {"loss"} and float(total) == float(ungated["loss"][0])
     assert float(gated["loss"][SUPERNET]) == pytest.approx(float(total), rel=1e-5)

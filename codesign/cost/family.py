@@ -1,0 +1,84 @@
+"""Exact costs of every family of a space: a chip, a network, and the sparsities of its subnets.
+
+For each sparsity that a subnet may have there is the table of all designs of that sparsity.
+A family's costs are sums of these by its subnets' shares of use; between two sparsities they
+are interpolated, as between the choices of any other dimension.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from codesign.cost.estimate import longest_row, subnet_shares, with_index_bits
+from codesign.cost.model import Costs, expected
+from codesign.cost.table import CostTable, build_table
+from codesign.scenario import Scenario
+from codesign.space import DesignSpace
+
+Array = jax.Array
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class FamilyTable:
+    """Costs of all families of a space.
+
+    Attributes:
+      by_level: tables of the space's `levels`, leaves [levels, ...].
+      shares: of the inferences, of the K subnets.
+      space: the space.
+    """
+
+    by_level: CostTable
+    shares: tuple[float, ...] = dataclasses.field(metadata={"static": True})
+    space: DesignSpace = dataclasses.field(metadata={"static": True})
+
+    @property
+    def scenario(self) -> Scenario:
+        """What the chips live in, its index bits those of the largest network."""
+        return self.by_level.scenario
+
+    def relaxed(self, z: Array) -> Costs:
+        """Costs at a relaxed design z [d]: multilinear between the discrete families.
+
+        The latency is the slowest subnet's; see `expected`.
+        """
+        by_level = jax.vmap(lambda table: table.relaxed(z))(self.by_level)
+        return self._expected(by_level, self.space.level_weights(z))
+
+    def on_every_accelerator(self, indices: Array) -> Costs:
+        """Costs [accelerators] of the family at choice indices [>= network_size]."""
+        by_level = jax.vmap(lambda table: table.on_every_accelerator(indices))(self.by_level)
+        space = self.space
+        starts = np.cumsum([0, *map(len, space.sparsity)])[:-1]
+        own = indices[space.architecture_size : space.network_size] + starts
+        return self._expected(by_level, jax.nn.one_hot(own, len(space.levels)))
+
+    def accelerator_indices(self, flat: Array) -> Array:
+        """Choice indices [..., 6] of accelerators given by flat index [...]."""
+        shape = self.by_level.area_mm2.shape[1:]
+        return jnp.stack(jnp.unravel_index(flat, shape), axis=-1)
+
+    def _expected(self, by_level: Costs, weights: Array) -> Costs:
+        def of_subnets(x: Any) -> Array:
+            return jnp.tensordot(weights, x, axes=1)
+
+        return expected(jax.tree.map(of_subnets, by_level), self.shares)
+
+
+def build_family_table(space: DesignSpace, scenario: Scenario) -> FamilyTable:
+    """The tables of all sparsities of a space.
+
+    Raises:
+      ValueError: as `build_table`; shares of another number of subnets.
+    """
+    shares = subnet_shares(scenario, len(space.sparsity))
+    scenario = with_index_bits(scenario, longest_row(space.largest()))
+    tables = [build_table(space, scenario, 1 - level) for level in space.levels]
+    stacked = jax.tree.map(lambda *x: jnp.stack(x), *tables)
+    return FamilyTable(stacked, shares, space)
