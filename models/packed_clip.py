@@ -203,17 +203,19 @@ def packed_clip(packed: PackedFamily, architecture: Architecture, dialect: Diale
         getattr(shell, tower).blocks = None
     blocks = {name: kernel for name, kernel in packed.kernels.items() if ".blocks." in name}
     others = packed.kernels.keys() - blocks.keys()
-    return PackedClip(
-        shared={name: _float32(values) for name, values in packed.dense.items()},
-        own={
-            name: jnp.stack([_float32(own[name]) for own in packed.own]) for name in packed.own[0]
-        },
-        kernels={name: _rows(kernel) for name, kernel in blocks.items()},
-        others={name: _dense(packed.kernels[name]) for name in others},
-        counts={name: jnp.asarray(k.counts, jnp.int32) for name, k in packed.kernels.items()},
-        subnet=jnp.int32(0),
-        shell=shell,
-    )
+    with jax.ensure_compile_time_eval():  # arrays, also where a function is being traced
+        return PackedClip(
+            shared={name: _float32(values) for name, values in packed.dense.items()},
+            own={
+                name: jnp.stack([_float32(own[name]) for own in packed.own])
+                for name in packed.own[0]
+            },
+            kernels={name: _rows(kernel) for name, kernel in blocks.items()},
+            others={name: _dense(packed.kernels[name]) for name in others},
+            counts={name: jnp.asarray(k.counts, jnp.int32) for name, k in packed.kernels.items()},
+            subnet=jnp.int32(0),
+            shell=shell,
+        )
 
 
 def _float32(values: np.ndarray) -> jax.Array:

@@ -160,8 +160,7 @@ class ClipFamily:
 
     @functools.cached_property
     def _loaded(self) -> PackedClip:
-        with jax.ensure_compile_time_eval():  # arrays, also where `at` is called in a trace
-            return packed_clip(self.packed, self.architecture, self.dialect)
+        return packed_clip(self.packed, self.architecture, self.dialect)
 
     def clip(self, k: int, *, dtype: Any = jnp.float32, remat: bool = False) -> CLIP:
         """Subnet k as a CLIP with zeros in place, which `save_clip` writes in every format.

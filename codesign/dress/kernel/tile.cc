@@ -15,10 +15,6 @@
 #include <cstdint>
 #include <cstring>
 
-#if defined(__AVX2__) || defined(__AVX512F__)
-#include <immintrin.h>
-#endif
-
 namespace row_sparse {
 namespace {
 
@@ -242,48 +238,50 @@ void multiply_typed(const Product& p, Range blocks, Range panels) {
 
 // ---- one token -------------------------------------------------------------------------------
 
-// x at the columns of 16 rows.
-inline void gather(const float* x, const std::uint16_t* columns, Vector (&to)[kVectors]) {
-#if defined(__AVX512F__)
-  const __m512i index =
-      _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(columns)));
-  to[0] = _mm512_i32gather_ps(index, x, 4);
-#elif defined(__AVX2__)
-  for (long v = 0; v < kVectors; v++)
-    to[v] = _mm256_i32gather_ps(x, _mm256_cvtepu16_epi32(_mm_loadu_si128(
-        reinterpret_cast<const __m128i*>(columns + v * kLanes))), 4);
-#else
-  for (long r = 0; r < kRows; r++) to[r / kLanes][r % kLanes] = x[columns[r]];
-#endif
+// x at the columns of four rows. The processor's own gather is slower than this.
+inline Four at_columns(const float* x, const std::uint16_t* columns) {
+  std::uint64_t four;  // one load; all these processors put the lowest byte first
+  std::memcpy(&four, columns, sizeof(four));
+  return Four{x[four & 0xffff], x[four >> 16 & 0xffff], x[four >> 32 & 0xffff], x[four >> 48]};
 }
 
-inline void gather(const float* x, const std::uint32_t* columns, Vector (&to)[kVectors]) {
-  for (long r = 0; r < kRows; r++) to[r / kLanes][r % kLanes] = x[columns[r]];
+inline Four at_columns(const float* x, const std::uint32_t* columns) {
+  return Four{x[columns[0]], x[columns[1]], x[columns[2]], x[columns[3]]};
+}
+
+inline Four four_values(const float* values) { return *reinterpret_cast<const Four*>(values); }
+inline Four four_values(const std::uint16_t* values) {
+  return Four{widened(values[0]), widened(values[1]), widened(values[2]), widened(values[3])};
 }
 
 template <class Value, class Column>
 void multiply_token_typed(const Product& p, Range panels) {
+  constexpr long kAhead = 32;  // steps by which weights are fetched from memory before their use
   for (long panel = panels.begin; panel < panels.end; panel++) {
     const long offset = panel * p.stored * kRows;
     const Value* values = static_cast<const Value*>(p.values) + offset;
     const Column* columns = static_cast<const Column*>(p.columns) + offset;
-    Vector sum[kVectors] = {};
+    Four sum[kRows / 4] = {};
     for (long j = 0; j < p.n; j++) {
-      Vector inputs[kVectors] = {}, weights[kVectors] = {};
-      gather(p.x, columns + kRows * j, inputs);
-      for (long r = 0; r < kRows; r++)
-        weights[r / kLanes][r % kLanes] = widened(values[kRows * j + r]);
-      for (long v = 0; v < kVectors; v++) sum[v] += weights[v] * inputs[v];
+      // Past the n-th step the next panel's first ones follow.
+      const long ahead = kRows * (j + kAhead < p.n ? j + kAhead : j + kAhead - p.n + p.stored);
+      __builtin_prefetch(values + ahead);
+      __builtin_prefetch(columns + ahead);
+#pragma GCC unroll 4
+      for (long r = 0; r < kRows; r += 4)
+        sum[r / 4] += four_values(values + kRows * j + r) * at_columns(p.x, columns + kRows * j + r);
     }
+    float sums[kRows];
+    std::memcpy(sums, sum, sizeof(sums));
     const long first = panel * kRows;
-    for (long v = 0; v < kVectors; v++) {
-      if (p.bias)
-        for (long r = 0; r < kLanes; r++)
-          if (first + v * kLanes + r < p.rows) sum[v][r] += p.bias[first + v * kLanes + r];
-      sum[v] = activated(sum[v], p.activation);
-      for (long r = 0; r < kLanes; r++)
-        if (first + v * kLanes + r < p.rows) p.y[first + v * kLanes + r] = sum[v][r];
+    const long rows = p.rows - first < kRows ? p.rows - first : kRows;
+    if (p.bias)
+      for (long r = 0; r < rows; r++) sums[r] += p.bias[first + r];
+    for (long v = 0; v < kRows; v += kLanes) {
+      Vector* part = reinterpret_cast<Vector*>(sums + v);
+      *part = activated(*part, p.activation);
     }
+    std::memcpy(p.y + first, sums, rows * sizeof(float));
   }
 }
 
