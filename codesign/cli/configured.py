@@ -11,7 +11,12 @@ from typing import Any
 from codesign.errors import UserError
 
 # Which command runs a config of which class, by name: to import them all would take seconds.
-_COMMANDS = {"AblationConfig": "ablate", "FinetuneConfig": "finetune", "DressConfig": "dress"}
+_COMMANDS = {
+    "AblationConfig": "ablate",
+    "ClassifierDressConfig": "dress",
+    "DressConfig": "dress",
+    "FinetuneConfig": "finetune",
+}
 _NOUNS = {
     "ablate": "ablation",
     "dress": "training of subnets",

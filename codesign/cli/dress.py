@@ -1,13 +1,16 @@
-"""`codesign dress`: nested row-sparse subnets of one CLIP."""
+"""`codesign dress`: nested row-sparse subnets of one CLIP or one classifier."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from codesign.cli.output import console, print_json
 from codesign.cli.training import add_training_command, trained
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 
 def add(commands: Any) -> None:
@@ -16,13 +19,14 @@ def add(commands: Any) -> None:
         commands,
         "dress",
         run,
-        "train nested row-sparse subnets of one CLIP (DRESS); writes a run and the packed family",
+        "train nested row-sparse subnets of one CLIP or ResNet (DRESS); writes a run and the "
+        "packed family",
         example="--subnets.sparsities '[0.8,0.9]'",
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """`codesign dress`: the run itself is train.dress.run's."""
+    """`codesign dress`: the run itself is train.dress.run's, or classifier_run's."""
     from codesign.report.finetune import subnets_table
     from codesign.runs import REPORT
 
@@ -32,13 +36,45 @@ def run(args: argparse.Namespace) -> int:
         print_json({"run": str(folder)} | summary | {"family": family, "report": report})
         return 0
     out = console()
-    out.print(subnets_table(summary))
+    is_classifier = "macs" in summary
+    out.print(_classifiers_table(summary) if is_classifier else subnets_table(summary))
     out.print(f"family: {family}", markup=False, highlight=False, soft_wrap=True)
     out.print(f"report: {report}", markup=False, highlight=False, soft_wrap=True)
     return 0
 
 
 def _runner() -> Callable[..., dict[str, Any]]:
-    from codesign.train.dress.run import run_dress
+    def run_either(config: Any, *more: Any) -> dict[str, Any]:
+        from codesign.train.dress.classifier_config import ClassifierDressConfig
 
-    return run_dress
+        if isinstance(config, ClassifierDressConfig):
+            from codesign.train.dress.classifier_run import run_classifier_dress
+
+            return run_classifier_dress(config, *more)
+        from codesign.train.dress.run import run_dress
+
+        return run_dress(config, *more)
+
+    return run_either
+
+
+def _classifiers_table(summary: Mapping[str, Any]) -> Table:
+    """The subnets of a classifier side by side."""
+    from rich import box
+    from rich.table import Table
+
+    from codesign.report import tables
+
+    table = Table(box=box.HORIZONTALS, padding=(0, 1, 0, 0))
+    for heading in ("sparsity", "weights kept", "million MACs", "of the dense", "top-1"):
+        table.add_column(heading, justify="right")
+    for subnet in summary["subnets"]:
+        found = subnet.get("validation")
+        table.add_row(
+            f"{subnet['sparsity']:.0%}",
+            tables.percent(subnet["density"]),
+            f"{subnet['macs'] / 1e6:.3g}",
+            tables.percent(subnet["macs"] / summary["macs"]),
+            tables.percent(found["classification"]["top_1"]) if found else tables.MISSING,
+        )
+    return table

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from codesign.cli.arguments import add_command
 from codesign.cli.checkpoint import add_checkpoint_options, load, notes_to_stderr
 from codesign.cli.output import console, print_json, shards_to_stderr
+from codesign.errors import UserError
+
+if TYPE_CHECKING:
+    from codesign.models.resnet_family import ResNetFamily
 
 
 def add(commands: Any) -> None:
@@ -17,7 +21,8 @@ def add(commands: Any) -> None:
         commands,
         "eval",
         run,
-        "zero-shot classification and image-text retrieval of a checkpoint",
+        "zero-shot classification and image-text retrieval of a checkpoint; accuracy of a "
+        "classifier's subnets",
         epilog="DATA with labels gives zero-shot classification, DATA with captions retrieval: a "
         "folder of class folders, a table of captions (.csv, .tsv, .jsonl), parquet files or a hub "
         "name, tar shards of WebDataset ('shards/{000..099}.tar'), or digits, which is installed.",
@@ -61,12 +66,15 @@ def run(args: argparse.Namespace) -> int:
     import jax.numpy as jnp
 
     from codesign.models.formats import load_processor
+    from codesign.models.resnet_family import is_resnet_family, load_resnet_family
     from codesign.report.finetune import measures_table
     from codesign.train.data import open_source
     from codesign.train.progress import counting
     from codesign.train.zero_shot import evaluate_source
 
     dtype = jnp.bfloat16 if args.bfloat16 else jnp.float32
+    if is_resnet_family(args.checkpoint):
+        return _run_classifier(args, load_resnet_family(args.checkpoint), dtype)
     with notes_to_stderr():
         clip = load(args, args.checkpoint, dtype=dtype)
     processor = load_processor(args.checkpoint, clip, tokenizer=args.tokenizer)
@@ -84,4 +92,42 @@ def run(args: argparse.Namespace) -> int:
         })  # fmt: skip
         return 0
     console().print(measures_table(result))
+    return 0
+
+
+def _run_classifier(args: argparse.Namespace, family: ResNetFamily, dtype: Any) -> int:
+    """The accuracy of one subnet of a classifier's family."""
+    from codesign.report.tables import percent
+    from codesign.train.dress.classifier_data import (
+        PictureProcessor,
+        measure,
+        open_labelled,
+        right_by,
+    )
+    from codesign.train.progress import counting
+
+    for option in ("image", "activation", "head_dim", "tokenizer"):
+        if getattr(args, option) is not None:
+            name = option.replace("_", "-")
+            raise UserError(f"--{name} is for a CLIP; {args.checkpoint} is a ResNet's family")
+    last = len(family) - 1
+    if args.subnet is None:
+        raise UserError(f"{args.checkpoint} is a family: choose --subnet, 0 to {last}")
+    if not 0 <= args.subnet <= last:
+        raise UserError(f"--subnet {args.subnet}: {args.checkpoint} has subnets 0 to {last}")
+    source = open_labelled(source_config(args), family.config.classes, shards_to_stderr())
+    with counting(console(stderr=True), "evaluating", len(source)) as progress:
+        result = measure(
+            right_by(family.at(args.subnet, dtype=dtype), family.pictures),
+            PictureProcessor(family.pictures), source,
+            batch_size=args.batch_size, threads=args.threads, progress=progress,
+        )[0]  # fmt: skip
+    if args.json:
+        print_json({
+            "checkpoint": args.checkpoint, "subnet": args.subnet, "data": args.data,
+            "split": args.split, "network": dataclasses.asdict(family.config), **result,
+        })  # fmt: skip
+        return 0
+    top_1, images = percent(result["classification"]["top_1"]), f"{result['images']:,}"
+    console().print(f"top-1 {top_1} of {images} images", highlight=False)
     return 0

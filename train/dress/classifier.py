@@ -243,48 +243,45 @@ class ClassifierTrainer:
 
     def begin(self, variables: Variables) -> State:
         """The state before the first step, of copies; every subnet has these statistics."""
-        return _begin(variables, self)
+        params, stats, rest = _copied(variables)
+        return State(
+            params=params,
+            stats=_repeated(stats, self.subnets + 1),
+            rest=rest,
+            masks=jax.jit(self.masks_of)(params),
+            opt_state=jax.jit(self.optimizer.init)(params),
+            step=jnp.zeros((), jnp.int32),
+        )
 
     def begin_joint(self, state: State) -> State:
         """After dense training: every subnet has the dense network's statistics."""
         dense = jax.tree.map(lambda x: x[-1], state.stats)
-        return _begin(Variables(state.params, dense, state.rest), self)
+        return self.begin(Variables(state.params, dense, state.rest))
 
     def begin_post(self, state: State) -> PostState:
         """After joint training: masks of the final weights, norms to be each subnet's own."""
-        return _begin_post(state, self)
+        params, stats, rest = _copied(Variables(state.params, state.stats, state.rest))
+        norms = _repeated(pick(params, self.norms), self.subnets)
+        optimizer = self.post_optimizer
+        return PostState(
+            params=params,
+            norms=norms,
+            stats=jax.tree.map(lambda x: x[:-1], stats),
+            rest=rest,
+            masks=jax.jit(self.masks_of)(params),
+            opt_state=optax.EmptyState() if optimizer is None else jax.vmap(optimizer.init)(norms),
+            step=jnp.zeros((), jnp.int32),
+        )
 
 
-@functools.partial(jax.jit, static_argnames="trainer")
-def _begin(variables: Variables, trainer: ClassifierTrainer) -> State:
-    params, stats, rest = jax.tree.map(jnp.copy, variables)
-    return State(
-        params=params,
-        stats=_copies(stats, trainer.subnets + 1),
-        rest=rest,
-        masks=trainer.masks_of(params),
-        opt_state=trainer.optimizer.init(params),
-        step=jnp.zeros((), jnp.int32),
-    )
+@jax.jit
+def _copied(variables: Variables) -> Variables:
+    """In buffers of their own, which steps may take over."""
+    return jax.tree.map(jnp.copy, variables)
 
 
-@functools.partial(jax.jit, static_argnames="trainer")
-def _begin_post(state: State, trainer: ClassifierTrainer) -> PostState:
-    params, rest = jax.tree.map(jnp.copy, (state.params, state.rest))
-    norms = _copies(pick(params, trainer.norms), trainer.subnets)
-    optimizer = trainer.post_optimizer
-    return PostState(
-        params=params,
-        norms=norms,
-        stats=jax.tree.map(lambda x: x[:-1], state.stats),
-        rest=rest,
-        masks=trainer.masks_of(params),
-        opt_state=optax.EmptyState() if optimizer is None else jax.vmap(optimizer.init)(norms),
-        step=jnp.zeros((), jnp.int32),
-    )
-
-
-def _copies(tree: Tree, count: int) -> Tree:
+@functools.partial(jax.jit, static_argnums=1)
+def _repeated(tree: Tree, count: int) -> Tree:
     return jax.tree.map(lambda x: jnp.repeat(x[None], count, axis=0), tree)
 
 

@@ -1,0 +1,155 @@
+"""The packed family of a ResNet: one file, nested subnets, each with its own BatchNorms.
+
+    pack_resnet(model, pictures, names, masks, specs, (0.5, 0.8), own).save("family.safetensors")
+    model = load_resnet_family("family.safetensors").at(1)  # the 80 % subnet, zeros in place
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from safetensors import SafetensorError, safe_open
+
+from codesign.dress.masks import Masks
+from codesign.dress.packed import PackedFamily, load_packed, pack
+from codesign.dress.rows import RowSpec
+from codesign.dress.trees import named_leaves
+from codesign.errors import UserError
+from codesign.models.formats import ImageSettings
+from codesign.models.resnet import ResNet, ResNetConfig
+from codesign.models.subnets import FAMILY
+
+MODEL = "resnet"
+
+
+def pack_resnet(
+    model: ResNet, pictures: ImageSettings, class_names: Sequence[str], masks: Masks,
+    specs: Mapping[str, RowSpec], sparsities: Sequence[float], own: Sequence[Mapping[str, Any]],
+    *, dtype: str = "float32",
+) -> PackedFamily:
+    """The packed family of a ResNet; `save` writes it.
+
+    Args:
+      model: with the weights of all subnets.
+      pictures: how they become the network's input.
+      class_names: indexed by label.
+      masks: of the subnets.
+      specs: of the pruned kernels, as the masks were made with.
+      sparsities: of the subnets, as they were asked for.
+      own: of each subnet, its BatchNorms' "scale", "bias", "mean" and "var" by name.
+      dtype: "float32", "float16" or "bfloat16", of all weights but `own`.
+
+    Raises:
+      ValueError: arguments that do not fit each other, values that the dtype cannot hold.
+    """
+    about = {
+        "network": dataclasses.asdict(model.config),
+        "pictures": dataclasses.asdict(pictures),
+        "class_names": list(class_names),
+    }
+    return pack(
+        named_leaves(nnx.state(model)), masks.levels, specs, sparsities,
+        own=own, dtype=dtype, model=MODEL, about=about,
+    )  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class ResNetFamily:
+    """A packed family as ResNets.
+
+    Attributes:
+      packed: the family's arrays.
+      config: dimensions of every subnet.
+      pictures: how they become the networks' input.
+      class_names: indexed by label.
+    """
+
+    packed: PackedFamily
+    config: ResNetConfig
+    pictures: ImageSettings
+    class_names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.packed.sparsities)
+
+    @property
+    def sparsities(self) -> tuple[float, ...]:
+        """Of the subnets, the densest first."""
+        return self.packed.sparsities
+
+    def at(self, k: int, *, dtype: Any = jnp.float32) -> ResNet:
+        """Subnet k, zeros in place, for inference.
+
+        Args:
+          k: 0 is the densest subnet.
+          dtype: compute dtype. Parameters are float32.
+
+        Raises:
+          ValueError: there is no such subnet.
+        """
+        abstract = _abstract(self.config, dtype)
+        stored = self.packed.to_dense(k)
+        graphdef, state = nnx.split(abstract)
+        arrays = [jnp.asarray(stored[name], jnp.float32) for name in named_leaves(state)]
+        model: ResNet = nnx.merge(graphdef, jax.tree.unflatten(jax.tree.structure(state), arrays))
+        return model
+
+
+def is_resnet_family(path: str | os.PathLike[str]) -> bool:
+    """Whether a path is the family of a ResNet, or a folder with one; reads only its header."""
+    try:
+        with safe_open(_file(path), framework="numpy") as file:
+            return bool(json.loads((file.metadata() or {})["family"])["model"] == MODEL)
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
+        return False
+
+
+def load_resnet_family(path: str | os.PathLike[str]) -> ResNetFamily:
+    """Reads the family of a ResNet.
+
+    Args:
+      path: the file, or a folder with one called family.safetensors.
+
+    Raises:
+      UserError: no such file, one cut off or damaged, or a family of another model.
+    """
+    packed = load_packed(_file(path), MODEL)
+    try:
+        config = ResNetConfig(**packed.about["network"])
+        pictures = dict(packed.about["pictures"])
+        settings = ImageSettings(**pictures | {c: tuple(pictures[c]) for c in ("mean", "std")})
+        names = tuple(packed.about["class_names"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path} does not describe a ResNet of ours: {error}") from None
+    wanted = named_leaves(nnx.state(_abstract(config, jnp.float32)))
+    found = {name: np.shape(values) for name, values in (packed.dense | packed.own[0]).items()}
+    found |= {name: kernel.shape for name, kernel in packed.kernels.items()}
+    for name in sorted(wanted.keys() | found.keys()):
+        shape = tuple(wanted[name].shape) if name in wanted else None
+        if found.get(name) != shape:
+            raise UserError(
+                f"{path} is of another network than it describes: '{name}' has shape "
+                f"{found.get(name)}, expected {shape}"
+            )
+    return ResNetFamily(packed, config, settings, names)
+
+
+def _file(path: str | os.PathLike[str]) -> Path:
+    path = Path(path).expanduser()
+    return path / FAMILY if path.is_dir() else path
+
+
+def _abstract(config: ResNetConfig, dtype: Any) -> ResNet:
+    """The network with shapes for arrays, for inference."""
+    model = nnx.eval_shape(lambda: ResNet(config, rngs=nnx.Rngs(0), dtype=dtype))
+    model.eval()
+    return model

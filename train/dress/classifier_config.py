@@ -1,0 +1,146 @@
+"""Typed configuration of a classifier's DRESS run; configs/ holds instances of it."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+from codesign.errors import UserError
+from codesign.models.resnet import ResNetConfig
+from codesign.train.data import AugmentConfig, SourceConfig
+from codesign.train.dress.config import DressConfig, SubnetsConfig
+from codesign.train.dress.config import check as check_dress
+from codesign.train.finetune.config import OptimConfig, ScheduleConfig
+
+# Halved twice within the network, an image should not become a single position.
+_LEAST_IMAGE = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class PicturesConfig:
+    """How pictures become the network's input.
+
+    Attributes:
+      size: side S, pixels; pictures are resized to it.
+      mean: of every channel over the data, of pixels in [0, 1].
+      std: standard deviation, likewise.
+    """
+
+    size: int = 32
+    mean: tuple[float, ...] = (0.5, 0.5, 0.5)
+    std: tuple[float, ...] = (0.25, 0.25, 0.25)
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassifierLossConfig:
+    """What is minimised: cross-entropy.
+
+    Attributes:
+      label_smoothing: share of a label's weight that is spread over all classes.
+    """
+
+    label_smoothing: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassifierOptimConfig:
+    """Optimisation.
+
+    Attributes:
+      kind: "sgd" with Nesterov's momentum of 0.9, or "adamw".
+      batch_size: images a step, over all devices and processes.
+      lr: peak learning rate of the first stage.
+      final_lr: share of it that is left at the end of the cosine.
+      warmup_steps: steps of linear warm-up.
+      weight_decay: of the kernels.
+    """
+
+    kind: Literal["sgd", "adamw"] = "sgd"
+    batch_size: int = 128
+    lr: float = 0.1
+    final_lr: float = 0.0
+    warmup_steps: int = 100
+    weight_decay: float = 5e-4
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassifierDressConfig:
+    """Training of a family of nested row-sparse subnets of one ResNet.
+
+    Attributes:
+      train: the data to train on; every picture has a class.
+      validation: data to evaluate on; an empty path: none.
+      network: the dimensions.
+      pictures: what the network sees of them.
+      augment: random variation of the training images.
+      loss: what is minimised.
+      optim: optimisation.
+      schedule: intervals; its steps are not used, the stages have their own.
+      subnets: the subnets and their stages. post_lr 0 only measures each subnet's BatchNorm
+        statistics.
+      bfloat16: compute in bfloat16; parameters and reductions stay float32.
+      threads: threads that read and decode images.
+      seed: of initial weights, order and augmentation.
+    """
+
+    train: SourceConfig
+    validation: SourceConfig = SourceConfig(path="")
+    network: ResNetConfig = ResNetConfig()
+    pictures: PicturesConfig = PicturesConfig()
+    augment: AugmentConfig = AugmentConfig(crop_scale=(1.0, 1.0))
+    loss: ClassifierLossConfig = ClassifierLossConfig()
+    optim: ClassifierOptimConfig = ClassifierOptimConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    subnets: SubnetsConfig = SubnetsConfig(include=("blocks.*",), joint_lr=0.02, post_lr=1e-3)
+    bfloat16: bool = False
+    threads: int = 4
+    seed: int = 0
+
+
+def as_clips(config: ClassifierDressConfig) -> DressConfig:
+    """The settings that the training of a CLIP has too: for its checks, stages and loop."""
+    optim = config.optim
+    return DressConfig(
+        train=config.train,
+        validation=config.validation,
+        augment=config.augment,
+        optim=OptimConfig(
+            batch_size=optim.batch_size, lr=optim.lr, final_lr=optim.final_lr,
+            warmup_steps=optim.warmup_steps, weight_decay=optim.weight_decay,
+        ),
+        schedule=config.schedule,
+        threads=config.threads,
+        seed=config.seed,
+        subnets=config.subnets,
+    )  # fmt: skip
+
+
+def check(config: ClassifierDressConfig) -> None:
+    """Refuses values that no data could make sense of.
+
+    Raises:
+      UserError: the first such value, and the mend.
+    """
+    subnets, pictures, network = config.subnets, config.pictures, config.network
+    if subnets.dense_steps == 0:
+        raise UserError("--subnets.dense_steps is 0: subnets start from a trained network")
+    # Here 0 has a meaning; a CLIP has no statistics to measure.
+    trained = dataclasses.replace(subnets, post_lr=subnets.post_lr or 1.0)
+    check_dress(as_clips(dataclasses.replace(config, subnets=trained)))
+    for name, values in (("mean", pictures.mean), ("std", pictures.std)):
+        if len(values) != network.channels:
+            raise UserError(
+                f"--pictures.{name} has {len(values)} numbers, --network.channels is "
+                f"{network.channels}: give one number a channel"
+            )
+    if min(pictures.std) <= 0:
+        raise UserError(f"--pictures.std is {pictures.std}: it must be above 0")
+    if network.channels not in (1, 3):
+        raise UserError(f"--network.channels is {network.channels}: pictures have 1 or 3")
+    if pictures.size < _LEAST_IMAGE:
+        raise UserError(f"--pictures.size is {pictures.size}: it must be at least {_LEAST_IMAGE}")
+    if not 0 <= config.loss.label_smoothing < 1:
+        raise UserError(
+            f"--loss.label_smoothing is {config.loss.label_smoothing}: it must be at least 0 and "
+            "below 1"
+        )
