@@ -71,6 +71,7 @@ def test_a_subnet_does_the_products_of_its_weights_alone():
             subnet_macs(TINY, 8, kept)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trains", [True, False])
 def test_the_network_is_that_of_pytorch(trains):
     torch = pytest.importorskip("torch")

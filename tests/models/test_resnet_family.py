@@ -101,6 +101,7 @@ def test_a_description_of_another_network_is_refused(written, tmp_path, about, m
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_eval_counts_what_a_subnet_gets_right(written, capsys):
     folder = written[-1]
     arguments = ["eval", str(folder), "--data", "digits", "--limit", "50", "--subnet", "1"]

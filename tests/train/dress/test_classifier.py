@@ -320,7 +320,8 @@ def test_only_kernels_decay(shared):
     nothing = jax.tree.map(jnp.zeros_like, state.params)
     for kind in ("sgd", "adamw"):
         optimizer = make_optimizer(kind, 0.5, 0.1, decayed_kernels(variables.params))
-        updates, _ = optimizer.update(nothing, optimizer.init(state.params), state.params)
+        begun = jax.jit(optimizer.init)(state.params)
+        updates, _ = jax.jit(optimizer.update)(nothing, begun, state.params)
         for name, update in named_leaves(updates).items():
             assert np.any(update != 0) == decays[name], name
 

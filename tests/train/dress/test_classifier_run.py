@@ -183,8 +183,8 @@ def test_bad_settings_are_one_line(config, message):
     ("config", "message"),
     [
         (changed(network=ResNetConfig(width=2, classes=7, channels=1)), "network.classes to 10"),
-        (subnets(floor=40), "fewer than the floor"),
-        (subnets(include=("blocks.9.*",)), "blocks.9"),
+        pytest.param(subnets(floor=40), "fewer than the floor", marks=pytest.mark.slow),
+        pytest.param(subnets(include=("blocks.9.*",)), "blocks.9", marks=pytest.mark.slow),
     ],
 )
 def test_settings_that_do_not_suit_the_data_are_one_line(config, message, tmp_path):
