@@ -100,7 +100,8 @@ def _is_family(setup: Setup, member: int) -> bool:
 def _design(setup: Setup, name: str, indices: np.ndarray, family: bool) -> Design:
     """The member's design with the scenario that its costs were searched under."""
     space, tables = setup.space, setup.tables
-    sparsity, scenario = (), tables.dense.scenario
+    sparsity: tuple[float, ...] = ()
+    scenario = tables.dense.scenario
     if family and tables.sparse is not None:
         sparsity = space.sparsity_at(indices)
         scenario = dataclasses.replace(tables.sparse.scenario, subnet_shares=tables.sparse.shares)

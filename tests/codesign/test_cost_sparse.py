@@ -144,7 +144,7 @@ def test_layer_by_layer_densities_price_as_the_uniform_ones_they_are():
     assert by_layer.sparsity == pytest.approx(1 - density)
     assert by_layer.costs.energy_j == pytest.approx(at_once.costs.energy_j, rel=1e-5)
     assert by_layer.weight_bytes == pytest.approx(at_once.weight_bytes)
-    with pytest.raises(ValueError, match="no sparse 'vision.blocks.fc3'; did you mean"):
+    with pytest.raises(ValueError, match=r"no sparse 'vision.blocks.fc3'; did you mean"):
         subnet_operators(CLIP, {"vision.blocks.fc3": [0.5, 0.5]})
     with pytest.raises(ValueError, match="3 densities for 2 layers"):
         subnet_operators(CLIP, {"vision.blocks.fc1": [0.5, 0.5, 0.5]})
@@ -213,7 +213,7 @@ def test_the_table_is_linear_between_two_sparsities(table):
 
 
 @pytest.mark.parametrize(
-    "sparsity, message",
+    ("sparsity", "message"),
     [
         (((0.5, 0.3),), "must increase"),
         (((0.0, 0.5), (0.5, 0.9)), "from one to the next"),
@@ -254,7 +254,7 @@ def test_codesign_cost_prices_a_family(design_file, capsys):
 
 
 @pytest.mark.parametrize(
-    "changes, message",
+    ("changes", "message"),
     [
         ({"sparsity": [0.9, 0.5]}, "0.5 follows 0.9"),
         ({"sparsity": [0.5, 1.0]}, "1 is outside"),

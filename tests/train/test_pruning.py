@@ -1,4 +1,4 @@
-"""Subnets in the joint search: masks of gated weights are those of the slice, sparsities relaxed."""
+"""Subnets in the joint search: gated masks are those of the slice, sparsities are relaxed."""
 
 from __future__ import annotations
 
