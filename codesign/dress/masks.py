@@ -202,9 +202,11 @@ def apply(params: Tree, masks: Masks, k: int | jax.Array) -> Tree:
       masks: of `subnet_masks`.
       k: 0 is the densest subnet, -1 keeps all weights; may be traced.
     """
-    kernels, k = pick(params, masks.levels), jnp.asarray(k, jnp.int32)  # -1 is no uint8
+    kernels = pick(params, masks.levels)
+    # In one byte, as levels are: of wider ones XLA would make copies outside a loop over k.
+    least = (jnp.asarray(k, jnp.int32) + 1).astype(jnp.uint8)
     kept = {
-        name: jnp.where(masks.levels[name] > k, kernel, jnp.zeros_like(kernel))
+        name: jnp.where(masks.levels[name] >= least, kernel, jnp.zeros_like(kernel))
         for name, kernel in kernels.items()
     }
     return replace_leaves(params, kept)

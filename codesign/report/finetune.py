@@ -23,6 +23,7 @@ _SIGN = ("train", "optim", "loss")
 _MEASURES: dict[tuple[str, ...], str] = {
     ("zero_shot", "top_1"): "zero-shot top-1",
     ("zero_shot", "top_5"): "zero-shot top-5",
+    ("classification", "top_1"): "top-1",
     **{
         ("retrieval", way, f"recall_at_{k}"): f"{words} recall@{k}"
         for way, words in (("image_to_text", "image to text"), ("text_to_image", "text to image"))
@@ -58,6 +59,7 @@ def write_report(folder: str | os.PathLike[str]) -> Path:
         config=json.dumps(run.record.get("config", {}), indent=2, ensure_ascii=False),
         facts=_facts(run),
         measures=measures(run.summary.get("validation", {})),
+        subnets=_subnet_rows(run.summary.get("subnets", [])),
         pictures=shown,
     )  # fmt: skip
     write_bytes(run.path / REPORT, page.encode())
@@ -92,6 +94,8 @@ def headline(result: Mapping[str, Any]) -> str:
     words = []
     if "zero_shot" in result:
         words.append(f"zero-shot {tables.percent(result['zero_shot']['top_1'])}")
+    if "classification" in result:
+        words.append(f"top-1 {tables.percent(result['classification']['top_1'])}")
     if "retrieval" in result:
         ways = ("image_to_text", "text_to_image")
         both = (tables.percent(result["retrieval"][way]["recall_at_1"]) for way in ways)
@@ -125,6 +129,18 @@ def subnets_table(summary: Mapping[str, Any]) -> Table:
         ]
         for subnet in summary["subnets"]
     })  # fmt: skip
+
+
+def _subnet_rows(subnets: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """A heading and a line for every subnet: weights kept, and what it makes of the data."""
+    found = [dict(measures(subnet.get("validation", {}))) for subnet in subnets]
+    names = list(dict.fromkeys(name for own in found for name in own))
+    rows = [
+        [tables.percent(subnet["sparsity"]), tables.percent(subnet["density"]),
+         *(own.get(name, tables.MISSING) for name in names)]
+        for subnet, own in zip(subnets, found, strict=True)
+    ]  # fmt: skip
+    return [["sparsity", "weights kept", *names], *rows] if rows else []
 
 
 def _columns(found: Mapping[str, list[tuple[str, str]]]) -> Table:
@@ -191,18 +207,16 @@ def _validation(
     ]
     if "validation" in summary:
         results.append((summary["steps"], summary["validation"]))
-    if len(results) < 2:
+    names = [f"{subnet['sparsity']:.0%} sparse" for subnet in summary.get("subnets", [])]
+    lines: dict[str, list[tuple[int, float]]] = {}
+    for step, result in results:
+        for name, value in _lines(result, names):
+            lines.setdefault(name, []).append((step, 100 * value))
+    if len(results) < 2 or not lines:
         return None
     figure, axes = new_figure(8.0, 3.6)
-    steps = [step for step, _ in results]
-    if "zero_shot" in results[0][1]:
-        values = [100 * result["zero_shot"]["top_1"] for _, result in results]
-        axes.plot(steps, values, marker="o", markersize=3, label="zero-shot top-1")
-    if "retrieval" in results[0][1]:
-        for way in ("image_to_text", "text_to_image"):
-            values = [100 * result["retrieval"][way]["recall_at_1"] for _, result in results]
-            words = way.replace("_", " ") + " recall@1"
-            axes.plot(steps, values, marker="o", markersize=3, label=words)
+    for name, points in lines.items():
+        axes.plot(*zip(*points, strict=True), marker="o", markersize=3, label=name)
     axes.set_xlabel("step")
     axes.set_ylabel("per cent")
     axes.legend(frameon=False, fontsize=8)
@@ -210,3 +224,17 @@ def _validation(
         "validation.png", "Validation", "Line chart of accuracy on validation data.",
         "Of the weights that are saved, the moving average where there is one.", png(figure),
     )  # fmt: skip
+
+
+def _lines(result: Mapping[str, Any], subnets: Sequence[str]) -> list[tuple[str, float]]:
+    """What a result adds to the curves: of one network, or of each subnet."""
+    if "subnets" in result:
+        of_each = [_lines(own, ()) for own in result["subnets"]]
+        names = subnets or [f"subnet {k}" for k in range(len(of_each))]
+        return [(name, own[0][1]) for name, own in zip(names, of_each, strict=False) if own]
+    kinds = {"zero_shot": "zero-shot top-1", "classification": "top-1"}
+    found = [(words, result[kind]["top_1"]) for kind, words in kinds.items() if kind in result]
+    for way, measured in result.get("retrieval", {}).items():
+        if isinstance(measured, Mapping):
+            found.append((way.replace("_", " ") + " recall@1", measured["recall_at_1"]))
+    return found

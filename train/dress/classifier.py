@@ -415,9 +415,7 @@ def joint_gradient(
     start = jax.tree.map(jnp.zeros_like, state.params), state.stats, jnp.zeros(classes)
     # All but the first member are taught by it.
     taught = jnp.arange(members.shape[0]) > 0
-    (total, stats, _), losses = jax.lax.scan(
-        add, start, (members, weights, taught), unroll=_unrolled()
-    )
+    (total, stats, _), losses = _one_after_another(add, start, (members, weights, taught))
     return losses, total, stats
 
 
@@ -481,8 +479,8 @@ def post_step(
         return _done(result), result
 
     numbers = jnp.arange(trainer.subnets)
-    _, ((losses, seen), grads) = jax.lax.scan(
-        of_subnet, jnp.zeros(()), (numbers, state.norms), unroll=_unrolled()
+    _, ((losses, seen), grads) = _one_after_another(
+        of_subnet, jnp.zeros(()), (numbers, state.norms)
     )
     norms: Any = state.norms
     opt_state = state.opt_state
@@ -505,13 +503,22 @@ def _done(results: Any) -> Array:
     return jnp.minimum(jnp.abs(sum(firsts, jnp.zeros(()))), 0.0)
 
 
-def _unrolled() -> bool:
-    """Whether loops over subnets are written out.
+def _one_after_another(
+    function: Callable[[Any, Any], tuple[Any, Any]], carry: Any, items: Any
+) -> tuple[Any, Any]:
+    """`jax.lax.scan`, but on CPU written out.
 
     XLA's CPU compiler has no fast gradient of a convolution inside a loop: that of 3 x 3 kernels
-    takes 15 times as long there (openxla, as of jax 0.10; jax-ml/jax issue 12868).
+    takes 15 times as long there (openxla, as of jax 0.10; jax-ml/jax issue 12868). A scan of
+    length 1 stays a loop even if it is told to unroll.
     """
-    return jax.default_backend() == "cpu"
+    if jax.default_backend() != "cpu":
+        return jax.lax.scan(function, carry, items)
+    results = []
+    for i in range(jax.tree.leaves(items)[0].shape[0]):
+        carry, result = function(carry, jax.tree.map(lambda x, i=i: x[i], items))
+        results.append(result)
+    return carry, jax.tree.map(lambda *x: jnp.stack(x), *results)
 
 
 def _updated(state: State, grads: nnx.State, trainer: ClassifierTrainer) -> State:
