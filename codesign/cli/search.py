@@ -61,12 +61,13 @@ def run(args: argparse.Namespace) -> int:
 
 def _search_hardware(config: HardwareConfig, args: argparse.Namespace) -> int:
     """`codesign search hardware`: a fixed model on the whole grid."""
+    from codesign.cost.estimate import longest_row, with_index_bits
     from codesign.costing import costing_of
     from codesign.overrides import config_to_json
     from codesign.report.hardware import front_figure, hardware_designs, hardware_table
     from codesign.runs import DESIGNS, RunFolder
     from codesign.search.hardware import search_hardware, settled_scenario
-    from codesign.workload import load_model
+    from codesign.workload import clip_workload, load_model
 
     folder = None
     if args.out is not None:
@@ -76,7 +77,13 @@ def _search_hardware(config: HardwareConfig, args: argparse.Namespace) -> int:
     )
     try:
         scenario = settled_scenario(config, model.parameters)
-        workload = model.operators.under(costing_of(scenario))
+        workload: Any = model.operators.under(costing_of(scenario))
+        if model.sparsity and model.architecture is not None:
+            scenario = with_index_bits(scenario, longest_row(model.architecture))
+            workload = [
+                clip_workload(model.architecture, costing_of(scenario), 1 - sparsity)
+                for sparsity in model.sparsity
+            ]
         found = search_hardware(workload, config.space, scenario, config.limits)
     except ValueError as error:
         raise UserError(str(error)) from error

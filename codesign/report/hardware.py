@@ -32,9 +32,12 @@ def hardware_designs(
     A design that `codesign cost` can price has its "architecture"; of other models the
     "model" says what runs.
     """
-    what = {"model": model.name} if model.architecture is None else {
+    what: dict[str, Any] = {"model": model.name} if model.architecture is None else {
         "model": model.name, "architecture": model.architecture,
     }  # fmt: skip
+
+    if model.sparsity:
+        what["sparsity"] = model.sparsity
 
     def design(name: str, index: int) -> dict[str, Any]:
         chip, costs = found.at(index)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import get_args
 
 import jax
@@ -11,7 +12,8 @@ import moocore
 import numpy as np
 
 from codesign.accelerator import Accelerator
-from codesign.cost.model import Costs
+from codesign.cost.estimate import subnet_shares
+from codesign.cost.model import Costs, expected
 from codesign.cost.table import accelerator_grid, grid_costs
 from codesign.costing import conventional
 from codesign.scenario import Scenario
@@ -46,12 +48,16 @@ class HardwareSearch:
 
 
 def search_hardware(
-    workload: Workload, choices: AcceleratorChoices, scenario: Scenario, limits: Limits
+    workload: Workload | Sequence[Workload],
+    choices: AcceleratorChoices,
+    scenario: Scenario,
+    limits: Limits,
 ) -> HardwareSearch:
     """Prices a workload on the whole grid and picks the best within the limits.
 
     Args:
-      workload: concrete operators of one model, [G] and [V].
+      workload: concrete operators of one model, [G] and [V]; of every subnet of a family,
+        whose shares of use are the scenario's.
       choices: the grid.
       scenario: clock, bandwidths, carbon and costing.
       limits: hard limits.
@@ -61,10 +67,19 @@ def search_hardware(
         names the limit that is nearest to being met.
     """
     chips = accelerator_grid(choices)
-    costs = jax.tree.map(
-        lambda x: np.broadcast_to(np.asarray(x), chips.cores.shape),
-        grid_costs(workload, chips, scenario),
-    )
+    works = [workload] if isinstance(workload, Workload) else list(workload)
+    each = [
+        jax.tree.map(
+            lambda x: np.broadcast_to(np.asarray(x), chips.cores.shape),
+            grid_costs(work, chips, scenario),
+        )
+        for work in works
+    ]
+    costs = each[0]
+    if not isinstance(workload, Workload):
+        stacked = jax.tree.map(lambda *x: np.stack(x), *each)
+        shares = subnet_shares(scenario, len(works))
+        costs = jax.tree.map(np.asarray, expected(stacked, shares))
     fits = np.isfinite(costs.latency_s)
     if not fits.any():
         raise ValueError(

@@ -36,6 +36,7 @@ class Model:
       operators: what the task asks for, in exact counts.
       parameters: trained numbers of the network.
       architecture: a CLIP's dimensions, where an Architecture can express them.
+      sparsity: of the subnets of a design file's family; `operators` are the dense network's.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Model:
     operators: Operators
     parameters: int
     architecture: Architecture | None = None
+    sparsity: tuple[float, ...] = ()
 
     @functools.cached_property
     def workload(self) -> Workload:
@@ -78,18 +80,21 @@ def load_model(
     Raises:
       UserError: one line that names what is wrong and the mend.
     """
-    name, network, source = _find(os.fspath(model), design)
+    name, network, source, sparsity = _find(os.fspath(model), design)
     task, operators = _task(name, network, tokens, phase, context)
     architecture = network.architecture if isinstance(network, Clip) and network.uniform else None
-    return Model(name, task, source, operators, network.parameters(), architecture)
+    return Model(name, task, source, operators, network.parameters(), architecture, sparsity)
 
 
-def _find(model: str, design: str | None) -> tuple[str, Network, str]:
-    """Name, network and source of what the user calls `model`."""
+_Found = tuple[str, Network, str, tuple[float, ...]]
+
+
+def _find(model: str, design: str | None) -> _Found:
+    """Name, network, source and sparsities of what the user calls `model`."""
     if design is not None and not os.path.isfile(model):
         raise UserError(f"{model} is no list of designs; drop --name")
     if model in PRESETS:
-        return model, PRESETS[model].network, PRESETS[model].source
+        return model, PRESETS[model].network, PRESETS[model].source, ()
     if os.path.exists(model):
         return _from_path(Path(model), design)
     if model.endswith(".json") or model.startswith((".", "/", "~")) or model.count("/") > 1:
@@ -102,10 +107,10 @@ def _find(model: str, design: str | None) -> tuple[str, Network, str]:
         )
     from codesign.workload import huggingface  # not above: only configs need it
 
-    return model, huggingface.describe(huggingface.read_config(model), model), model
+    return model, huggingface.describe(huggingface.read_config(model), model), model, ()
 
 
-def _from_path(path: Path, design: str | None) -> tuple[str, Network, str]:
+def _from_path(path: Path, design: str | None) -> _Found:
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise UserError(f"{path} holds no config.json; give a model's folder or file")
@@ -115,7 +120,7 @@ def _from_path(path: Path, design: str | None) -> tuple[str, Network, str]:
         from codesign.design_file import load_design  # not above: it imports the cost model
 
         loaded = load_design(path, name=design)
-        return loaded.name, Clip(loaded.architecture), str(path)
+        return loaded.name, Clip(loaded.architecture), str(path), loaded.sparsity
     if "model_type" not in content:
         raise UserError(
             f"{path}: missing key 'model_type', as in a HuggingFace config, or 'architecture', "
@@ -128,7 +133,7 @@ def _from_path(path: Path, design: str | None) -> tuple[str, Network, str]:
     huggingface.check_model_type(content["model_type"], str(path))
     network = huggingface.describe(huggingface.read_config(path), str(path))
     name = path.resolve().parent.name if path.name == "config.json" else path.stem
-    return name, network, str(path)
+    return name, network, str(path), ()
 
 
 def _json(path: Path) -> Any:

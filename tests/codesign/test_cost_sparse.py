@@ -279,3 +279,25 @@ def test_user_errors_are_what_the_command_line_shows(design_file):
 
     with pytest.raises(UserError, match="follows"):
         load_design(design_file(sparsity=[0.9, 0.5]))
+
+
+@pytest.mark.slow
+def test_the_best_chip_of_a_family_is_that_of_its_shares(design_file, capsys):
+    path = design_file(scenario={"subnet_shares": [0.2, 0.8]})
+    grid = [
+        "--space.cores", "[1]", "--space.pe_x", "[8, 16]", "--space.pe_y", "[4]",
+        "--space.l2_kib", "[64]", "--space.l2_words_per_cycle", "[64]", "--space.glb_mib", "[1]",
+        "--scenario.subnet_shares", "[0.2, 0.8]",
+    ]  # fmt: skip
+    assert main(["search", "hardware", "--model", path, "--json", *grid]) == 0
+    found = json.loads(capsys.readouterr().out)
+    best = next(d for d in found["designs"] if d["name"] == "least-carbon")
+    assert best["sparsity"] == [0.5, 0.9]
+    scenario = dataclasses.replace(Scenario(), **{
+        key: best["scenario"][key] for key in ("index_bits", "dram_gb")
+    }, subnet_shares=(0.2, 0.8))  # fmt: skip
+    from codesign.design_file import load_design
+
+    architecture = load_design(path).architecture
+    costs = estimate(architecture, Accelerator(**best["accelerator"]), scenario, (0.5, 0.9))
+    assert best["costs"]["carbon_kgco2e"] == pytest.approx(costs.carbon_kgco2e, rel=1e-5)

@@ -113,9 +113,9 @@ def test_a_search_finds_families_and_dense_rivals_and_goes_on_where_it_stopped(t
         "--schedule.warmup_steps", "8", "--schedule.joint_steps", "8", "--schedule.tune_steps", "8",
         "--schedule.chunk_steps", "4", "--schedule.checkpoint_steps", "4",
         "--targets.designs", "1", "--targets.dense_designs", "1", "--optim.batch_size", "16",
-        "--space.sparsity", "((0.0, 0.5), (0.8, 0.9))",
-        "--space.vision.width", "(32, 64)", "--space.vision.ffn", "(64, 128)",
-        "--space.text.ffn", "(32, 64)", "--targets.low", "0.6",
+        "--space.sparsity", "[[0.0, 0.5], [0.8, 0.9]]",
+        "--space.vision.width", "[32, 64]", "--space.vision.ffn", "[64, 128]",
+        "--space.text.ffn", "[32, 64]", "--targets.low", "0.6",
     ]  # fmt: skip
     run = tmp_path / "run"
     assert main(["search", "digits_family", "--out", str(run), "--json", *small]) == 0
