@@ -1,7 +1,7 @@
 """Joint search of families of subnets for a device that is in low-power mode most of the time.
 
 A sorting machine as in configs/quickstart.py, five times as busy, with larger patches and wider
-networks, so that weights are most of what moves. Four of five digits come at night, when it
+networks, so that weights are most of what moves. Nine of ten digits come at night, when it
 runs on little power: a chip carries two nested row-sparse subnets of one network (DRESS) and
 switches between them. Sparsities are searched along with network and chip, by time-weighted
 loss under targets of total carbon. Beside the families the same search looks for the best
@@ -25,18 +25,21 @@ config = dataclasses.replace(
         quickstart.space,
         vision=TowerChoices(
             layers=(1, 2, 3),
-            width=(32, 64, 96, 128),
+            width=(16, 32, 64, 96, 128),
             heads=(1, 2, 3, 4),
-            ffn=(64, 128, 192, 256, 320, 384),
+            ffn=(32, 64, 128, 192, 256, 384),
         ),
         text=TowerChoices(
             layers=(1, 2), width=(16, 32, 48, 64), heads=(1, 2, 3), ffn=(32, 64, 96, 128)
         ),
-        sparsity=((0.0, 0.3, 0.5), (0.7, 0.8, 0.9)),
+        sparsity=((0.5, 0.7), (0.9, 0.95)),
     ),
     scenario=dataclasses.replace(
-        quickstart.scenario, dram_gb=0.002, inferences_per_s=100.0, subnet_shares=(0.2, 0.8)
+        quickstart.scenario, dram_gb=0.002, inferences_per_s=100.0, subnet_shares=(0.1, 0.9)
     ),
     limits=Limits(latency_s=2e-3, area_mm2=0.25, tops=0.05),
-    targets=dataclasses.replace(quickstart.targets, designs=4, dense_designs=4, low=0.08, high=0.3),
+    targets=dataclasses.replace(
+        quickstart.targets, designs=4, dense_designs=4, low=0.05, high=0.12
+    ),
+    schedule=dataclasses.replace(quickstart.schedule, tune_steps=600),
 )

@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,10 +16,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from safetensors import SafetensorError, safe_open
 
 from codesign.dress.masks import Masks
-from codesign.dress.packed import PackedFamily, load_packed, pack
+from codesign.dress.packed import PackedFamily, described, load_packed, pack
 from codesign.dress.rows import RowSpec
 from codesign.dress.trees import named_leaves
 from codesign.errors import UserError
@@ -106,11 +104,7 @@ class ResNetFamily:
 
 def is_resnet_family(path: str | os.PathLike[str]) -> bool:
     """Whether a path is the family of a ResNet, or a folder with one; reads only its header."""
-    try:
-        with safe_open(_file(path), framework="numpy") as file:
-            return bool(json.loads((file.metadata() or {})["family"])["model"] == MODEL)
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
-        return False
+    return (described(_file(path)) or {}).get("model") == MODEL
 
 
 def load_resnet_family(path: str | os.PathLike[str]) -> ResNetFamily:

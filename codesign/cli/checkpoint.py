@@ -7,6 +7,7 @@ import contextlib
 import sys
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from codesign.errors import UserError
@@ -38,12 +39,25 @@ def load(args: argparse.Namespace, path: str, **more: Any) -> CLIP:
 
     if args.subnet is not None:
         return _subnet(args, path, **more)
+    _check_no_family(path)
     head_dim = args.head_dim
     if head_dim is not None:
         head_dim = head_dim[0] if len(head_dim) == 1 else tuple(head_dim)
     return load_clip(
         path, image=args.image, activation=args.activation, head_dim=head_dim, **more
     )
+
+
+def _check_no_family(path: str) -> None:
+    """Raises UserError for a family, which holds several networks."""
+    from codesign.dress.packed import described
+    from codesign.models.subnets import FAMILY
+
+    place = Path(path).expanduser()
+    about = described(place / FAMILY if place.is_dir() else place)
+    if about is not None:
+        last = len(about["sparsities"]) - 1
+        raise UserError(f"{path} is a family of subnets: choose one with --subnet, 0 to {last}")
 
 
 def _subnet(args: argparse.Namespace, path: str, **more: Any) -> CLIP:

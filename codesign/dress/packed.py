@@ -283,6 +283,20 @@ def load_packed(path: str | os.PathLike[str], model: str | None = None) -> Packe
         raise UserError(f"{path} is a damaged family: {reason}; pack it again") from None
 
 
+def described(path: str | os.PathLike[str]) -> dict[str, Any] | None:
+    """What a family's file says of itself ("model", "sparsities", ...), from its header alone.
+
+    None for anything else.
+    """
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            found: dict[str, Any] = json.loads(metadata["family"])
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
+        return None
+    return found if metadata.get("kind") == _KIND else None
+
+
 def _family(about: Mapping[str, Any], tensors: dict[str, np.ndarray]) -> PackedFamily:
     """The family of a file's contents; KeyError, ValueError where they are not one."""
     subnets = len(about["sparsities"])

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from codesign.dress.packed import PackedFamily, load_packed, pack
+from codesign.dress.packed import PackedFamily, described, load_packed, pack
 from codesign.dress.rows import RowSpec, flax_spec, from_rows
 from codesign.errors import UserError
 
@@ -239,3 +239,15 @@ def test_what_cannot_be_packed() -> None:
     with pytest.raises(ValueError, match="bias overflows in float16"):
         pack({**parameters, "bias": np.float32([1e6])}, levels, SPECS, SPARSITIES,
              dtype="float16", model="toy")  # fmt: skip
+
+
+def test_a_familys_header_tells_what_it_is(file: Path, tmp_path: Path, capsys: Any) -> None:
+    from codesign.cli import main
+
+    about = described(file)
+    assert about is not None and about["about"] == {"width": 7}
+    (tmp_path / "other.safetensors").write_bytes(b"not a file of tensors")
+    assert described(tmp_path / "other.safetensors") is None
+    assert described(tmp_path / "none") is None
+    assert main(["eval", str(file), "--data", "digits"]) == 2
+    assert "is a family of subnets: choose one with --subnet, 0 to 2" in capsys.readouterr().err
