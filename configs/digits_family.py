@@ -24,14 +24,9 @@ config = dataclasses.replace(
     space=dataclasses.replace(
         quickstart.space,
         vision=TowerChoices(
-            layers=(1, 2, 3),
-            width=(16, 32, 64, 96, 128),
-            heads=(1, 2, 3, 4),
-            ffn=(32, 64, 128, 192, 256, 384),
+            layers=(1, 2, 3, 4), width=(16, 32, 48, 64), heads=(1, 2, 3), ffn=(32, 64, 96, 128)
         ),
-        text=TowerChoices(
-            layers=(1, 2), width=(16, 32, 48, 64), heads=(1, 2, 3), ffn=(32, 64, 96, 128)
-        ),
+        text=TowerChoices(layers=(1, 2), width=(16, 32, 48), heads=(1, 2), ffn=(32, 64)),
         sparsity=((0.5, 0.7), (0.9, 0.95)),
     ),
     scenario=dataclasses.replace(
@@ -39,7 +34,7 @@ config = dataclasses.replace(
     ),
     limits=Limits(latency_s=2e-3, area_mm2=0.25, tops=0.05),
     targets=dataclasses.replace(
-        quickstart.targets, designs=4, dense_designs=4, low=0.05, high=0.12
+        quickstart.targets, designs=5, dense_designs=5, low=0.17, high=0.4
     ),
-    schedule=dataclasses.replace(quickstart.schedule, tune_steps=600),
+    schedule=dataclasses.replace(quickstart.schedule, tune_steps=800),
 )

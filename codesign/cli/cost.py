@@ -65,15 +65,16 @@ def _priced(
     design: Design, family: str | None
 ) -> tuple[Design, Costs, list[Subnet]]:
     """The design, or the family on its chip, and what it costs, in all and by subnet."""
-    from codesign.cost.estimate import (
-        estimate,
-        estimate_family,
-        estimate_subnets,
-        family_costs,
-    )
-
     chip, scenario = design.accelerator, design.scenario
-    if family is not None:
+    if family is None and not design.sparsity:
+        from codesign.cost.estimate import estimate
+
+        return design, estimate(design.architecture, chip, scenario), []
+    from codesign.cost.estimate import estimate_family, estimate_subnets, family_costs
+
+    if family is None:
+        subnets = estimate_subnets(design.architecture, chip, scenario, design.sparsity)
+    else:
         from codesign.models.subnets import load_family
 
         trained = load_family(family)
@@ -81,10 +82,6 @@ def _priced(
         subnets = estimate_family(architecture, chip, scenario, trained.packed.densities())
         sparsity = tuple(subnet.sparsity for subnet in subnets)
         design = dataclasses.replace(design, architecture=architecture, sparsity=sparsity)
-    elif design.sparsity:
-        subnets = estimate_subnets(design.architecture, chip, scenario, design.sparsity)
-    else:
-        return design, estimate(design.architecture, chip, scenario), []
     return design, family_costs(subnets), subnets
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from codesign.cost.estimate import Subnet
-from codesign.cost.model import Costs
 from codesign.runs import jsonable
+
+if TYPE_CHECKING:
+    from codesign.cost.estimate import Subnet
+    from codesign.cost.model import Costs
 
 FIELDS = (
     "latency_s", "energy_j", "area_mm2", "tops",
