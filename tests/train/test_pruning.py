@@ -62,6 +62,7 @@ def masked(clip, pruning, gates):
     return run
 
 
+@pytest.mark.slow
 def test_a_gated_subnet_computes_what_the_subnet_of_the_slice_does(clip, gates, masked):
     graphdef, _, rest = nnx.split(clip, nnx.Param, ...)
     sliced = clip.slice_to(SMALLER)
@@ -80,6 +81,7 @@ def test_a_gated_subnet_computes_what_the_subnet_of_the_slice_does(clip, gates, 
             np.testing.assert_allclose(a, b, atol=2e-6)
 
 
+@pytest.mark.slow
 def test_a_relaxed_sparsity_lies_between_its_levels_and_has_their_difference_as_slope(
     clip, pruning, gates
 ):

@@ -79,7 +79,8 @@ def assert_close(found, expected):
         np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-6)
 
 
-@pytest.mark.parametrize("vmapped", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("vmapped", [False, True])
 def test_the_joint_gradient_is_the_weighted_sum_over_members(vmapped):
     subject = Subject(gamma=2.0, dense_member=True, vmapped=vmapped)
     shares = np.asarray([1.0, 0.75, 0.5, 0.25]) ** 2
@@ -120,6 +121,7 @@ def test_a_weight_that_no_subnet_keeps_gets_no_gradient():
     assert np.mean(np.asarray(kernel)[levels > 0] != 0) > 0.9
 
 
+@pytest.mark.slow
 def test_masks_are_renewed_every_so_many_steps_and_fit_the_weights():
     subject = Subject(refresh_steps=3)
     state = subject.dresser.begin_joint(jax.tree.map(jnp.copy, subject.weights))
