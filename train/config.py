@@ -112,6 +112,8 @@ class OptimConfig:
       stiffness: weight of squared excess over target and limits.
       multiplier_rate: share of the excess added to the multipliers each step.
       distillation: weight of the supernet's soft contrastive targets in the others' loss.
+      subnet_balance: of a subnet's weight in its family's loss, the part that is equal for
+        all; the rest is its share of use. At 0 a subnet that is used little is trained little.
     """
 
     batch_size: int = 64
@@ -124,6 +126,7 @@ class OptimConfig:
     stiffness: float = 2.0
     multiplier_rate: float = 0.05
     distillation: float = 1.0
+    subnet_balance: float = 0.5
 
 
 @dataclasses.dataclass(frozen=True)

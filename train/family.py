@@ -200,9 +200,9 @@ def outputs(
     trainer: Trainer, params: nnx.State, rest: nnx.State, z: Array, sparse: Array,
     masks: dict[str, Array], batch: Batch, space: DesignSpace,
 ) -> tuple[ClipOutput, Array]:
-    """Embeddings of every subnet of one member, [K, ...], and their shares of use [K].
+    """Embeddings of every subnet of one member, [K, ...], and their weights in its loss [K].
 
-    A dense member, or any where there are no subnets, is one network that is always used.
+    Without subnets a member is one network; a dense member among others is K times the same.
     """
     gates = member_gates(z, rest, space)
     pruning = trainer.pruning
@@ -212,7 +212,7 @@ def outputs(
     subnets = pruning.subnets(params, masks, space.level_weights(z), sparse)
     return jax.vmap(
         lambda params: embed(trainer, params, rest, gates, batch.images, batch.ids)
-    )(subnets), jnp.asarray(pruning.shares)
+    )(subnets), jnp.asarray(pruning.weights)
 
 
 def plain_loss(
@@ -242,7 +242,7 @@ def family_loss(
 ) -> tuple[Array, dict[str, Array]]:
     """Sum over members of contrastive, distillation and constraint terms, and metrics [N].
 
-    A member's loss is the mean of its subnets' by their shares of use. No term of one member
+    A member's loss is the weighted mean of its subnets'. No term of one member
     depends on the weights or design of another (the supernet's logits, which teach the
     others, are not differentiated), so the gradient of the sum is every member's own.
 
@@ -257,17 +257,17 @@ def family_loss(
         return jnp.sum(task), {"loss": task}
 
     space = tables.dense.space
-    # Embeddings [N, K, ...] and shares [N, K].
-    out, shares = jax.vmap(
+    # Embeddings [N, K, ...] and weights [N, K].
+    out, weights = jax.vmap(
         lambda p, z, sparse, m: outputs(trainer, p, rest, z, sparse, m, batch, space)
     )(params, z, members.sparse, masks or {})
     of_subnets = jax.vmap(jax.vmap(contrastive_loss, in_axes=(0, 0, 0, None)), (0, 0, 0, None))
-    task = jnp.sum(shares * of_subnets(*out, batch.labels), axis=1)
+    task = jnp.sum(weights * of_subnets(*out, batch.labels), axis=1)
     total = jnp.sum(task)
 
     logits = jax.vmap(jax.vmap(similarity_logits))(*out)
     distil = jax.vmap(jax.vmap(distillation_loss, in_axes=(0, None)), (0, None))
-    taught = jnp.sum(shares * distil(logits, jax.lax.stop_gradient(logits[0, 0])), axis=1)
+    taught = jnp.sum(weights * distil(logits, jax.lax.stop_gradient(logits[0, 0])), axis=1)
     total += trainer.distillation * jnp.sum(members.taught * taught)
 
     costs = jax.vmap(tables.relaxed)(z, members.sparse)

@@ -34,12 +34,12 @@ class Pruning:
     Attributes:
       specs: rows of the kernels that are pruned, by name.
       levels: the S sparsities, increasing.
-      shares: of the inferences, of the K subnets.
+      weights: of the K subnets in the loss, 1 in all.
     """
 
     specs: dict[str, RowSpec]
     levels: tuple[float, ...]
-    shares: tuple[float, ...]
+    weights: tuple[float, ...]
 
     def masks(self, params: nnx.State, gates: Gates) -> dict[str, Array]:
         """How many levels keep each weight, uint8 by name; weights of closed units none.

@@ -198,7 +198,10 @@ def _trainer(
     optim, space = config.optim, tables.dense.space
     pruning = None
     if tables.sparse is not None:
-        pruning = Pruning(subnet_specs(model), space.levels, tables.sparse.shares)
+        shares = tables.sparse.shares
+        equal = optim.subnet_balance / len(shares)
+        weights = tuple(equal + (1 - optim.subnet_balance) * share for share in shares)
+        pruning = Pruning(subnet_specs(model), space.levels, weights)
     return Trainer(
         graphdef=nnx.graphdef(model),
         largest=space.largest(),

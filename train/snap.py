@@ -78,7 +78,7 @@ def _losses_at(
 ) -> jax.Array:
     def loss(z: jax.Array) -> jax.Array:
         masks = member_masks(params, z, rest, space, trainer)
-        out, shares = outputs(trainer, params, rest, z, sparse, masks, batch, space)
-        return shares @ jax.vmap(contrastive_loss, (0, 0, 0, None))(*out, batch.labels)
+        out, weights = outputs(trainer, params, rest, z, sparse, masks, batch, space)
+        return weights @ jax.vmap(contrastive_loss, (0, 0, 0, None))(*out, batch.labels)
 
     return jax.lax.map(loss, z)
