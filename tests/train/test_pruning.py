@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
 
 import jax
 import jax.numpy as jnp
@@ -111,7 +110,7 @@ def test_a_dense_member_keeps_all_its_weights(clip, masked):
 
 
 @pytest.mark.slow
-def test_a_search_finds_families_and_dense_rivals_and_goes_on_where_it_stopped(tmp_path, capsys):
+def test_a_search_finds_families_and_dense_rivals(tmp_path, capsys):
     small = [
         "--schedule.warmup_steps", "8", "--schedule.joint_steps", "8", "--schedule.tune_steps", "8",
         "--schedule.chunk_steps", "4", "--schedule.checkpoint_steps", "4",
@@ -140,17 +139,3 @@ def test_a_search_finds_families_and_dense_rivals_and_goes_on_where_it_stopped(t
     assert again["costs"]["energy_j"] == pytest.approx(family["costs"]["energy_j"], rel=1e-5)
     stored = load_family(run / "checkpoints" / "designs" / "carbon-00")
     assert list(stored.sparsities) == family["sparsity"]
-
-    # Stopped while networks were tuned and gone on: the same designs, to the bit.
-    other = tmp_path / "other"
-    shutil.copytree(run, other)
-    saved = {int(p.name): p for p in (other / "checkpoints" / "steps").iterdir()}
-    assert max(saved) == 24 > min(saved)
-    shutil.rmtree(saved[24])
-    assert main(["search", "digits_family", "--out", str(other), "--json", "--resume", *small]) == 0
-    resumed = json.loads(capsys.readouterr().out)
-    for name, design in by_name.items():
-        twin = next(d for d in resumed["designs"] if d["name"] == name)
-        assert twin["accuracy"] == design["accuracy"], name
-        assert twin["architecture"] == design["architecture"]
-        assert twin["sparsity"] == design["sparsity"]
