@@ -1,4 +1,4 @@
-"""DRESS against five other ways to several sparsities, on CIFAR-10: a ResNet, and a ViT CLIP.
+"""DRESS against six other ways to several sparsities, on CIFAR-10: a ResNet, and a ViT CLIP.
 
     python benchmarks/dress_cifar10.py --data FOLDER --out runs/dress_cifar10
     python benchmarks/dress_cifar10.py --data FOLDER --out runs/full --full    # on a GPU
@@ -11,8 +11,10 @@ FOLDER holds CIFAR-10 in the hub's parquet schema. All start from one dense netw
     alone/K      each subnet trained by itself, the steps of DRESS split among them
     unstructured each by itself, the largest weights of each tensor (jaxpruner's magnitude pruning)
     slimmable    nested widths of about equal products: in each step the whole, the narrowest and
-                 two random widths, taught by the whole (Yu & Huang, ICCV 2019). From nothing, for
-                 as many passes of a network as DRESS and its dense start together.
+                 two random widths, taught by the whole (Yu & Huang, ICCV 2019), from the dense
+                 network and for as many steps as DRESS
+    slim alone   the same from nothing, as published, for as many passes of a network as DRESS
+                 and its dense start together
     gamma 0, 2   DRESS with other loss weights, proportional to (1 - sparsity)^gamma
 
 Every subnet of every method ends with the same post-training of its own norms. A CLIP classifies
@@ -40,6 +42,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import optax
 from flax import nnx
+from matplotlib.ticker import LogFormatter
 from PIL import Image
 
 from codesign.architecture import Architecture, Tower
@@ -74,7 +77,8 @@ Array = jax.Array
 SPARSITIES = (0.5, 0.8, 0.9, 0.95)
 SLIM_BETWEEN = 4  # widths besides those that are compared
 METHODS = (
-    "dress", "uniform", "alone", "alone/K", "unstructured", "slimmable", "gamma 0", "gamma 2",
+    "dress", "uniform", "alone", "alone/K", "unstructured", "slimmable", "slim alone", "gamma 0",
+    "gamma 2",
 )  # fmt: skip
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 VALUE_BYTES = 4
@@ -333,8 +337,9 @@ class Trainers:
         self.widths, self.compared = self._widths()
         slim = slim_masks(self.like.params, self.widths)
         self.slim_steps = (scale.dense_steps + len(SPARSITIES) * scale.joint_steps) // 4
-        self.slimmable = trainer(
-            lambda _: slim, subject.lr, self.slim_steps, len(self.widths), in_place=1.0
+        self.slimmable, self.slim_alone = (
+            trainer(lambda _: slim, lr, steps, len(self.widths), in_place=1.0)
+            for lr, steps in (joint, (subject.lr, self.slim_steps))
         )
 
     def _widths(self) -> tuple[list[dict[str, tuple[int, ...]]], list[int]]:
@@ -412,12 +417,14 @@ class Trainers:
             parts.append(self.finished(seed, self.post_alone, post))
         return self.results(parts, kind, shared=False)
 
-    def sandwiched(self, seed: int) -> Any:
-        """The slimmable network, from nothing."""
-        trainer, subject = self.slimmable, self.subject
-        state, key = trainer.begin(self.started(seed)), jax.random.key(seed)
+    def sandwiched(
+        self, start: Variables, seed: int, trainer: ClassifierTrainer, steps: int
+    ) -> Any:
+        """The slimmable network."""
+        subject, key = self.subject, jax.random.key(seed)
+        state = trainer.begin(start)
         rng, last = np.random.default_rng(seed), len(self.widths) - 1
-        for images, labels in self.bench.batches(seed, self.slim_steps):
+        for images, labels in self.bench.batches(seed, steps):
             middle = rng.choice(last, 2, replace=False)
             members = jnp.asarray([-1, last, *middle], jnp.int32)
             state, _ = joint_step(state, images, labels, members, jnp.full(4, 0.25), key, trainer)
@@ -507,7 +514,8 @@ def study(trainers: Trainers, seed: int, out: Path, methods: list[str]) -> None:
         "alone": lambda: t.alone(start, seed, t.dress, steps, "panels"),
         "alone/K": lambda: t.alone(start, seed, t.alone_k, steps // 4, "panels"),
         "unstructured": lambda: t.alone(start, seed, t.unstructured, steps, "csr"),
-        "slimmable": lambda: t.sandwiched(seed),
+        "slimmable": lambda: t.sandwiched(start, seed, t.slimmable, steps),
+        "slim alone": lambda: t.sandwiched(t.started(seed), seed, t.slim_alone, t.slim_steps),
     }
     for method in todo:
         found = run[method]() | {"dense": dense}
@@ -576,8 +584,9 @@ def table(name: str, found: Mapping[str, Mapping[str, np.ndarray]], scale: Scale
 
 def figures(every: Mapping[str, Any], out: Path) -> None:
     """Accuracy against products, and against stored bytes."""
-    for quantity, label in (("macs", "MACs of an image"), ("bytes", "bytes of one subnet")):
-        figure, axes = plt.subplots(1, len(every), figsize=(5.2 * len(every), 3.9), squeeze=False)
+    labels = ("macs", "products of an image, thousands", 1e3), ("bytes", "one subnet, kB", 1e3)
+    for quantity, label, unit in labels:
+        figure, axes = plt.subplots(1, len(every), figsize=(5.2 * len(every), 4.4), squeeze=False)
         for axis, (name, found) in zip(axes[0], every.items(), strict=True):
             for method, row in found.items():
                 if method.startswith("gamma"):
@@ -585,20 +594,23 @@ def figures(every: Mapping[str, Any], out: Path) -> None:
                 accuracy = 100 * row["accuracy"]
                 spread = accuracy.std(0, ddof=1) if len(accuracy) > 1 else None
                 axis.errorbar(
-                    row[quantity].mean(0), accuracy.mean(0), spread, marker="o", capsize=2,
-                    label=method, linewidth=1.4, markersize=4,
+                    row[quantity].mean(0) / unit, accuracy.mean(0), spread, marker="o",
+                    markersize=4, capsize=2, label=method,
                 )  # fmt: skip
             axis.axhline(
                 100 * next(iter(found.values()))["dense"].mean(), color="0.5", linestyle=":",
                 label="dense",
             )  # fmt: skip
             axis.set_xscale("log")
+            for level in (axis.xaxis.set_major_formatter, axis.xaxis.set_minor_formatter):
+                level(LogFormatter(minor_thresholds=(10, 0.5)))
             axis.set_title(name)
             axis.set_xlabel(label)
             axis.set_ylabel("test accuracy, %")
             axis.grid(alpha=0.3)
-        axes[0][0].legend(fontsize=8)
-        figure.tight_layout()
+        named = dict(zip(*reversed(axes[0][0].get_legend_handles_labels()), strict=True))
+        figure.legend(named.values(), named, loc="lower center", ncols=len(named), fontsize=8)
+        figure.tight_layout(rect=(0, 0.06, 1, 1))
         path = out / f"dress_{quantity}.png"
         figure.savefig(path, dpi=120)
         plt.close(figure)
