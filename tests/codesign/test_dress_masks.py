@@ -13,6 +13,7 @@ import pytest
 from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jax.extend.core import jaxprs_in_params
 
 from codesign.dress.budgets import Size, global_counts, row_average
 from codesign.dress.masks import (
@@ -243,6 +244,23 @@ def test_one_compilation_for_all_weights_and_sparsities() -> None:
         expected = [(20 - round(20 * s)) // 4 * 4 for s in sparsities]  # 4 rows
         assert [int(jnp.sum(masks.levels["dense"] > k)) for k in range(2)] == expected
     assert len(traced) == 1
+
+
+@pytest.mark.parametrize(("budget", "once"), [("uniform", 0), ("global", 1)])
+def test_a_kernel_is_sorted_once_for_all_subnets(budget: Any, once: int) -> None:
+    kernels = random_kernels(0)
+
+    def sorts(sparsities: list[float]) -> int:
+        """Sorts in the traced program, those of the inner ones included."""
+        masks = functools.partial(subnet_masks, specs=SPECS, sparsities=sparsities, budget=budget)
+        todo, found = [jax.make_jaxpr(masks)(kernels).jaxpr], 0
+        while todo:
+            for equation in todo.pop().eqns:
+                found += equation.primitive.name in ("sort", "top_k")
+                todo += jaxprs_in_params(equation.params)
+        return found
+
+    assert sorts([0.5]) == sorts([0.1, 0.5, 0.6, 0.7]) == len(SPECS) + once
 
 
 def test_a_vmapped_sweep_equals_its_members() -> None:
