@@ -196,6 +196,7 @@ def test_the_table_has_the_costs_of_every_discrete_family(table):
             ), name
 
 
+@pytest.mark.slow
 def test_the_table_is_linear_between_two_sparsities(table):
     z = np.full(len(SPACE.dimensions), 1.0, np.float32)
     axis = SPACE.names.index("sparsity.1")

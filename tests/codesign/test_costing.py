@@ -152,6 +152,7 @@ CASES = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_mapper_is_near_the_best_of_all_the_reference_may_do():
     chips = Accelerator(*np.array([c for _, c in CASES], np.float32).T)
     m, k, n = np.array([g for g, _ in CASES], np.float32).T

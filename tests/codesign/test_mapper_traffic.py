@@ -340,6 +340,7 @@ def best_mapping(m, k, n, chip, scenario):
     return mapper._best_mapping(work), work
 
 
+@pytest.mark.slow
 def test_winning_mappings_of_clip_cost_what_walking_them_costs():
     """The winner, walked: 99 in 100 to a thousandth; the rest for want of even blocks."""
     gemms = [(197, 768, 768), (197, 768, 3072), (197, 3072, 768), (197, 64, 197),

@@ -139,6 +139,7 @@ def test_masks_are_renewed_every_so_many_steps_and_fit_the_weights():
     assert seen == [(3,)] * 4 and int(state.step) == 4
 
 
+@pytest.mark.slow
 def test_post_training_moves_each_subnets_norms_alone():
     subject = Subject()
     norms = norm_parameters(subject.model)

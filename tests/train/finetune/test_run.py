@@ -124,6 +124,7 @@ def test_an_interrupted_run_goes_on_to_the_same_end(finished, tmp_path, monkeypa
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 def test_training_goes_on_from_a_checkpoint_under_its_teacher(finished, tmp_path, capsys):
     path, _ = finished
     config = dataclasses.replace(
