@@ -14,10 +14,8 @@ import argparse
 import datetime
 import json
 import os
-import platform
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -30,6 +28,7 @@ from codesign.cost.table import accelerator_grid, run_grid
 from codesign.scenario import Scenario
 from codesign.space import DesignSpace, TowerChoices
 from codesign.workload import clip_workload
+from machine import cpu_name, load
 
 SCENARIO = Scenario()
 SPACE = DesignSpace(
@@ -142,16 +141,13 @@ def accelerator_grid_seconds() -> dict[str, float]:
     }
 
 
-def machine() -> dict[str, Any]:
+def conditions() -> dict[str, Any]:
     """Where and when this ran."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return {
         "date": datetime.date.today().isoformat(),
-        "cpu": models[0] if models else platform.processor() or platform.machine(),
+        "cpu": cpu_name(),
         "cores": len(os.sched_getaffinity(0)),
-        "load": round(os.getloadavg()[0], 1),
+        "load": None if (busy := load()) is None else round(busy, 1),
         "device": str(jax.devices()[0]),
         "jax": jax.__version__,
     }
@@ -162,7 +158,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object, nothing else")
     as_json = parser.parse_args().json
     rng = np.random.default_rng(0)
-    results: dict[str, Any] = {"machine": machine()}
+    results: dict[str, Any] = {"machine": conditions()}
     for name, measure in (
         ("tabulated", lambda: tabulated(rng)),
         ("direct", lambda: direct(rng)),

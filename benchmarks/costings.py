@@ -10,8 +10,6 @@ exactly under either costing and priced under both. docs/cost-model.md quotes th
 from __future__ import annotations
 
 import dataclasses
-import datetime
-import platform
 
 import jax
 
@@ -24,6 +22,7 @@ from codesign.search.hardware import HardwareSearch, search_hardware
 from codesign.search.objectives import Limits
 from codesign.space import AcceleratorChoices
 from codesign.workload import clip_workload, load_model
+from machine import here
 
 COSTINGS = ("physical", "catransformers")
 B_TEXT, B_VISION = Tower(12, 512, 8, 2048), Tower(12, 768, 12, 3072)
@@ -158,7 +157,7 @@ def one_convention_at_a_time() -> None:
 
 
 if __name__ == "__main__":
-    print(f"{platform.processor() or platform.machine()}, {datetime.date.today()}")
+    print(here())
     published_rows()
     one_convention_at_a_time()
     best_hardware()

@@ -30,8 +30,6 @@ import datetime
 import functools
 import io
 import math
-import os
-import platform
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -72,6 +70,7 @@ from codesign.train.dress.classifier import (
 from codesign.train.optim import warmup_cosine
 from codesign.workload.blocks import Operators
 from codesign.workload.clip import Clip
+from machine import here
 
 Array = jax.Array
 SPARSITIES = (0.5, 0.8, 0.9, 0.95)
@@ -639,8 +638,7 @@ def main() -> None:
     every = {name: found for name, found in every.items() if found}
     device = jax.devices()[0]
     print(
-        f"\n{datetime.date.today()}, {os.cpu_count()} CPUs, {platform.machine()}, "
-        f"{device.device_kind}, jax {jax.__version__}; {scale}"
+        f"\n{here()}, {device.device_kind}, jax {jax.__version__}; {scale}"
     )
     for name, found in every.items():
         table(name, found, scale)

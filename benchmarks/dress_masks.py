@@ -13,13 +13,9 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import datetime
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -33,6 +29,7 @@ from codesign.dress.rows import RowSpec, to_rows
 from codesign.dress.trees import pick
 from codesign.models.clip import CLIP
 from codesign.models.subnets import subnet_specs
+from machine import here
 
 SPARSITIES = (0.5, 0.8, 0.9, 0.95)
 PATIENCE_S = 60.0  # a method that took longer is not timed again
@@ -139,22 +136,12 @@ def compare_forms(rounds: int) -> None:
     compare({name: lambda call=call: call(rows) for name, call in calls.items()}, rounds)
 
 
-def cpu_name() -> str:
-    """The processor's own name, where the system tells."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--share", type=float, default=1.0, help="of the layers")
     args = parser.parse_args()
-    load = f", load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
-    print(f"{datetime.date.today()}, {cpu_name()}, {os.cpu_count()} CPUs{load}, "
-          f"jax {jax.__version__}, {jax.default_backend()}, numpy {np.__version__}")  # fmt: skip
+    print(f"{here()}, jax {jax.__version__}, {jax.default_backend()}, numpy {np.__version__}")
     kernels, specs = kernels_of(args.share)
     sparsities = jnp.asarray(SPARSITIES)
     refresh = jax.jit(lambda params, s: subnet_masks(params, specs, s))

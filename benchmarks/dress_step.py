@@ -13,13 +13,9 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import datetime
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -42,6 +38,7 @@ from codesign.train.dress import classifier, step
 from codesign.train.dress.config import DressConfig, SubnetsConfig
 from codesign.train.finetune.step import Trainer, make_optimizer, train_step
 from codesign.train.network import Network
+from machine import here
 
 SPARSITIES = (0.5, 0.8, 0.9, 0.95)
 K = len(SPARSITIES)
@@ -158,14 +155,6 @@ def resnet_subject(name: str, config: ResNetConfig, batch: int) -> Subject:
     return Subject(name, batch, begin, function, lambda state: state.params, masks_of)
 
 
-def cpu_name() -> str:
-    """The processor's own name, where the system tells."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
-
-
 def time_steps(subject: Subject, programs: dict[str, Any], rounds: int) -> dict[str, float]:
     """Seconds of every kind of step, and of new masks under "masks": medians."""
     state, _ = subject.begin(SCANNED)
@@ -233,8 +222,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=128, help="of the two that are timed")
     parser.add_argument("--only", nargs="+", choices=known, default=list(known))
     args = parser.parse_args()
-    load = f", load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
-    print(f"{datetime.date.today()}, {cpu_name()}, {os.cpu_count()} CPUs{load}, "
+    print(f"{here()}, "
           f"jax {jax.__version__}, {jax.devices()[0].device_kind}, K = {K}\n")  # fmt: skip
     print("| | step | ms an example and network | times dense | temporary MB | times dense |\n"
           "|---|---|---:|---:|---:|---:|", flush=True)  # fmt: skip

@@ -8,10 +8,7 @@ bandwidth-starved chips; docs/cost-model.md quotes them.
 
 from __future__ import annotations
 
-import datetime
-import os
-import platform
-import sys
+import argparse
 
 import jax
 import numpy as np
@@ -23,6 +20,7 @@ from codesign.oracle.exact import Exact
 from codesign.oracle.interface import Constants, Point
 from codesign.scenario import Scenario
 from codesign.space import AcceleratorChoices
+from machine import here
 
 
 def draw(pairs: int, seed: int) -> tuple[np.ndarray, list[Accelerator]]:
@@ -43,8 +41,11 @@ def draw(pairs: int, seed: int) -> tuple[np.ndarray, list[Accelerator]]:
 
 
 def main() -> None:
-    pairs = int(sys.argv[1]) if len(sys.argv) > 1 else 400
-    seed = int(sys.argv[2]) if len(sys.argv) > 2 else 7
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("pairs", type=int, nargs="?", default=400)
+    parser.add_argument("seed", type=int, nargs="?", default=7)
+    args = parser.parse_args()
+    pairs, seed = args.pairs, args.seed
     gemms, chips = draw(pairs, seed)
     constants = Constants.of_all(chips, Scenario())
     exact = Exact()
@@ -70,7 +71,7 @@ def main() -> None:
         "attention": (gemms[:, 1:] == 64).any(axis=1) & (gemms[:, 0] < 300),
         "starved (L2 rate <= columns / 4)": stacked.l2_words_per_cycle <= stacked.pe_x / 4,
     }
-    print(f"{platform.machine()}, {os.cpu_count()} cores, {datetime.date.today()}, seed {seed}")
+    print(f"{here()}, seed {seed}")
     print("| products | number | latency mean / worst | energy | energy x delay |")
     print("|---|---|---|---|---|")
     for kind, which in kinds.items():

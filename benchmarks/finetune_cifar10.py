@@ -15,9 +15,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import datetime
-import os
-import platform
 import statistics
 from pathlib import Path
 from typing import Any
@@ -44,6 +41,7 @@ from codesign.train.finetune.config import FinetuneConfig, LossConfig, ScheduleC
 from codesign.train.finetune.run import run_finetune
 from codesign.train.zero_shot import evaluate_source
 from codesign.workload.clip import clip_workload
+from machine import here
 
 CONSOLE = Console(stderr=True)
 # A microcontroller that looks 20 times a second, with memory for this network.
@@ -150,8 +148,7 @@ def main() -> None:
             for t in (architecture.vision, architecture.text)
         )
 
-    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, jax "
-          f"{jax.__version__}, {datetime.date.today()}; {len(test):,} test images, "
+    print(f"{here()}, jax {jax.__version__}; {len(test):,} test images, "
           f"{args.first_steps} + {args.steps} steps of {scratch.optim.batch_size}, "
           f"{args.seeds} seeds")  # fmt: skip
     for name, clip, place in (("whole", whole, whole_place), ("pruned", pruned, pruned_place)):

@@ -7,12 +7,8 @@ no design variables. Chunks alternate, so that a busy machine slows both alike.
 
 from __future__ import annotations
 
-import datetime
-import os
-import platform
 import statistics
 import time
-from pathlib import Path
 
 import jax
 from flax import nnx
@@ -24,19 +20,14 @@ from codesign.train.data import batch_indices, template_indices
 from codesign.train.family import Draw, Family, train_chunk
 from codesign.train.progress import Display
 from codesign.train.setup import prepare, start_family
+from machine import here
 
 STEPS, ROUNDS = 20, 12
 
 
-def cpu_name() -> str:
-    """The processor's own name, where the system tells."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
-
-
 def main() -> None:
+    print(f"{here()}, jax {jax.__version__}, "
+          f"{jax.default_backend()}, {jax.device_count()} device(s)")
     setup = prepare(config, Display(Console(stderr=True)))
     _, params, rest = nnx.split(setup.model, nnx.Param, ...)
     mesh = setup.trainer.mesh
@@ -68,8 +59,6 @@ def main() -> None:
             times_ms[joint].append((time.perf_counter() - before) / STEPS * 1e3)
     # The first two rounds compile.
     joint_ms, plain_ms = (statistics.median(times_ms[joint][2:]) for joint in (True, False))
-    print(f"{datetime.date.today()}, {cpu_name()}, {os.cpu_count()} CPUs, jax {jax.__version__}, "
-          f"{jax.default_backend()}, {jax.device_count()} device(s)")
     members = len(setup.start)
     print(f"{members} networks, batch {size}: joint step {joint_ms:.1f} ms, "
           f"plain step {plain_ms:.1f} ms, ratio {joint_ms / plain_ms:.2f}")

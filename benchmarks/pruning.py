@@ -13,13 +13,9 @@ checkpoint is any CLIP, the data pictures with classes, splits train and test.
 from __future__ import annotations
 
 import argparse
-import datetime
 import functools
-import os
-import platform
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -37,6 +33,7 @@ from codesign.models.prune import prune, scaled
 from codesign.train.data import augment, batch_indices, load_data, template_indices
 from codesign.train.evaluate import class_embeddings, zero_shot_accuracy
 from codesign.train.losses import contrastive_loss
+from machine import here
 
 SHARES = (0.75, 0.5)
 CUTS = (*(f"{tower}.{name}" for tower in TOWERS for name in ELASTIC), "all")
@@ -231,14 +228,6 @@ def _passes(tower: Any) -> int:
     return tower.layers * (1 + tower.heads + ffn) + channels + 1
 
 
-def cpu_name() -> str:
-    """The processor's own name, where the system tells."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     what = parser.add_mutually_exclusive_group(required=True)
@@ -253,7 +242,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.checkpoint and not args.data:
         parser.error("--checkpoint needs --data")
-    print(f"{datetime.date.today()}, {cpu_name()}, {os.cpu_count()} CPUs, jax {jax.__version__}, "
+    print(f"{here()}, jax {jax.__version__}, "
           f"{jax.default_backend()}, {jax.device_count()} device(s)")  # fmt: skip
     if args.digits:
         report(list(digits_subjects(args.steps, args.samples, args.batch_size)))

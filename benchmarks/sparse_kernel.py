@@ -14,15 +14,12 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import datetime
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -39,6 +36,7 @@ from codesign.models.clip import CLIP
 from codesign.models.dialect import Dialect
 from codesign.models.formats.assemble import abstract_clip, assemble, variables
 from codesign.models.subnets import ClipFamily, pack_clip, subnet_specs
+from machine import here
 
 SPARSITIES = (0.5, 0.8, 0.9, 0.95)
 TOWER_SPARSITIES = (0.8, 0.9, 0.95)
@@ -229,14 +227,6 @@ def report_tower(rounds: int, clock: Callable[[], float]) -> None:
         print(row(f"{budget} budgets", times, columns), flush=True)
 
 
-def cpu_name() -> str:
-    """The processor's own name, where the system tells."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
-
-
 def run_pinned(threads: int) -> None:
     """This program in a process of its own on so many processors."""
     command = [sys.executable, __file__, "--threads", str(threads), *sys.argv[1:]]
@@ -262,9 +252,8 @@ def main() -> None:
     threads = args.threads or os.cpu_count() or 1
     clock = time.process_time if threads == 1 else time.perf_counter
     kind = "processor time" if threads == 1 else "wall time"
-    load = f", load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
     kernel = "" if native.available() else ", WITHOUT the native kernel"
-    print(f"\n{datetime.date.today()}, {cpu_name()}, {threads} threads, {kind}{load}, "
+    print(f"\n{here(threads)}, {kind}, "
           f"jax {jax.__version__}, numpy {np.__version__}{kernel}\n")  # fmt: skip
     if args.only != "tower":
         report_layers(args.rounds, clock)

@@ -25,11 +25,9 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import datetime
 import functools
 import multiprocessing
 import os
-import platform
 import statistics
 import tempfile
 import time
@@ -42,6 +40,7 @@ import numpy as np
 
 from codesign.architecture import Architecture, clip_vit_b16
 from codesign.workload import clip_workload, outside_workload, tower_layer_workload
+from machine import here
 
 # name -> (batch of one, towers, training); FLOPs and rates are per image-text pair.
 TASKS = {
@@ -288,14 +287,6 @@ def flops(towers: tuple[str, ...], training: bool) -> float:
     return 2 * float(macs) * (3 if training else 1)
 
 
-def cpu_name() -> str:
-    """The processor's own name, where the system tells."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
-
-
 def rows(
     programs: dict[str, Program], tasks: list[str], batch: int, rounds: int, peak: float | None
 ) -> Iterator[str]:
@@ -339,9 +330,7 @@ def main() -> None:
         error = max(float(np.abs(a - b).max()) for a, b in pairs)
     if error > AGREEMENT[args.dtype]:
         raise SystemExit(f"the two programs' embeddings differ by {error:.1e}")
-    load = f", load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
-    print(f"{datetime.date.today()}, {cpu_name()}, {args.threads or os.cpu_count()} threads{load}; "
-          + "; ".join(about))  # fmt: skip
+    print("; ".join([here(args.threads or None), *about]))
     if tunables := os.environ.get("GLIBC_TUNABLES"):
         print(f"GLIBC_TUNABLES={tunables}")
     print(f"CLIP ViT-B/16, {args.dtype}, batch {args.batch}, {args.clock} time, median of "
