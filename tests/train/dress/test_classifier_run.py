@@ -7,7 +7,6 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
-from jax.experimental.compilation_cache import compilation_cache
 from rich.console import Console
 
 from codesign.cli import main
@@ -17,7 +16,7 @@ from codesign.models.resnet import ResNetConfig
 from codesign.models.resnet_family import is_resnet_family, load_resnet_family
 from codesign.overrides import config_to_json, load_config
 from codesign.runs import RunFolder, read_metrics
-from codesign.train.data import AugmentConfig, SourceConfig, TrainingStream
+from codesign.train.data import AugmentConfig, SourceConfig
 from codesign.train.dress.classifier_config import (
     ClassifierDressConfig,
     ClassifierLossConfig,
@@ -51,24 +50,6 @@ QUIET = Console(quiet=True)
 def run(config, path, resume=False):
     folder = RunFolder.create(path, config_to_json(config), resume=resume)
     return run_classifier_dress(config, folder, QUIET)
-
-
-@pytest.fixture(scope="module")
-def compiled_once(tmp_path_factory):
-    """Every run compiles its steps anew, though they are the same programs."""
-    options = {
-        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
-        "jax_persistent_cache_min_compile_time_secs": 0.0,
-        "jax_persistent_cache_min_entry_size_bytes": -1,
-    }
-    before = {name: getattr(jax.config, name) for name in options}
-    for name, value in options.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
 
 
 @pytest.fixture(scope="module")
@@ -129,21 +110,10 @@ def test_a_run_is_reported(finished, capsys):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stop_at", [2, 5, 9])
-def test_a_run_cut_off_in_any_stage_ends_the_same(finished, tmp_path, monkeypatch, stop_at):
+def test_a_run_cut_off_in_any_stage_ends_the_same(finished, tmp_path, cut_off, stop_at):
     path, summary = finished
-    read, left = TrainingStream.__next__, stop_at
-
-    def interrupted(stream):
-        nonlocal left
-        left -= 1
-        if left == 0:
-            raise KeyboardInterrupt
-        return read(stream)
-
-    monkeypatch.setattr(TrainingStream, "__next__", interrupted)
-    with pytest.raises(KeyboardInterrupt):
+    with cut_off(stop_at):
         run(CONFIG, tmp_path / "cut")
-    monkeypatch.undo()
     resumed = run(CONFIG, tmp_path / "cut", resume=True)
     assert resumed["subnets"] == summary["subnets"]
     ours, theirs = (load_resnet_family(p / "family").at(1) for p in (path, tmp_path / "cut"))

@@ -6,7 +6,6 @@ import json
 import jax
 import numpy as np
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 from rich.console import Console
 
 import codesign
@@ -16,12 +15,12 @@ from codesign.errors import UserError
 from codesign.models.subnets import load_family
 from codesign.overrides import config_to_json
 from codesign.runs import RunFolder, read_metrics
-from codesign.train.data import AugmentConfig, SourceConfig, TrainingStream
+from codesign.train.data import AugmentConfig, SourceConfig
 from codesign.train.dress.config import DressConfig, SubnetsConfig
 from codesign.train.dress.run import run_dress
 from codesign.train.finetune.config import OptimConfig, ScheduleConfig
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
+pytestmark = pytest.mark.usefixtures("quick_compilation", "compiled_once")
 
 CONFIG = DressConfig(
     train=SourceConfig(path="digits"),
@@ -46,24 +45,6 @@ QUIET = Console(quiet=True)
 def run(config, path, resume=False):
     folder = RunFolder.create(path, config_to_json(config), resume=resume)
     return run_dress(config, folder, QUIET)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compiled_once(tmp_path_factory):
-    """Every run compiles its steps anew, though they are the same programs."""
-    options = {
-        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
-        "jax_persistent_cache_min_compile_time_secs": 0.0,
-        "jax_persistent_cache_min_entry_size_bytes": -1,
-    }
-    before = {name: getattr(jax.config, name) for name in options}
-    for name, value in options.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
 
 
 @pytest.fixture(scope="module")
@@ -108,21 +89,10 @@ def test_subnets_of_the_file_are_what_was_measured(finished, capsys, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stop_at", [2, 6, 10])
-def test_a_run_cut_off_in_any_stage_ends_the_same(finished, tmp_path, monkeypatch, stop_at):
+def test_a_run_cut_off_in_any_stage_ends_the_same(finished, tmp_path, cut_off, stop_at):
     path, summary = finished
-    read, left = TrainingStream.__next__, stop_at
-
-    def interrupted(stream):
-        nonlocal left
-        left -= 1
-        if left == 0:
-            raise KeyboardInterrupt
-        return read(stream)
-
-    monkeypatch.setattr(TrainingStream, "__next__", interrupted)
-    with pytest.raises(KeyboardInterrupt):
+    with cut_off(stop_at):
         run(CONFIG, tmp_path / "cut")
-    monkeypatch.undo()
     resumed = run(CONFIG, tmp_path / "cut", resume=True)
     assert resumed["subnets"] == summary["subnets"]
     ours, theirs = (load_family(p / "family").clip(1) for p in (path, tmp_path / "cut"))

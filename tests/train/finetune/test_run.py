@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 from rich.console import Console
 
 import codesign
@@ -17,7 +16,7 @@ from codesign.errors import RunError, UserError
 from codesign.models.formats import save_clip
 from codesign.overrides import config_to_json
 from codesign.runs import RunFolder, read_metrics
-from codesign.train.data import AugmentConfig, SourceConfig, TrainingStream
+from codesign.train.data import AugmentConfig, SourceConfig
 from codesign.train.finetune.config import (
     FinetuneConfig,
     LossConfig,
@@ -27,7 +26,7 @@ from codesign.train.finetune.config import (
 from codesign.train.finetune.run import run_finetune
 from codesign.train.finetune.step import train_step
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
+pytestmark = pytest.mark.usefixtures("quick_compilation", "compiled_once")
 
 CONFIG = FinetuneConfig(
     train=SourceConfig(path="digits"),
@@ -48,24 +47,6 @@ QUIET = Console(quiet=True)
 def run(config, path, resume=False):
     folder = RunFolder.create(path, config_to_json(config), resume=resume)
     return run_finetune(config, folder, QUIET)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compiled_once(tmp_path_factory):
-    """Every run compiles its step anew, though most are the same program."""
-    options = {
-        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
-        "jax_persistent_cache_min_compile_time_secs": 0.0,
-        "jax_persistent_cache_min_entry_size_bytes": -1,
-    }
-    before = {name: getattr(jax.config, name) for name in options}
-    for name, value in options.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
 
 
 @pytest.fixture(scope="module")
@@ -96,21 +77,10 @@ def test_the_delivered_network_evaluates_to_what_the_run_said(finished, capsys):
     assert result["zero_shot"]["classes"] == 10 and result["zero_shot"]["templates"] == 6
 
 
-def test_an_interrupted_run_goes_on_to_the_same_end(finished, tmp_path, monkeypatch):
+def test_an_interrupted_run_goes_on_to_the_same_end(finished, tmp_path, cut_off):
     path, summary = finished
-    read, stop_at = TrainingStream.__next__, 7
-
-    def interrupted(stream):
-        nonlocal stop_at
-        stop_at -= 1
-        if stop_at == 0:
-            raise KeyboardInterrupt
-        return read(stream)
-
-    monkeypatch.setattr(TrainingStream, "__next__", interrupted)
-    with pytest.raises(KeyboardInterrupt):
+    with cut_off(7):
         run(CONFIG, tmp_path / "cut")
-    monkeypatch.undo()
     resumed = run(CONFIG, tmp_path / "cut", resume=True)
     assert resumed["validation"] == summary["validation"]
 
