@@ -18,8 +18,12 @@ in few ways, and all of them fit the one elastic `CLIP`:
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 from flax import nnx
+
+from codesign.architecture import TOWERS, Architecture, Tower
 
 LAYER_NORM_EPSILON = 1e-5  # of every released CLIP; Flax's default is 1e-6
 
@@ -60,3 +64,16 @@ class Dialect:
     vision: TowerDialect = TowerDialect()
     text: TowerDialect = TowerDialect()
     end_of_text: int | None = None
+
+
+def from_fields(
+    architecture: Mapping[str, Any], dialect: Mapping[str, Any]
+) -> tuple[Architecture, Dialect]:
+    """What `dataclasses.asdict` made fields of, after a way through JSON.
+
+    Raises:
+      TypeError, KeyError: fields that there are not, or too few.
+    """
+    towers = {name: Tower(**architecture[name]) for name in TOWERS}
+    own = {name: TowerDialect(**dialect[name]) for name in TOWERS if name in dialect}
+    return Architecture(**{**architecture, **towers}), Dialect(**{**dialect, **own})

@@ -25,13 +25,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from codesign.architecture import TOWERS, Architecture, Tower
+from codesign.architecture import Architecture
 from codesign.dress.masks import Masks, apply
 from codesign.dress.packed import PackedFamily, load_packed, pack
 from codesign.dress.rows import RowSpec, chosen
 from codesign.errors import UserError
 from codesign.models.clip import CLIP
-from codesign.models.dialect import Dialect, TowerDialect
+from codesign.models.dialect import Dialect, from_fields
 from codesign.models.formats.assemble import (
     abstract_clip,
     assemble,
@@ -194,7 +194,8 @@ def load_family(path: str | os.PathLike[str]) -> ClipFamily:
     path = Path(path).expanduser()
     packed = load_packed(path / FAMILY if path.is_dir() else path, MODEL)
     try:
-        architecture, dialect = _described(packed.about)
+        about = packed.about
+        architecture, dialect = from_fields(about["architecture"], about.get("dialect", {}))
         abstract = abstract_clip(architecture, dialect, dtype=jnp.float32, remat=False)
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} does not describe a CLIP of ours: {error}") from None
@@ -214,10 +215,3 @@ def load_family(path: str | os.PathLike[str]) -> ClipFamily:
 def _spec(letters: str) -> RowSpec:
     stacked, inputs, outputs = (tuple(map(letters.index, group)) for group in _ROWS[letters])
     return RowSpec(stacked, inputs, outputs)
-
-
-def _described(about: Mapping[str, Any]) -> tuple[Architecture, Dialect]:
-    fields, own = dict(about["architecture"]), dict(about.get("dialect", {}))
-    fields |= {tower: Tower(**fields[tower]) for tower in TOWERS}
-    own |= {tower: TowerDialect(**own[tower]) for tower in TOWERS if tower in own}
-    return Architecture(**fields), Dialect(**own)

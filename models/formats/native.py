@@ -17,10 +17,10 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
-from codesign.architecture import TOWERS, Architecture, Tower
+from codesign.architecture import Architecture
 from codesign.errors import UserError
 from codesign.models.clip import CLIP
-from codesign.models.dialect import Dialect, TowerDialect
+from codesign.models.dialect import Dialect, from_fields
 from codesign.models.formats.assemble import abstract_clip, assemble, variables
 from codesign.models.formats.files import NATIVE_CONFIG, NATIVE_WEIGHTS, Source
 from codesign.runs import read_json, write_json
@@ -105,9 +105,7 @@ def _restore(weights: Path) -> dict[str, np.ndarray]:
 def _read_config(path: Path) -> tuple[Architecture, Dialect]:
     fields = read_json(path)
     try:
-        own = fields.pop("dialect", {})
-        fields |= {tower: Tower(**fields[tower]) for tower in TOWERS}
-        own |= {tower: TowerDialect(**own[tower]) for tower in TOWERS if tower in own}
-        return Architecture(**fields), Dialect(**own)
+        dialect = fields.pop("dialect", {})
+        return from_fields(fields, dialect)
     except (TypeError, KeyError, AttributeError) as error:
         raise UserError(f"{path} does not describe a CLIP of ours: {error}") from None
