@@ -24,8 +24,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from codesign.accelerator import Accelerator
-from codesign.cost import mapper
+from codesign.cost.mapper import best_mapping
+from codesign.cost.mapping import SCHEDULES, blocks_of, skipping, tiles_of, work_of
 from codesign.cost.technology import technology
+from codesign.cost.traffic import cycles_of, traffic_of
 from codesign.dress.packed import PackedFamily, load_packed
 from codesign.scenario import Scenario
 from machine import here
@@ -85,17 +87,17 @@ def mapped(
     k: jax.Array, n: jax.Array, kept: jax.Array, chip: Accelerator, stretch: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """The best mapping's tile along k, and its cycles if the array takes `stretch` as long."""
-    work = mapper._work(TOKENS, k, n, chip, technology(chip, SCENARIO))
-    work = mapper._skipping(work, kept / k)
-    best = mapper._best_mapping(work)
+    work = work_of(TOKENS, k, n, chip, technology(chip, SCENARIO))
+    work = skipping(work, kept / k)
+    best = best_mapping(work)
     found = []
-    for schedule in mapper.SCHEDULES:
-        tiles = mapper._tiles(work, best.point, schedule.one_row)
-        blocks, _ = mapper._blocks(schedule, work, tiles)
-        traffic = mapper._traffic(schedule, work, tiles, blocks)
+    for schedule in SCHEDULES:
+        tiles = tiles_of(work, best.point, schedule.one_row)
+        blocks, _ = blocks_of(schedule, work, tiles)
+        traffic = traffic_of(schedule, work, tiles, blocks)
         traffic = traffic._replace(compute_cycles=traffic.compute_cycles * stretch)
         in_registers = tiles.pes["k"] * work.register_rows
-        found.append((jnp.minimum(tiles.k2, in_registers), mapper._cycles(traffic, work, tiles)))
+        found.append((jnp.minimum(tiles.k2, in_registers), cycles_of(traffic, work, tiles)))
     tile, cycles = (jnp.stack(x)[best.schedule] for x in zip(*found, strict=True))
     return tile, cycles
 

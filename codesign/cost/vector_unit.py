@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from codesign.accelerator import Accelerator
-from codesign.cost.mapper import ceil
+from codesign.cost.rounding import ceil
 from codesign.cost.technology import Technology
 from codesign.workload.operators import Workload
 

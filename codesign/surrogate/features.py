@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 
 from codesign.accelerator import Accelerator
-from codesign.cost.mapper import GemmCosts, ceil
+from codesign.cost.mapper import GemmCosts
+from codesign.cost.rounding import ceil
 from codesign.cost.technology import WEIGHT_REGISTER_WORDS, Technology
 
 Array = jax.Array

@@ -13,8 +13,8 @@ import pytest
 
 from codesign import Accelerator, Architecture, Tower, estimate
 from codesign.cli import main
-from codesign.cost import mapper
 from codesign.cost.mapper import gemm_costs
+from codesign.cost.mapping import SCHEDULES, Lattice, tiles_of, work_of
 from codesign.cost.technology import area_breakdown_mm2, technology, tensor_l2_kib
 from codesign.cost.unrolling import divisors, largest_divisor, smallest_divisor
 from codesign.cost.vector_unit import vector_costs
@@ -237,11 +237,11 @@ def test_every_switch_of_the_mapper_is_felt(name):
     tech = technology(chip, Scenario())
 
     def price(costing):
-        work = mapper._work(77.0, 2048.0, 512.0, chip, dataclasses.replace(tech, costing=costing))
+        work = work_of(77.0, 2048.0, 512.0, chip, dataclasses.replace(tech, costing=costing))
         # m over the cores, one column block, one register block
-        point = mapper.Lattice(*(jnp.int32(i) for i in (0, 5, 4)))
-        tiles = mapper._tiles(work, point, one_row=False)
-        return jax.tree.leaves(mapper._price(mapper.SCHEDULES[1], work, tiles)[0])
+        point = Lattice(*(jnp.int32(i) for i in (0, 5, 4)))
+        tiles = tiles_of(work, point, one_row=False)
+        return jax.tree.leaves(price(SCHEDULES[1], work, tiles)[0])
 
     bent = dataclasses.replace(PHYSICAL, **{name: getattr(CATRANSFORMERS, name)})
     assert [float(x) for x in price(bent)] != [float(x) for x in price(PHYSICAL)]

@@ -1,19 +1,11 @@
-"""Traffic of the mapper's mappings against a plain simulator that walks their loops.
-
-The simulator, first in this file, shares no formula with codesign/cost/mapper.py. Each
-buffer holds one tile of an operand; a tile is loaded when it is not the one the buffer
-holds, whole, whatever of it was there before. Cores work in lockstep, each on its own
-contiguous part of the split dimension. Of sparse weights it has the very mask, moves what
-is kept, and waits for the column that has most.
-"""
+"""Traffic of the mapper's mappings against a plain simulator that walks their loops."""
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -21,218 +13,26 @@ import numpy as np
 import pytest
 
 from codesign.accelerator import Accelerator
-from codesign.cost import mapper
+from codesign.cost.mapper import best_mapping
+from codesign.cost.mapping import (
+    GRID,
+    SCHEDULES,
+    SPLITS,
+    Lattice,
+    Schedule,
+    Tiles,
+    blocks_of,
+    skipping,
+    tiles_of,
+    work_of,
+)
 from codesign.cost.technology import technology
+from codesign.cost.traffic import Traffic, cycles_of, traffic_of
 from codesign.scenario import Scenario
+from simulators.loops import PARTIAL, REGISTER_WORDS, Weights, simulate
 
-Range = tuple[int, int]
-REGISTER_WORDS = 32  # weights a PE keeps
 INDEX_BITS = 8  # so a kept weight takes two bytes
-PARTIAL = 4  # bytes of an unfinished sum; a finished one is a byte
-
-
-def ranges(span: Range, step: int) -> list[Range]:
-    """Consecutive pieces of at most `step` that cover `span`."""
-    return [(a, min(a + step, span[1])) for a in range(span[0], span[1], step)]
-
-
-def size(*spans: Range) -> int:
-    return math.prod(b - a for a, b in spans)
-
-
-class Dense:
-    """Weights that are all kept, a byte each."""
-
-    def bytes(self, k: Range, n: Range) -> float:
-        return size(k, n)
-
-    def longest(self, k: Range, n: Range) -> int:
-        """Kept weights of the column that has most."""
-        return size(k)
-
-    def blocks(self, k: Range, n: Range, depth: int) -> list[Range]:
-        """Pieces of k, of which no column keeps more than `depth`."""
-        return ranges(k, depth)
-
-
-@dataclasses.dataclass(frozen=True)
-class Sparse:
-    """Weights [k, n] of which some are kept, each stored with its position."""
-
-    kept: np.ndarray
-    bytes_each: float
-
-    @functools.cached_property
-    def _before(self) -> np.ndarray:
-        """Kept weights of each column above each row, [k + 1, n]."""
-        return np.concatenate([np.zeros_like(self.kept[:1], int), np.cumsum(self.kept, axis=0)])
-
-    def _counts(self, k: Range, n: Range) -> np.ndarray:
-        """Kept weights of each column in k, up to each of its rows, [k + 1, n]."""
-        return self._before[k[0] : k[1] + 1, slice(*n)] - self._before[k[0], slice(*n)]
-
-    def bytes(self, k: Range, n: Range) -> float:
-        return self.bytes_each * self._counts(k, n)[-1].sum()
-
-    def longest(self, k: Range, n: Range) -> int:
-        return self._counts(k, n)[-1].max()
-
-    def blocks(self, k: Range, n: Range, depth: int) -> list[Range]:
-        found, first = [], k[0]
-        while first < k[1]:
-            longest = self._counts((first, k[1]), n).max(axis=1)
-            last = first + int(np.searchsorted(longest, depth, side="right")) - 1
-            found.append((first, last))
-            first = last
-        return found
-
-
-Weights = Dense | Sparse
-
-
-def walk(
-    order: str, whole: Mapping[str, Range], tile: Mapping[str, int], blocks: Mapping[str, int]
-) -> Iterator[dict[str, Range]]:
-    """Ranges of m, k and n in the order of the loops, outermost letter first.
-
-    "M" and "N" walk `blocks` equal blocks, lower-case letters the tiles of a block.
-    """
-    pieces = {}
-    for dim, span in whole.items():
-        step = math.ceil(size(span) / blocks.get(dim.upper(), 1))
-        cut = tile[dim] if dim in order else step
-        pieces[dim] = [ranges(block, cut) for block in ranges(span, step)]
-    counts = [
-        len(pieces[x.lower()]) if x.isupper() else max(len(b) for b in pieces[x]) for x in order
-    ]
-    for index in itertools.product(*(range(c) for c in counts)):
-        at = dict(zip(order, index, strict=True))
-        try:
-            yield {d: pieces[d][at.get(d.upper(), 0)][at.get(d, 0)] for d in whole}
-        except IndexError:  # the last block has fewer tiles
-            continue
-
-
-def loads(
-    steps: list[dict[str, Range]], dims: str, bytes_of: Callable[..., float] = size
-) -> float:
-    """Bytes loaded into a buffer of one tile of the operand that has these dimensions."""
-    moved, held = 0, None
-    for step in steps:
-        tile = tuple(step[d] for d in dims)
-        if tile != held:
-            moved += bytes_of(*tile)
-            held = tile
-    return moved
-
-
-def output_spills(steps: list[dict[str, Range]], depth: int) -> int:
-    """Bytes of unfinished sums that leave L2 (and come back), with sums `depth` long."""
-    moved, held = 0, None
-    done: dict[tuple[Range, Range], int] = {}
-    for step in steps:
-        tile = (step["m"], step["n"])
-        if tile != held and held is not None and done[held] < depth:
-            moved += PARTIAL * size(*held)
-        held = tile
-        done[tile] = done.get(tile, 0) + size(step["k"])
-    assert set(done.values()) == {depth}
-    return moved
-
-
-def array(
-    steps: list[dict[str, Range]],
-    weights: Weights,
-    pe_x: int,
-    pe_y: int,
-    depth: int,
-    finishes: bool,
-) -> dict[str, float]:
-    """One core's PE array: L2 accesses, register fills and cycles; weight stationary.
-
-    Its columns' accumulators hold the sums of one row, for as long as they are the same.
-    """
-    count = {"read": 0, "write": 0, "fills": 0, "cycles": 0}
-    held = summing = None
-    done: dict[tuple[Range, Range], int] = {}
-    for step in steps:
-        rows = size(step["m"])
-        pairs = (
-            (columns, inputs)
-            for columns in ranges(step["n"], pe_x)
-            for inputs in weights.blocks(step["k"], columns, pe_y * REGISTER_WORDS)
-        )
-        for columns, inputs in pairs:
-            if (columns, inputs) != held:
-                count["fills"] += weights.bytes(inputs, columns)
-                held = (columns, inputs)
-            count["read"] += size(step["m"], inputs)
-            count["cycles"] += rows * math.ceil(weights.longest(inputs, columns) / pe_y)
-            sums = (step["m"], columns)
-            if rows == 1 and sums == summing:
-                count["write"] -= PARTIAL * size(*sums)  # they never left
-            elif sums in done:
-                count["read"] += PARTIAL * size(*sums)
-            summing = sums
-            done[sums] = done.get(sums, 0) + size(inputs)
-            last = finishes and done[sums] == depth
-            count["write"] += (1 if last else PARTIAL) * size(*sums)
-    count["read"] += count["fills"]
-    return count
-
-
-def simulate(
-    dims: Mapping[str, int],
-    split: str,
-    tile: Mapping[str, int],
-    blocks: Mapping[str, int],
-    dram_order: str,
-    inner_order: str,
-    cores: int,
-    pe_x: int,
-    pe_y: int,
-    weights: Weights,
-) -> dict[str, float]:
-    """Bytes moved by O[m, n] = I[m, k] W[k, n], by the names of mapper.Traffic."""
-    whole = {d: (0, n) for d, n in dims.items()}
-    chip_tile = {d: t * cores if d == split else t for d, t in tile.items()}
-    outer = list(walk(dram_order, whole, chip_tile, blocks))
-    out = dims["m"] * dims["n"]
-    total = dict.fromkeys(("glb_read", "glb_write", "l2_read", "l2_write"), 0)
-    total["dram_read"] = loads(outer, "mk") + loads(outer, "kn", weights.bytes)
-    total["dram_write"] = out
-    total["register_fills"] = total["compute_cycles"] = 0
-
-    shares = ranges(whole[split], math.ceil(dims[split] / cores))
-    for core, share in enumerate(shares):
-        mine = {**whole, split: share}
-        steps = list(walk(inner_order, mine, tile, blocks))
-        depth = size(mine["k"])
-        merges = split == "k" and core > 0
-        spilled = output_spills(steps, depth)
-        pe = array(steps, weights, pe_x, pe_y, depth, finishes=not merges)
-        # Weights pass through L2 on their way to the registers.
-        inputs, fills = loads(steps, "mk"), pe["fills"]
-        total["register_fills"] += fills
-        total["compute_cycles"] = max(total["compute_cycles"], pe["cycles"])
-        # What all cores need is read once and sent to all of them.
-        total["glb_read"] += (inputs if core == 0 or split != "n" else 0) + (
-            fills if core == 0 or split != "m" else 0
-        )
-        total["l2_write"] += inputs + fills + pe["write"]
-        total["l2_read"] += pe["read"]
-        if merges:  # core 0 fetches this core's sums through the GLB and adds them
-            spilled += PARTIAL * out
-            total["l2_read"] += PARTIAL * out
-        for access in ("glb_read", "glb_write", "l2_read", "l2_write"):
-            total[access] += spilled
-    total["glb_write"] += total["dram_read"] + out
-    total["glb_read"] += out
-    total["l2_read"] += out
-    return total
-
-
-LATTICE = mapper.Lattice(*(jnp.asarray(axis) for axis in mapper._GRID))
+LATTICE = Lattice(*(jnp.asarray(axis) for axis in GRID))
 # Small chips, so that small GEMMs need many tiles and blocks.
 CHIPS = (
     Accelerator(1, 4, 2, 2, 8, 0.02),
@@ -242,21 +42,21 @@ CHIPS = (
 GEMMS = ((24, 256, 32), (64, 128, 64), (37, 211, 53), (50, 130, 101))
 
 
-def mapping(
+def swept(
     dims: tuple[int, int, int],
     chip: Accelerator,
-    schedule: mapper.Schedule,
+    schedule: Schedule,
     density: float | None = None,
-) -> tuple[mapper._Tiles, dict[str, np.ndarray], mapper.Traffic, np.ndarray]:
+) -> tuple[Tiles, dict[str, np.ndarray], Traffic, np.ndarray]:
     """Tiles, blocks and traffic of one schedule over the whole lattice [P], and what fits."""
     chip = jax.tree.map(jnp.float32, chip)
     scenario = Scenario(index_bits=0 if density is None else INDEX_BITS)
-    work = mapper._work(*dims, chip, technology(chip, scenario))
+    work = work_of(*dims, chip, technology(chip, scenario))
     if density is not None:
-        work = mapper._skipping(work, density)
-    tiles = mapper._tiles(work, LATTICE, schedule.one_row)
-    blocks, fits = mapper._blocks(schedule, work, tiles)
-    traffic = mapper._traffic(schedule, work, tiles, blocks)
+        work = skipping(work, density)
+    tiles = tiles_of(work, LATTICE, schedule.one_row)
+    blocks, fits = blocks_of(schedule, work, tiles)
+    traffic = traffic_of(schedule, work, tiles, blocks)
     fits = np.asarray(fits & tiles.fits)
     every = lambda x: np.broadcast_to(np.asarray(x), fits.shape)  # noqa: E731
     return (
@@ -270,14 +70,14 @@ def mapping(
 def points(
     dims: tuple[int, int, int],
     chip: Accelerator,
-    schedule: mapper.Schedule,
+    schedule: Schedule,
     density: float | None = None,
 ) -> list[dict]:
     """Distinct fitting mappings of a GEMM: split, tile, blocks, trips and the model's traffic."""
-    tiles, blocks, traffic, fits = mapping(dims, chip, schedule, density)
+    tiles, blocks, traffic, fits = swept(dims, chip, schedule, density)
     found = {}
     for p in np.flatnonzero(fits):
-        split = mapper.SPLITS[int(LATTICE.split[p])] if chip.cores > 1 else "m"
+        split = SPLITS[int(LATTICE.split[p])] if chip.cores > 1 else "m"
         tile = {"m": int(tiles.m2[p]), "k": int(tiles.k2[p]), "n": int(tiles.n2[p])}
         block = {b: int(x[p]) for b, x in blocks.items()}
         found[(split, *tile.values(), *block.values())] = {
@@ -308,23 +108,41 @@ def evenness(
     return "all" if whole_tiles and tile["k"] % min(registers, tile["k"]) == 0 else "blocks"
 
 
-@pytest.fixture(scope="module")
-def compared() -> list[tuple[str, dict[str, float]]]:
-    """(evenness, simulated / modelled traffic by name) of several hundred mappings."""
+def compare(
+    gemms: Sequence[tuple[int, int, int]],
+    number: int,
+    densities: Sequence[float | None] = (None,),
+    mask: Callable[..., np.ndarray] | None = None,
+) -> list[tuple[str, dict[str, float]]]:
+    """(evenness, simulated / modelled traffic by name) of `number` mappings a case.
+
+    Of sparse products the mask is that of (generator, k, n, density).
+    """
     rng = np.random.default_rng(0)
     rows = []
-    for dims, chip, schedule in itertools.product(GEMMS, CHIPS, mapper.SCHEDULES):
-        found = points(dims, chip, schedule)
-        for i in rng.permutation(len(found))[:6]:
+    for dims, chip, schedule, density in itertools.product(gemms, CHIPS, SCHEDULES, densities):
+        weights = (
+            Weights(np.ones(dims[1:], bool))
+            if density is None
+            else Weights(mask(rng, *dims[1:], density), bytes_each=2)
+        )
+        found = points(dims, chip, schedule, density)
+        for i in rng.permutation(len(found))[:number]:
             point = found[i]
             counted = simulate(
                 dict(zip("mkn", dims, strict=True)),
                 point["split"], point["tile"], point["blocks"],
-                schedule.dram, schedule.inner, chip.cores, chip.pe_x, chip.pe_y, Dense(),
+                schedule.dram, schedule.inner, chip.cores, chip.pe_x, chip.pe_y, weights,
             )
             ratios = {name: counted[name] / x for name, x in point["traffic"].items()}
-            rows.append((evenness(dims, chip, point), ratios))
+            rows.append((evenness(dims, chip, point, density or 1.0), ratios))
     return rows
+
+
+@pytest.fixture(scope="module")
+def compared() -> list[tuple[str, dict[str, float]]]:
+    """Several hundred mappings of dense products."""
+    return compare(GEMMS, 6)
 
 
 def test_traffic_is_exact_where_everything_divides_evenly(compared):
@@ -362,7 +180,7 @@ def test_average_blocks_stand_for_uneven_ones(compared):
     """
     uneven = [ratios for kind, ratios in compared if not kind]
     assert len(uneven) > 40
-    for name in mapper.Traffic._fields:
+    for name in Traffic._fields:
         values = np.array([ratios[name] for ratios in uneven])
         assert values.min() > 0.5, name
         assert values.max() < 2, name
@@ -389,28 +207,8 @@ def shuffled(rng: np.random.Generator, k: int, n: int, density: float) -> np.nda
     return rng.permuted(np.tile((np.arange(k) < k * density)[:, None], (1, n)), axis=0)
 
 
-def compared_sparse(mask: Callable[..., np.ndarray]) -> list[tuple[str, dict[str, float]]]:
-    """(evenness, simulated / modelled traffic by name) of mappings of sparse products."""
-    rng = np.random.default_rng(0)
-    rows = []
-    every = itertools.product(DEEP_GEMMS, CHIPS, mapper.SCHEDULES, DENSITIES)
-    for dims, chip, schedule, density in every:
-        weights = Sparse(mask(rng, *dims[1:], density), bytes_each=2)
-        found = points(dims, chip, schedule, density)
-        for i in rng.permutation(len(found))[:3]:
-            point = found[i]
-            counted = simulate(
-                dict(zip("mkn", dims, strict=True)),
-                point["split"], point["tile"], point["blocks"],
-                schedule.dram, schedule.inner, chip.cores, chip.pe_x, chip.pe_y, weights,
-            )
-            ratios = {name: counted[name] / x for name, x in point["traffic"].items()}
-            rows.append((evenness(dims, chip, point, density), ratios))
-    return rows
-
-
 def test_sparse_traffic_is_exact_where_kept_weights_and_tiles_are_even():
-    rows = compared_sparse(evenly_dealt)
+    rows = compare(DEEP_GEMMS, 3, DENSITIES, evenly_dealt)
     even = [ratios for kind, ratios in rows if kind == "all"]
     assert len(even) > 150
     for ratios in even:
@@ -422,7 +220,8 @@ def test_sparse_traffic_is_exact_where_kept_weights_and_tiles_are_even():
 @pytest.mark.slow
 def test_columns_that_are_uneven_within_a_tile_cost_time_and_no_memory():
     """Tiles as they fall wait for their fullest column: docs/cost-model.md has how long."""
-    even = [ratios for kind, ratios in compared_sparse(shuffled) if kind == "all"]
+    rows = compare(DEEP_GEMMS, 3, DENSITIES, shuffled)
+    even = [ratios for kind, ratios in rows if kind == "all"]
     assert len(even) > 150
     for ratios in even:
         assert ratios["dram_read"] == pytest.approx(1, rel=1e-5)
@@ -439,7 +238,7 @@ def test_mappings_fit_their_buffers(density):
     """
     stored = 1 if density is None else 2 * density
     deep = REGISTER_WORDS / (density or 1)
-    for dims, chip, schedule in itertools.product(GEMMS, CHIPS, mapper.SCHEDULES):
+    for dims, chip, schedule in itertools.product(GEMMS, CHIPS, SCHEDULES):
         whole = dict(zip("mkn", dims, strict=True))
         for point in points(dims, chip, schedule, density):
             m, k, n = (point["tile"][d] for d in "mkn")
@@ -467,7 +266,7 @@ def test_mappings_fit_their_buffers(density):
 
 def test_tiles_are_aligned_and_cover_the_gemm():
     for dims, chip in itertools.product(GEMMS, CHIPS):
-        for point in points(dims, chip, mapper.SCHEDULES[0]):
+        for point in points(dims, chip, SCHEDULES[0]):
             share = dict(zip("mkn", dims, strict=True))
             share[point["split"]] = math.ceil(share[point["split"]] / chip.cores)
             for d, block in (("m", 1), ("k", chip.pe_y), ("n", chip.pe_x)):
@@ -478,10 +277,10 @@ def test_tiles_are_aligned_and_cover_the_gemm():
 
 @functools.partial(jax.jit, static_argnames="scenario")
 @functools.partial(jax.vmap, in_axes=(0, 0, 0, 0, None))
-def best_mapping(m, k, n, chip, scenario):
+def winners(m, k, n, chip, scenario):
     tech = technology(chip, scenario)
-    work = mapper._work(m, k, n, chip, tech)
-    return mapper._best_mapping(work), work
+    work = work_of(m, k, n, chip, tech)
+    return best_mapping(work), work
 
 
 @pytest.mark.slow
@@ -496,34 +295,36 @@ def test_winning_mappings_of_clip_cost_what_walking_them_costs():
     pairs = list(itertools.product(gemms, chips))
     m, k, n = jnp.asarray([g for g, _ in pairs], jnp.float32).T
     chip = Accelerator(*jnp.asarray([c for _, c in pairs], jnp.float32).T)
-    best, work = best_mapping(m, k, n, chip, Scenario())
+    best, work = winners(m, k, n, chip, Scenario())
 
     tech = work.tech
+    weights = {gemm: Weights(np.ones(gemm[1:], bool)) for gemm in gemms}
     modelled, walked = [], []
-    for i, schedule in enumerate(mapper.SCHEDULES):
-        tiles = mapper._tiles(work, best.point, schedule.one_row)
-        blocks, _ = mapper._blocks(schedule, work, tiles)
-        traffic = mapper._traffic(schedule, work, tiles, blocks)
+    for i, schedule in enumerate(SCHEDULES):
+        tiles = tiles_of(work, best.point, schedule.one_row)
+        blocks, _ = blocks_of(schedule, work, tiles)
+        traffic = traffic_of(schedule, work, tiles, blocks)
         counted = {name: np.array(x) for name, x in traffic._asdict().items()}
         mine = np.flatnonzero(best.schedule == i)
         for p in mine:
             count = simulate(
                 dict(zip("mkn", pairs[p][0], strict=True)),
-                mapper.SPLITS[int(best.point.split[p])],
+                SPLITS[int(best.point.split[p])],
                 {"m": int(tiles.m2[p]), "k": int(tiles.k2[p]), "n": int(tiles.n2[p])},
                 {b: int(x[p]) for b, x in blocks.items()},
-                schedule.dram, schedule.inner, *(int(x) for x in pairs[p][1][:3]), Dense(),
+                schedule.dram, schedule.inner, *(int(x) for x in pairs[p][1][:3]),
+                weights[pairs[p][0]],
             )
             for name, x in counted.items():
                 x[p] = count[name]
-        for rows, words in ((modelled, traffic), (walked, mapper.Traffic(**counted))):
+        for rows, words in ((modelled, traffic), (walked, Traffic(**counted))):
             energy = (
                 words.register_fills * tech.register_write_pj
                 + words.l2_read * tech.l2_read_pj + words.l2_write * tech.l2_write_pj
                 + words.glb_read * tech.glb_read_pj + words.glb_write * tech.glb_write_pj
                 + (words.dram_read + words.dram_write) * tech.dram_pj
             )
-            cycles = mapper._cycles(words, work, tiles)
+            cycles = cycles_of(words, work, tiles)
             rows.extend(np.stack([cycles, energy], axis=-1)[mine])
     ratio = np.array(walked) / np.array(modelled)
     assert len(ratio) == len(pairs)
