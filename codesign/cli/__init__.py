@@ -57,6 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
       The exit code.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
+    # Tokenizers and image processors need no PyTorch; transformers would say it misses it.
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     try:
         try:
             return _run(argv)

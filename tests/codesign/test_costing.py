@@ -13,7 +13,7 @@ import pytest
 
 from codesign import Accelerator, Architecture, Tower, estimate
 from codesign.cli import main
-from codesign.cost.mapper import gemm_costs
+from codesign.cost.mapper import gemm_costs, price
 from codesign.cost.mapping import SCHEDULES, Lattice, tiles_of, work_of
 from codesign.cost.technology import area_breakdown_mm2, technology, tensor_l2_kib
 from codesign.cost.unrolling import divisors, largest_divisor, smallest_divisor
@@ -236,7 +236,7 @@ def test_every_switch_of_the_mapper_is_felt(name):
     chip = Accelerator(2.0, 256.0, 16.0, 64.0, 4.0, 2.0)
     tech = technology(chip, Scenario())
 
-    def price(costing):
+    def costs_under(costing):
         work = work_of(77.0, 2048.0, 512.0, chip, dataclasses.replace(tech, costing=costing))
         # m over the cores, one column block, one register block
         point = Lattice(*(jnp.int32(i) for i in (0, 5, 4)))
@@ -244,7 +244,7 @@ def test_every_switch_of_the_mapper_is_felt(name):
         return jax.tree.leaves(price(SCHEDULES[1], work, tiles)[0])
 
     bent = dataclasses.replace(PHYSICAL, **{name: getattr(CATRANSFORMERS, name)})
-    assert [float(x) for x in price(bent)] != [float(x) for x in price(PHYSICAL)]
+    assert [float(x) for x in costs_under(bent)] != [float(x) for x in costs_under(PHYSICAL)]
 
 
 # ---- from a file and the command line ----------------------------------------------------
