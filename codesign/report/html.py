@@ -66,16 +66,16 @@ def write_report(folder: str | os.PathLike[str]) -> Path:
 
 def pictures(run: Run) -> list[Picture]:
     """The figures that the run has data for."""
-    names = _line_names(run)
+    fixed, searched = line_names(run.designs)
     config = run.record.get("config")
     space = config.get("space") if isinstance(config, Mapping) else None
     drawn = {
         "pareto.png": plots.pareto(run.designs),
         "carbon.png": plots.carbon(run.designs),
         "trajectories.png": plots.trajectories(
-            run.metrics, space if isinstance(space, Mapping) else {}, names
+            run.metrics, space if isinstance(space, Mapping) else {}, searched
         ),
-        "training.png": plots.training(run.metrics, [*_reference_names(run), *names]),
+        "training.png": plots.training(run.metrics, searched, fixed),
     }
     return [Picture(file, *_WORDS[file], png) for file, png in drawn.items() if png is not None]
 
@@ -104,19 +104,17 @@ _WORDS = {
     "training.png": (
         "Training",
         "Line chart of the loss of every design over the steps.",
-        "Loss of each design, phases shaded.",
+        "Loss of each design, phases shaded; in black those that are not searched.",
     ),
 }
 
 
-def _reference_names(run: Run) -> list[str]:
-    """Names of the references, which are trained beside the found designs, before them."""
-    return [str(d.get("name", "")) for d in run.designs if tables.is_reference(d)]
-
-
-def _line_names(run: Run) -> list[str]:
-    """Names of the found designs, in order: those of the lines where the counts agree."""
-    return [str(d.get("name", "")) for d in run.designs if not tables.is_reference(d)]
+def line_names(designs: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[str]]:
+    """Names of the fixed networks and of the searched ones, in the order they are trained in."""
+    names: tuple[list[str], list[str]] = ([], [])
+    for design in designs:
+        names[tables.was_searched(design)].append(str(design.get("name", "")))
+    return names
 
 
 def environment() -> Environment:

@@ -26,6 +26,8 @@ DPI = 150
 BLUE, ORANGE, GREEN, VERMILION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 GREY, LIGHT = "#555555", "#DDDDDD"
 _PHASES = {"warmup": "#F3F3F3", "joint": "#E3EEF6", "tune": "#FBF1DD"}
+# Networks that are trained beside the searched designs: black lines.
+_FIXED = ("-", ":", "--", "-.")
 # More lines than this are told apart by a colour bar, not by a legend.
 _MOST_NAMES = 10
 
@@ -256,15 +258,15 @@ def trajectories(
     grid = figure.subplots(lines, columns, squeeze=False, sharex=True)
     snap = _snap_step(metrics)
     count = max(len(_as_list(row["relaxed"].get(key))) for row in rows for key in dimensions)
-    colours = _line_colours(count)
+    styles = _line_styles(count)
     for axes, key in zip(grid.flat, dimensions, strict=False):
-        _trajectory(axes, key, rows, _choices(key, space), snap, colours)
+        _trajectory(axes, key, rows, _choices(key, space), snap, styles)
     for axes in grid.flat[len(dimensions) :]:
         axes.set_visible(False)
     for axes in grid.flat[max(len(dimensions) - columns, 0) : len(dimensions)]:
         axes.tick_params(labelbottom=True)
         axes.set_xlabel("step", fontsize=8)
-    _line_key(figure, colours, names, snap)
+    _line_key(figure, styles, names, snap)
     return png(figure)
 
 
@@ -274,15 +276,15 @@ def _trajectory(
     rows: Sequence[Row],
     choices: Sequence[float],
     snap: int | None,
-    colours: Sequence[Any],
+    styles: Sequence[Mapping[str, Any]],
 ) -> None:
     for choice in choices:
         axes.axhline(choice, color=LIGHT, linewidth=0.9, zorder=1)
     held = [row for row in rows if key in row["relaxed"]]
     steps = [row["step"] for row in held]
-    for i, colour in enumerate(colours):
+    for i, style in enumerate(styles):
         values = [_at(_as_list(row["relaxed"][key]), i) for row in held]
-        axes.plot(steps, values, color=colour, linewidth=1.2, zorder=2)
+        axes.plot(steps, values, linewidth=1.2, zorder=2, **style)
     if snap is not None:
         axes.axvline(snap, color=VERMILION, linewidth=1.0, linestyle="--", zorder=3)
     if len(choices) > 1 and _geometric(choices):
@@ -296,27 +298,37 @@ def _trajectory(
     axes.tick_params(labelsize=7)
 
 
-def training(metrics: Sequence[Row], names: Sequence[str] = ()) -> bytes | None:
-    """Loss of each design over the steps, the phases shaded."""
+def training(
+    metrics: Sequence[Row], names: Sequence[str] = (), fixed: Sequence[str] = ()
+) -> bytes | None:
+    """Loss of each design over the steps, the phases shaded.
+
+    Args:
+      metrics: rows of metrics.jsonl; those with "loss" are drawn.
+      names: of the searched designs, whose losses come last.
+      fixed: of the networks that are not searched, whose losses come first.
+    """
     rows = [row for row in metrics if _as_list(row.get("loss"))]
     if not rows:
         return None
     figure, axes = new_figure(8.0, 3.6)
     count = max(len(_as_list(row["loss"])) for row in rows)
-    colours = _line_colours(count)
+    if count != len(fixed) + len(names):
+        fixed = ()
+    styles = [{"color": "black", "linestyle": _FIXED[i % len(_FIXED)]} for i in range(len(fixed))]
+    styles += _line_styles(count - len(fixed))
     # A phase that trains one network for all designs has one loss: it is drawn alone.
     for alone, group in itertools.groupby(rows, key=lambda row: len(_as_list(row["loss"])) == 1):
         part = list(group)
         steps = [row["step"] for row in part]
-        palette = [GREY] if alone and count > 1 else colours
-        for i, colour in enumerate(palette):
+        for i, style in enumerate([{"color": GREY}] if alone and count > 1 else styles):
             values = [_at(_as_list(row["loss"]), i) for row in part]
-            axes.plot(steps, values, color=colour, linewidth=1.1)
+            axes.plot(steps, values, linewidth=1.1, **style)
     _shade_phases(axes, metrics)
     axes.set_xlabel("step")
     axes.set_ylabel("loss")
     axes.margins(x=0.01)
-    _line_key(figure, colours, names, None)
+    _line_key(figure, styles, [*fixed, *names], None)
     return png(figure)
 
 
@@ -335,30 +347,30 @@ def _shade_phases(axes: Axes, metrics: Sequence[Row]) -> None:
         )  # fmt: skip
 
 
-def _line_colours(count: int) -> list[Any]:
-    """`count` colours from dark to light, short of the palest."""
+def _line_styles(count: int) -> list[dict[str, Any]]:
+    """Of lines whose colours go from dark to light, short of the palest."""
     import matplotlib
 
-    return [matplotlib.colormaps["cividis"](x) for x in np.linspace(0, 0.92, max(count, 1))]
+    shares = np.linspace(0, 0.92, max(count, 1))
+    return [{"color": matplotlib.colormaps["cividis"](share)} for share in shares]
 
 
 def _line_key(
-    figure: Figure, colours: Sequence[Any], names: Sequence[str], snap: int | None
+    figure: Figure,
+    styles: Sequence[Mapping[str, Any]],
+    names: Sequence[str],
+    snap: int | None,
 ) -> None:
     """Says which line is which design: by name where there are few and each has one."""
     from matplotlib.lines import Line2D
 
     handles = []
-    if 1 < len(colours) <= _MOST_NAMES:
-        known = (
-            names if len(names) == len(colours) else [f"design {i}" for i in range(len(colours))]
-        )
-        handles = [Line2D([], [], color=c, label=n) for c, n in zip(colours, known, strict=True)]
-    elif len(colours) > 1:
-        handles = [
-            Line2D([], [], color=colours[0], label="design 0"),
-            Line2D([], [], color=colours[-1], label=f"design {len(colours) - 1}"),
-        ]
+    count = len(styles)
+    if 1 < count <= _MOST_NAMES:
+        known = names if len(names) == count else [f"design {i}" for i in range(count)]
+        handles = [Line2D([], [], label=n, **s) for s, n in zip(styles, known, strict=True)]
+    elif count > 1:
+        handles = [Line2D([], [], label=f"design {i}", **styles[i]) for i in (0, count - 1)]
     if snap is not None:
         handles.append(
             Line2D([], [], color=VERMILION, linestyle="--", label="snapped to the choices")
@@ -384,6 +396,8 @@ def _snap_step(metrics: Iterable[Row]) -> int | None:
 def _choices(key: str, space: Mapping[str, Any]) -> list[float]:
     value: Any = space
     for name in key.split("."):
+        if isinstance(value, list):  # each subnet's sparsities go by its number
+            value = {str(i): choices for i, choices in enumerate(value)}
         value = value.get(name) if isinstance(value, Mapping) else None
     if not isinstance(value, Sequence) or isinstance(value, str):
         return []

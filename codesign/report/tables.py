@@ -80,6 +80,13 @@ def is_reference(design: Mapping[str, Any]) -> bool:
     return design.get("role") == "reference"
 
 
+def was_searched(design: Mapping[str, Any]) -> bool:
+    """Whether the joint phase moved the design: found ones, and dense rivals of families."""
+    return not is_reference(design) or any(
+        key.startswith("target_") and value is not None for key, value in design.items()
+    )
+
+
 def tower_text(tower: Any) -> str:
     """A tower in short: 4 layers of width 32, 4 heads, 128 hidden units is "4x32 h4 f128"."""
     if not isinstance(tower, Mapping):

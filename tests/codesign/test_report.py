@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from codesign.errors import UserError
-from codesign.report import plots, write_report
+from codesign.report import html, plots, write_report
 from codesign.report.tables import (
     COLUMNS,
     accelerator_text,
@@ -233,6 +233,26 @@ def test_report_of_no_run(tmp_path):
 def test_figures_of_odd_designs(entries):
     plots.pareto(entries)
     assert plots.carbon(entries).startswith(b"\x89PNG")
+
+
+def test_lines_are_named_in_the_order_networks_are_trained_in():
+    """Rivals of families are references, but searched; the search's own are neither."""
+    entries = [
+        design("carbon-00", 0.5, 0.2, target_carbon_kgco2e=0.2),
+        design("dense-00", 0.4, 0.2, role="reference", target_carbon_kgco2e=0.2),
+        design("supernet", 0.6, 0.5, role="reference", target_carbon_kgco2e=None),
+        design("half", 0.3, 0.3, role="reference", target_carbon_kgco2e=None),
+    ]
+    assert html.line_names(entries) == (["supernet", "half"], ["carbon-00", "dense-00"])
+    assert html.line_names(DESIGNS)[0] == ["largest", "smallest", "hand-made"]
+
+
+def test_choices_of_a_dimension():
+    space = SPACE | {"sparsity": [[0.5, 0.7], [0.9]]}
+    assert plots._choices("accelerator.pe_x", space) == [4, 8, 16, 32]
+    assert plots._choices("sparsity.0", space) == [0.5, 0.7]
+    assert plots._varies("sparsity.0", space) and not plots._varies("sparsity.1", space)
+    assert plots._choices("text.heads", space) == plots._choices("sparsity.x", space) == []
 
 
 def test_figures_of_nothing():
