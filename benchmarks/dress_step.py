@@ -34,7 +34,8 @@ from codesign.models.resnet import ResNet, ResNetConfig
 from codesign.models.subnets import subnet_specs
 from codesign.train import placement
 from codesign.train.data import ImageTextBatch
-from codesign.train.dress import classifier, step
+from codesign.train.dress import classifier_step, step
+from codesign.train.dress.classifier import split_classifier
 from codesign.train.dress.config import DressConfig, SubnetsConfig
 from codesign.train.finetune.step import Trainer, make_optimizer, train_step
 from codesign.train.network import Network
@@ -126,7 +127,7 @@ def clip_subject(name: str, architecture: Architecture, batch: int) -> Subject:
 
 def resnet_subject(name: str, config: ResNetConfig, batch: int) -> Subject:
     """Labelled images of 32 x 32, shifted and mirrored, and SGD."""
-    network, variables = classifier.split_classifier(
+    network, variables = split_classifier(
         ResNet(config, rngs=nnx.Rngs(0)), (0.5,) * 3, (0.25,) * 3, shift=4, flip=True
     )
     specs = kernel_specs(variables.params, ("blocks.*",))
@@ -135,7 +136,7 @@ def resnet_subject(name: str, config: ResNetConfig, batch: int) -> Subject:
         return subnet_masks(params, specs, SPARSITIES)
 
     trainers = {
-        kind: classifier.ClassifierTrainer(
+        kind: classifier_step.ClassifierTrainer(
             network, optax.sgd(0.1, momentum=0.9), masks_of, K, vmapped=kind == VMAPPED
         )
         for kind in KINDS
@@ -149,7 +150,7 @@ def resnet_subject(name: str, config: ResNetConfig, batch: int) -> Subject:
         return trainers[kind].begin(variables), more
 
     def function(kind: str) -> tuple[Any, Any]:
-        name = classifier.dense_step if kind == DENSE else classifier.joint_step
+        name = classifier_step.dense_step if kind == DENSE else classifier_step.joint_step
         return name, trainers[kind]
 
     return Subject(name, batch, begin, function, lambda state: state.params, masks_of)

@@ -21,19 +21,17 @@ from codesign.dress.rows import RowSpec, to_rows
 from codesign.dress.trees import pick
 from codesign.models.subnets import norm_parameters
 from codesign.train.data import SourceConfig, open_source
-from codesign.train.dress.classifier import (
+from codesign.train.dress.classifier import Variables, norm_names, split_classifier
+from codesign.train.dress.classifier_step import (
     ClassifierTrainer,
     PostState,
     State,
-    Variables,
     decayed_kernels,
     dense_step,
     evaluate,
     joint_step,
     make_optimizer,
-    norm_names,
     post_step,
-    split_classifier,
 )
 from codesign.train.optim import warmup_cosine
 from dress_study.subjects import Scale, Subject, bytes_of, macs_of, slim_macs, width_of_macs

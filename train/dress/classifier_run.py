@@ -33,24 +33,22 @@ from codesign.runs import SUMMARY, RunFolder
 from codesign.train import placement
 from codesign.train.checkpoints import Checkpoints, Saved, refill
 from codesign.train.data import ImageTextBatch, Source
-from codesign.train.dress.classifier import (
+from codesign.train.dress.classifier import Variables, norm_names, split_classifier
+from codesign.train.dress.classifier_config import ClassifierDressConfig, as_clips, check
+from codesign.train.dress.classifier_data import PictureProcessor, measure, open_labelled
+from codesign.train.dress.classifier_step import (
     ClassifierTrainer,
     Metrics,
     PostState,
     State,
-    Variables,
     count_right,
     decayed_kernels,
     dense_step,
     joint_step,
     make_optimizer,
     member_variables,
-    norm_names,
     post_step,
-    split_classifier,
 )
-from codesign.train.dress.classifier_config import ClassifierDressConfig, as_clips, check
-from codesign.train.dress.classifier_data import PictureProcessor, measure, open_labelled
 from codesign.train.dress.config import staged
 from codesign.train.dress.run import DELIVERED, DENSE, JOINT, POST
 from codesign.train.finetune.loop import Loop

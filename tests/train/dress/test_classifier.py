@@ -13,10 +13,9 @@ from codesign.dress.masks import Masks
 from codesign.dress.trees import named_leaves, replace_leaves
 from codesign.errors import UserError
 from codesign.models.resnet import ResNet, ResNetConfig
-from codesign.train.dress.classifier import (
+from codesign.train.dress.classifier import Variables, check_images, norm_names, split_classifier
+from codesign.train.dress.classifier_step import (
     ClassifierTrainer,
-    Variables,
-    check_images,
     cross_entropy,
     decayed_kernels,
     dense_step,
@@ -24,9 +23,7 @@ from codesign.train.dress.classifier import (
     joint_gradient,
     joint_step,
     make_optimizer,
-    norm_names,
     post_step,
-    split_classifier,
 )
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
