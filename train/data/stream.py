@@ -9,7 +9,6 @@ is skipped and counted, and the batch filled with the next one.
 from __future__ import annotations
 
 import dataclasses
-import io
 import math
 from collections.abc import Iterator, Mapping
 from types import TracebackType
@@ -18,21 +17,23 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 import grain
 import numpy as np
 
-from codesign.train.data.captions import captions as class_captions
 from codesign.train.data.config import AugmentConfig, DataError
+from codesign.train.data.picture import (
+    Unreadable,
+    augmented,
+    caption_of,
+    check_augment,
+    decoded,
+    least_side_of,
+)
 from codesign.train.data.sources.base import Source
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
     from codesign.models.formats import Processor
 
 _MOST_EXAMPLES = 5
 # Pictures, or an epoch where that is less, after which most must have been readable.
 _ENOUGH_READ = 512
-# Width over height of random crops, as everywhere since Szegedy et al., 2015.
-_CROP_RATIO = (3 / 4, 4 / 3)
-_CROP_TRIES = 10
 
 
 class ImageTextBatch(NamedTuple):
@@ -85,13 +86,6 @@ class _Ready:
     pixels: np.ndarray
     caption: str = ""
     label: int = -1
-
-
-@dataclasses.dataclass(frozen=True)
-class _Failed:
-    """A picture that cannot be read: "where: why"."""
-
-    why: str
 
 
 class _Reader:
@@ -199,8 +193,8 @@ class TrainingStream(_Closing):
         self._source, self._processor = source, processor
         self._batch_size, self._seed = batch_size, seed
         self._augment = augment or AugmentConfig()
-        _check_augment(self._augment)
-        self._least_side = _least_side(self._augment, processor.settings.size)
+        check_augment(self._augment)
+        self._least_side = least_side_of(self._augment, processor.settings.size)
         self._identity = {"images": len(source), "seed": seed, "processes": process_count}
         numbers = (
             grain.MapDataset.range(len(source))
@@ -270,17 +264,17 @@ class TrainingStream(_Closing):
         """Stops the threads; the stream's state can still be read."""
         self._reader.close()
 
-    def _load(self, drawn: tuple[int, int]) -> _Ready | _Failed:
+    def _load(self, drawn: tuple[int, int]) -> _Ready | Unreadable:
         epoch, index = drawn
         index = int(index)
-        picture = _decoded(self._source, index, self._processor.settings.mode, self._least_side)
-        if isinstance(picture, _Failed):
+        picture = decoded(self._source, index, self._processor.settings.mode, self._least_side)
+        if isinstance(picture, Unreadable):
             return picture
         rng = np.random.default_rng([self._seed, epoch, index])
-        caption = _caption(self._source, index, rng)
+        caption = caption_of(self._source, index, rng)
         if not caption:
-            return _Failed(f"{self._source.where(index)}: no caption and no named class")
-        pixels = _augmented(picture, self._processor, self._augment, rng)
+            return Unreadable(f"{self._source.where(index)}: no caption and no named class")
+        pixels = augmented(picture, self._processor, self._augment, rng)
         return _Ready(index, pixels, caption, int(self._source.labels[index]))
 
 
@@ -359,10 +353,10 @@ class EvaluationBatches(_Closing):
         """Stops the threads."""
         self._reader.close()
 
-    def _load(self, index: int) -> _Ready | _Failed:
+    def _load(self, index: int) -> _Ready | Unreadable:
         index = int(index)
-        picture = _decoded(self._source, index, self._processor.settings.mode)
-        if isinstance(picture, _Failed):
+        picture = decoded(self._source, index, self._processor.settings.mode)
+        if isinstance(picture, Unreadable):
             return picture
         return _Ready(index, self._processor.pixels(picture))
 
@@ -378,99 +372,3 @@ def _check_shares(source: Source, batch_size: int, index: int, count: int) -> No
         raise ValueError(f"batch_size is {batch_size}: it must be at least 1")
     if not 0 <= index < count:
         raise ValueError(f"process_index is {index}: it must lie in [0, {count})")
-
-
-def _check_augment(augment: AugmentConfig) -> None:
-    low, high = augment.crop_scale
-    if not 0 < low <= high <= 1:
-        raise DataError(f"crop_scale is ({low}, {high}): two shares, 0 < least <= largest <= 1")
-    if augment.shift < 0:
-        raise DataError(f"shift is {augment.shift}: it must be at least 0 pixels")
-
-
-def _least_side(augment: AugmentConfig, size: int) -> int | None:
-    """Pixels along a picture's sides that leave every crop twice `size`; None: keep them all."""
-    if augment.crop_scale == (1, 1):
-        return None  # then pictures are to be exactly those of evaluation
-    least_share = math.sqrt(augment.crop_scale[0] * _CROP_RATIO[0])
-    return math.ceil(2 * size / least_share)
-
-
-def _decoded(
-    source: Source, index: int, mode: str, least_side: int | None = None
-) -> Image | _Failed:
-    """Picture `index` in Pillow's `mode`.
-
-    Of a larger JPEG, the decoder may give a half, quarter or eighth, if still of `least_side`:
-    a photograph of 2048 x 1536 takes half the time.
-    """
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        stored = source.image(index)
-        if isinstance(stored, np.ndarray):
-            return Image.fromarray(stored).convert(mode)
-        with Image.open(io.BytesIO(stored)) as opened:
-            if least_side is not None:
-                opened.draft(None, (least_side, least_side))
-            return opened.convert(mode)
-    except UnidentifiedImageError:
-        return _Failed(f"{source.where(index)}: {len(stored)} bytes that are no picture")
-    # Pillow's decoders, fed with noise, raise nearly everything: SyntaxError, struct.error, ...
-    except Exception as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        return _Failed(f"{source.where(index)}: {lines[0]}")
-
-
-def _caption(source: Source, index: int, rng: np.random.Generator) -> str:
-    """One of the picture's captions, else its class in one of the templates; "" for neither."""
-    known, label = source.captions(index), int(source.labels[index])
-    if known:
-        return known[rng.integers(len(known))]
-    if label < 0 or not source.class_names or not source.templates:
-        return ""
-    template = source.templates[rng.integers(len(source.templates))]
-    return class_captions([source.class_names[label]], [template])[0][0]
-
-
-def _augmented(
-    picture: Image, processor: Processor, augment: AugmentConfig, rng: np.random.Generator
-) -> np.ndarray:
-    """A picture at random: cut, resized, mirrored, shifted; uint8 [S, S, C]."""
-    from PIL import Image
-
-    settings = processor.settings
-    size = settings.size
-    if augment.crop_scale != (1, 1):
-        box = _random_box(picture.width, picture.height, augment.crop_scale, rng)
-        code = Image.Resampling[settings.interpolation.upper()]
-        picture = picture.resize((size, size), code, box)
-    pixels = processor.pixels(picture)
-    if augment.flip and rng.random() < 0.5:
-        pixels = pixels[:, ::-1]
-    if augment.shift:
-        shifts = rng.integers(-augment.shift, augment.shift + 1, size=2)
-        rows, columns = (np.clip(np.arange(size) + by, 0, size - 1) for by in shifts)
-        pixels = pixels[rows][:, columns]
-    return pixels
-
-
-def _random_box(
-    width: int, height: int, scale: tuple[float, float], rng: np.random.Generator
-) -> tuple[int, int, int, int]:
-    """Corners of a random part: its share of the area uniform in `scale`, its ratio in the log.
-
-    Where no part drawn fits, the largest in the middle that keeps to the ratios.
-    """
-    low, high = _CROP_RATIO
-    for _ in range(_CROP_TRIES):
-        area = width * height * rng.uniform(*scale)
-        ratio = math.exp(rng.uniform(math.log(low), math.log(high)))
-        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
-        if 0 < w <= width and 0 < h <= height:
-            left, top = int(rng.integers(width - w + 1)), int(rng.integers(height - h + 1))
-            return left, top, left + w, top + h
-    w = min(width, max(1, round(height * high)))
-    h = min(height, max(1, round(width / low)))
-    left, top = (width - w) // 2, (height - h) // 2
-    return left, top, left + w, top + h

@@ -31,7 +31,7 @@ from codesign.train.data import (
     evaluation_batches,
     open_source,
 )
-from codesign.train.data.stream import _decoded, _random_box
+from codesign.train.data.picture import decoded, random_box
 
 CIFAR10 = Path(__file__).resolve().parents[4] / "shared" / "data" / "cifar10"
 
@@ -283,7 +283,7 @@ def test_shifts_and_mirrors_are_uniform(processor: Any) -> None:
 def test_crops_lie_within_and_show_their_share(
     width: int, height: int, least: float, seed: int
 ) -> None:
-    left, top, right, bottom = _random_box(width, height, (least, 1.0), np.random.default_rng(seed))
+    left, top, right, bottom = random_box(width, height, (least, 1.0), np.random.default_rng(seed))
     assert 0 <= left < right <= width and 0 <= top < bottom <= height
     if width == height > 20:  # where the ratios always fit
         assert (right - left) * (bottom - top) >= 0.8 * least * width * height
@@ -306,8 +306,8 @@ def test_large_photographs_are_decoded_smaller_and_look_the_same(processor: Any)
     small, whole = draws
     other_crops = np.abs(small - whole[::-1]).mean()
     assert np.abs(small - whole).mean() < other_crops / 3
-    assert _decoded(source(buffer.getvalue()), 0, "RGB", 100).size == (200, 150)
-    assert _decoded(source(buffer.getvalue()), 0, "RGB").size == (1600, 1200)
+    assert decoded(source(buffer.getvalue()), 0, "RGB", 100).size == (200, 150)
+    assert decoded(source(buffer.getvalue()), 0, "RGB").size == (1600, 1200)
 
 
 @pytest.mark.parametrize(
