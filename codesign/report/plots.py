@@ -315,13 +315,15 @@ def training(
     count = max(len(_as_list(row["loss"])) for row in rows)
     if count != len(fixed) + len(names):
         fixed = ()
-    styles = [{"color": "black", "linestyle": _FIXED[i % len(_FIXED)]} for i in range(len(fixed))]
-    styles += _line_styles(count - len(fixed))
+    styles = _line_styles(count - len(fixed))
+    dashes = itertools.islice(itertools.cycle(_FIXED), len(fixed))
+    styles = [*({"color": "black", "linestyle": dash} for dash in dashes), *styles]
     # A phase that trains one network for all designs has one loss: it is drawn alone.
     for alone, group in itertools.groupby(rows, key=lambda row: len(_as_list(row["loss"])) == 1):
         part = list(group)
         steps = [row["step"] for row in part]
-        for i, style in enumerate([{"color": GREY}] if alone and count > 1 else styles):
+        shown: list[dict[str, Any]] = [{"color": GREY}] if alone and count > 1 else styles
+        for i, style in enumerate(shown):
             values = [_at(_as_list(row["loss"]), i) for row in part]
             axes.plot(steps, values, linewidth=1.1, **style)
     _shade_phases(axes, metrics)
