@@ -17,6 +17,9 @@ _here = _Path(__file__).resolve().parent
 if not (_here / "models").is_dir() and (_here.parent / "setup.cfg").is_file():
     __path__.append(str(_here.parent))
 
+# Before JAX starts; imports nothing of it.
+_importlib.import_module("codesign.compiler").disable_faulty_fusions()
+
 if TYPE_CHECKING:
     from codesign.accelerator import Accelerator as Accelerator
     from codesign.architecture import Architecture as Architecture

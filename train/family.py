@@ -298,6 +298,7 @@ def train_step(
         family.params, family.z, family.multipliers, members, batch, rest, tables, trainer,
         gated, masks,
     )  # fmt: skip
+    metrics["grad_norm"] = jax.vmap(optax.tree.norm)(grads)
     updates, opt_state = jax.vmap(trainer.optimizer.update)(
         grads, family.opt_state, family.params
     )
