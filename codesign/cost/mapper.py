@@ -30,13 +30,13 @@ import jax.numpy as jnp
 
 from codesign.accelerator import Accelerator
 from codesign.cost.mapping import (
-    GRID,
     SCHEDULES,
-    Lattice,
+    Point,
     Schedule,
     Tiles,
     Work,
     blocks_of,
+    points_of,
     skipping,
     tiles_of,
     work_of,
@@ -104,7 +104,17 @@ class Best(NamedTuple):
     edp: Array
     cycles: Array
     dynamic_pj: Array
-    point: Lattice
+    point: Point
+    schedule: Array
+
+
+class _Found(NamedTuple):
+    """As Best, of the point its number alone: the points are the same for a whole batch."""
+
+    edp: Array
+    cycles: Array
+    dynamic_pj: Array
+    number: Array
     schedule: Array
 
 
@@ -120,24 +130,25 @@ def best_mapping(work: Work) -> Best:
     nothing of the size batch x lattice is ever stored.
     """
 
-    def step(best: Best, point: Lattice) -> tuple[Best, None]:
-        tiles = [tiles_of(work, point, one_row) for one_row in (False, True)]
+    def step(best: _Found, at: tuple[Array, Point]) -> tuple[_Found, None]:
+        number, point = at
         # A chain of selections, not a stack: XLA keeps it one vectorised loop.
         for i, schedule in enumerate(SCHEDULES):
-            cost, fits = price(schedule, work, tiles[schedule.one_row])
+            cost, fits = price(schedule, work, tiles_of(work, point, schedule))
             dynamic_pj, cycles = cost.dynamic_pj, cost.cycles
             edp = (dynamic_pj + cycles * work.tech.static_pj) * cycles
-            here = Best(
-                jnp.where(fits, edp, jnp.inf), cycles, dynamic_pj, point, jnp.asarray(i, jnp.int32)
-            )
+            edp = jnp.where(fits, edp, jnp.inf)
+            here = _Found(edp, cycles, dynamic_pj, number, jnp.asarray(i, jnp.int32))
             best = _choose(here.edp < best.edp, here, best)
         return best, None
 
     zero = jnp.zeros((), jnp.int32)
     never = jnp.full((), jnp.inf, jnp.float32)
-    start = Best(never, never, never, Lattice(zero, zero, zero), zero)
-    every = Lattice(*(jnp.asarray(axis) for axis in GRID))
-    return jax.lax.scan(step, start, every)[0]
+    points = jax.tree.map(jnp.asarray, points_of(work.tech.costing))
+    numbers = jnp.arange(len(points.split), dtype=jnp.int32)
+    best, _ = jax.lax.scan(step, _Found(never, never, never, zero, zero), (numbers, points))
+    point = jax.tree.map(lambda x: x[best.number], points)
+    return Best(best.edp, best.cycles, best.dynamic_pj, point, best.schedule)
 
 
 class GemmRun(NamedTuple):
@@ -188,10 +199,9 @@ def gemm_costs(
 def _best_costs(work: Work) -> tuple[GemmCosts, Array]:
     """Cost of the best mapping, with derivatives, and its energy x delay."""
     best = best_mapping(jax.lax.stop_gradient(work))
-    tiles = [tiles_of(work, best.point, one_row) for one_row in (False, True)]
-    cost, _ = price(SCHEDULES[0], work, tiles[SCHEDULES[0].one_row])
+    cost, _ = price(SCHEDULES[0], work, tiles_of(work, best.point, SCHEDULES[0]))
     for i, schedule in enumerate(SCHEDULES[1:], start=1):
-        other, _ = price(schedule, work, tiles[schedule.one_row])
+        other, _ = price(schedule, work, tiles_of(work, best.point, schedule))
         cost = _choose(best.schedule == i, other, cost)
     cycles = jnp.where(jnp.isfinite(best.edp), cost.cycles, jnp.inf)
     return dataclasses.replace(cost, cycles=cycles), best.edp

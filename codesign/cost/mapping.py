@@ -4,10 +4,12 @@ The array holds weights, up to 32 in each PE's register; n lies along its pe_x c
 along its pe_y rows, so a column's accumulator collects pe_y * 32 products before a partial
 sum goes back to the local buffer (L2). A mapping chooses
 
+* part of the machine: all cores, columns and rows, or fewer, so that a larger chip can
+  do what a smaller one does;
 * core split: m, k or n is divided over the cores (and, where the array is not wired,
   the way its PEs are used: unrolling.py);
-* L2 tile (m2, k2, n2): n2 and k2 from ladders, aligned to the array, m2 a single row
-  or as many as the double-buffered tiles then allow;
+* L2 tile (m2, k2, n2): n2 and k2 by their number of trips, aligned to the array, m2 a
+  single row or as many as the double-buffered tiles in L2 and in the GLB then allow;
 * schedule: which operand the global buffer (GLB) keeps while the others stream
   through it, and which loop runs innermost between GLB and L2.
 
@@ -17,13 +19,15 @@ Sizes may be relaxed: all of it has derivatives. docs/cost-model.md derives each
 from __future__ import annotations
 
 import itertools
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from codesign.accelerator import Accelerator
+from codesign.cost import tables
 from codesign.cost.rounding import ceil, floor, rounded
 from codesign.cost.technology import WEIGHT_REGISTER_WORDS, Technology, tensor_l2_kib
 from codesign.cost.unrolling import (
@@ -34,6 +38,7 @@ from codesign.cost.unrolling import (
     smallest_divisor,
     unrollings,
 )
+from codesign.costing import Costing
 
 Array = jax.Array
 
@@ -49,7 +54,8 @@ class Schedule(NamedTuple):
     Attributes:
       keeps: operand whose block stays in the GLB while the others stream: "I", "W"
         or "O".
-      rows: for "O", the share of the m dimension the kept block spans.
+      rows: for "O", the share of the m dimension the kept block spans; SQUARE: as many
+        rows as make it about square, or more where all columns then still fit.
       dram: loops between DRAM and GLB. "M" and "N" walk the kept blocks, lower-case
         letters the L2 tiles.
       inner: loops between GLB and L2, inside those of `dram` that walk blocks.
@@ -64,30 +70,66 @@ class Schedule(NamedTuple):
     one_row: bool = False
 
 
+SQUARE = 0.0  # as Schedule.rows
 SCHEDULES = (
     Schedule("I", 1.0, "Mn", "Mnmk"),
     Schedule("I", 1.0, "Mn", "Mnkm", one_row=True),
     Schedule("W", 1.0, "Nm", "Nmnk"),
-    Schedule("O", 0.25, "MNk", "MNknm"),
-    Schedule("O", 1.0, "MNk", "MNknm", one_row=True),
+    Schedule("O", SQUARE, "MNk", "MNknm"),
+    Schedule("O", SQUARE, "MNk", "MNknm", one_row=True),
+    Schedule("W", 1.0, "kNm", "kNnm", one_row=True),
 )
 
 
-class Lattice(NamedTuple):
-    """Mappings as arrays [P]: index of the core split and of the tile ladders."""
+class Point(NamedTuple):
+    """A mapping but for its schedule; scalars or arrays [P].
+
+    Attributes:
+      split: index into SPLITS of the dimension that the cores share.
+      n_trips, k_trips: of the loops over L2 tiles, before tiles are aligned to the array;
+        infinite: tiles as small as the array takes them.
+      in_registers: whether tiles are blocks of full registers in k, whatever `k_trips` says.
+      cores, columns, rows: shares of the machine that work, in (0, 1].
+      fill: share of the rows of a tile that would fit, in (0, 1].
+    """
 
     split: Array
-    n_step: Array
-    k_step: Array
+    n_trips: Array
+    k_trips: Array
+    in_registers: Array
+    cores: Array
+    columns: Array
+    rows: Array
+    fill: Array
 
 
-GRID = np.array(
-    list(itertools.product(range(len(SPLITS)), range(len(N_TRIPS)), range(len(K_TRIPS)))),
-    dtype=np.int32,
-).T
-_N_TRIPS = np.array(N_TRIPS, dtype=np.float32)
-_K_TRIPS = np.array([1.0 if t == "registers" else t for t in K_TRIPS], dtype=np.float32)
-_K_REGISTERS = np.array([t == "registers" for t in K_TRIPS])
+def _points(rows: Iterable[tuple]) -> Point:
+    """Rows of a Point's fields as arrays [P]; of NumPy, as importing must start no backend."""
+    kinds = (np.int32, np.float32, np.float32, np.bool_, *(np.float32,) * 4)
+    columns = zip(zip(*rows, strict=True), kinds, strict=True)
+    return Point._make(cast(Array, np.array(column, kind)) for column, kind in columns)
+
+
+def _chosen() -> Iterator[tuple]:
+    """data/mapper_points.csv: the points that win, of a far larger lattice."""
+    for row in tables.rows("mapper_points"):
+        in_registers = row["k_trips"] == "registers"
+        k_trips = 1.0 if in_registers else float(row["k_trips"])
+        shares = (float(row[name]) for name in ("cores", "columns", "rows", "fill"))
+        yield SPLITS.index(row["split"]), float(row["n_trips"]), k_trips, in_registers, *shares
+
+
+# All of the machine, for costings that have no part of it to leave out.
+WHOLE = _points(
+    (split, n, 1.0 if k == "registers" else k, k == "registers", 1.0, 1.0, 1.0, 1.0)
+    for split, n, k in itertools.product(range(len(SPLITS)), N_TRIPS, K_TRIPS)
+)
+CHOSEN = _points(_chosen())
+
+
+def points_of(costing: Costing) -> Point:
+    """The points of the lattice that a costing's mapper looks at, [P]."""
+    return CHOSEN if costing.wiring == "fixed" else WHOLE
 
 
 class Work(NamedTuple):
@@ -148,14 +190,54 @@ def _aligned(dim: Array, trips: Array, block: Array) -> Array:
     return jnp.minimum(dim, jnp.maximum(block, ceil(dim / trips / block) * block))
 
 
-def tiles_of(work: Work, lattice: Lattice, one_row: bool) -> Tiles:
-    """The tiles of mappings [P]; `one_row` as a schedule wants it."""
-    dims, costing, tech = work.dims, work.tech.costing, work.tech
-    by_m, by_k = lattice.split == 0, lattice.split == 1
+def _used(work: Work, point: Point) -> tuple[Dims, Dims]:
+    """Cores and PEs that share each dimension, of those that work."""
+    by_m, by_k = point.split == 0, point.split == 1
     cores, pes = (
         {d: jnp.where(by_m, a[d], jnp.where(by_k, b[d], c[d])) for d in SPLITS}
         for a, b, c in zip(*work.unrollings, strict=True)
     )
+    if work.tech.costing.wiring == "fixed":
+        cores = {d: jnp.maximum(1, x * point.cores) for d, x in cores.items()}
+        pes |= {
+            "n": jnp.maximum(1, pes["n"] * point.columns),
+            "k": jnp.maximum(1, pes["k"] * point.rows),
+        }
+    return cores, pes
+
+
+def _rows_glb(schedule: Schedule, work: Work, chip: Dims, out: Array) -> Array:
+    """Most rows of a chip's tile with which blocks of one tile still fit the GLB."""
+    k, glb = _kept_k(schedule, work, chip), _glb_words(work)
+    copies, stored = work.tech.costing.buffer_copies, work.stored_words
+    if schedule.keeps == "I":
+        return (glb - copies * k * stored * chip["n"]) / (k + copies * out * chip["n"])
+    if schedule.keeps == "W":
+        return (glb - k * stored * chip["n"]) / (copies * (k + out * chip["n"]))
+    return (glb - copies * chip["k"] * stored * chip["n"]) / (
+        work.sum_words * chip["n"] + copies * chip["k"]
+    )
+
+
+def _kept_k(schedule: Schedule, work: Work, chip: Dims) -> Array:
+    """Depth of a kept block of I or W: of one tile where k is walked outside the blocks."""
+    return chip["k"] if schedule.dram[0] == "k" else work.dims["k"]
+
+
+def _glb_words(work: Work) -> Array:
+    return work.accelerator.glb_mib * 2.0**20 / work.tech.word_bytes
+
+
+def _glb_out(schedule: Schedule, work: Work, k_trips: Array) -> Array:
+    """Words of an output in the GLB: finished unless the k loop leaves partial sums there."""
+    spills = schedule.inner[-1] != "k"
+    return jnp.where(spills & (k_trips > 1), work.sum_words, 1)
+
+
+def tiles_of(work: Work, point: Point, schedule: Schedule) -> Tiles:
+    """The tiles of mappings [P] as a schedule wants them."""
+    dims, costing, tech = work.dims, work.tech.costing, work.tech
+    cores, pes = _used(work, point)
     core_dims = {d: ceil(dims[d] / cores[d]) for d in SPLITS}
 
     def tile(d: str, trips: Array, block: Array) -> Array:
@@ -165,12 +247,12 @@ def tiles_of(work: Work, lattice: Lattice, one_row: bool) -> Tiles:
         return pes[d] * blocks / smallest_divisor(work.tables[d], blocks, trips)
 
     registers = pes["k"] * work.register_rows
-    n2 = tile("n", jnp.asarray(_N_TRIPS)[lattice.n_step], pes["n"])
-    in_registers = jnp.asarray(_K_REGISTERS)[lattice.k_step]
-    k_trips = jnp.where(
-        in_registers, core_dims["k"] / registers, jnp.asarray(_K_TRIPS)[lattice.k_step]
-    )
-    k2 = tile("k", k_trips, jnp.where(in_registers, registers, pes["k"] / work.kept))
+    n2 = tile("n", point.n_trips, pes["n"])
+    # Chosen, not multiplied: infinite trips times a derivative of nought are no number.
+    k_trips = jnp.where(point.in_registers, core_dims["k"] / registers, point.k_trips)
+    k2 = tile("k", k_trips, jnp.where(point.in_registers, registers, pes["k"] / work.kept))
+    trips = {"k": ceil(core_dims["k"] / k2), "n": ceil(core_dims["n"] / n2)}
+    chip = {d: jnp.minimum(dims[d], x * cores[d]) for d, x in (("k", k2), ("n", n2))}
     # Copies of each tile, so that one is filled or drained while the other is used.
     # Weights need not stay in L2: they pass through whenever registers are loaded.
     l2_words = tensor_l2_kib(work.accelerator, costing) * 1024.0 / tech.word_bytes
@@ -179,41 +261,58 @@ def tiles_of(work: Work, lattice: Lattice, one_row: bool) -> Tiles:
     )
     # Sums that one pass of the array finishes are never in L2 unfinished.
     at_once = (cores["k"] == 1) & (k2 >= core_dims["k"]) & (k2 <= registers)
-    m_max = floor(free / (k2 + jnp.where(at_once, 1, work.sum_words) * n2))
+    most = free / (k2 + jnp.where(at_once, 1, work.sum_words) * n2)
+    if costing.sizes == "padded":
+        out = _glb_out(schedule, work, trips["k"])
+        glb = _rows_glb(schedule, work, chip, out)
+        # Blocks of a whole dimension are no larger than it, whatever the cores' shares.
+        most = jnp.minimum(most, jnp.where(glb >= dims["m"], jnp.inf, glb / cores["m"]))
+    m_max = floor(most)
     fits = m_max >= pes["m"]
-    m_max = pes["m"] if one_row else jnp.clip(m_max, 1, core_dims["m"])
+    if schedule.one_row:
+        m_max = pes["m"]
+    else:
+        m_max = jnp.clip(floor(jnp.minimum(m_max, core_dims["m"]) * point.fill), 1, core_dims["m"])
     m_trips = ceil(core_dims["m"] / m_max)
     m2 = (
         ceil(core_dims["m"] / m_trips)
         if costing.sizes == "padded"
         else tile("m", m_trips, pes["m"])
     )
-    tiles = {"m": m2, "k": k2, "n": n2}
-    trips = {d: ceil(core_dims[d] / tiles[d]) for d in SPLITS}
-    chip = {d: jnp.minimum(dims[d], tiles[d] * cores[d]) for d in SPLITS}
+    trips = {"m": ceil(core_dims["m"] / m2), **trips}
+    chip = {"m": jnp.minimum(dims["m"], m2 * cores["m"]), **chip}
     return Tiles(m2, k2, n2, trips, chip, cores, pes, core_dims, fits)
 
 
 def blocks_of(schedule: Schedule, work: Work, tiles: Tiles) -> tuple[Dims, Array]:
     """Trips over GLB blocks {"M", "N"} and whether the schedule fits the GLB."""
-    m, k, n = (work.dims[d] for d in "mkn")
+    m, n = work.dims["m"], work.dims["n"]
     chip, copies = tiles.chip, work.tech.costing.buffer_copies
-    glb_words = work.accelerator.glb_mib * 2.0**20 / work.tech.word_bytes
+    k = _kept_k(schedule, work, chip)
+    glb_words = _glb_words(work)
     one, stored = jnp.ones_like(tiles.m2), work.stored_words
-    # Outputs in the GLB are finished words unless the k loop leaves partial sums there.
-    spills = schedule.inner[-1] != "k"
-    out = jnp.where(spills & (tiles.trips["k"] > 1), work.sum_words, 1)
+    out = _glb_out(schedule, work, tiles.trips["k"])
     if schedule.keeps == "I":  # m1 rows of I, whole in k; W and O stream in chunks of n
-        m1 = (glb_words - copies * k * stored * chip["n"]) / (k + copies * out * chip["n"])
-        return {"M": ceil(m / jnp.clip(floor(m1), 1, m)), "N": one}, m1 >= chip["m"]
+        m1 = floor(_rows_glb(schedule, work, chip, out))
+        return {"M": ceil(m / jnp.clip(m1, 1, m)), "N": one}, m1 >= chip["m"]
     if schedule.keeps == "W":  # n1 columns of W, whole in k; I and O stream in chunks of m
-        n1 = (glb_words - copies * k * chip["m"]) / (k * stored + copies * out * chip["m"])
-        return {"M": one, "N": ceil(n / jnp.clip(floor(n1), 1, n))}, n1 >= chip["n"]
-    m1 = jnp.clip(ceil(m * schedule.rows), chip["m"], m)
+        n1 = floor(
+            (glb_words - copies * k * chip["m"]) / (k * stored + copies * out * chip["m"])
+        )
+        return {"M": one, "N": ceil(n / jnp.clip(n1, 1, n))}, n1 >= chip["n"]
+    most = jnp.clip(floor(_rows_glb(schedule, work, chip, out)), chip["m"], m)
+    if schedule.rows == SQUARE:
+        # I and W are fetched alike where a block is square, or I once if all n fit.
+        side, streamed = jnp.sqrt(glb_words / work.sum_words), copies * chip["k"]
+        rows = (glb_words - streamed * stored * n) / (work.sum_words * n + streamed)
+        m1 = jnp.maximum(side * 0.9, rows)
+    else:
+        m1 = m * schedule.rows
+    m1 = jnp.clip(ceil(m1), chip["m"], most)
     n1 = (glb_words - copies * m1 * chip["k"]) / (
         work.sum_words * m1 + copies * chip["k"] * stored
     )
-    return {"M": ceil(m / m1), "N": ceil(n / jnp.clip(floor(n1), 1, n))}, n1 >= chip["n"]
+    return {"M": ceil(m / m1), "N": ceil(n / jnp.clip(floor(n1), 1, n))}, floor(n1) >= chip["n"]
 
 
 def skipping(work: Work, density: Array) -> Work:

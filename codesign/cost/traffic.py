@@ -70,7 +70,10 @@ def traffic_of(schedule: Schedule, work: Work, tiles: Tiles, blocks: Dims) -> Tr
     size_w = dims["k"] * dims["n"] * work.stored_words
     cores, pes, core_dims = tiles.cores, tiles.pes, tiles.core_dims
     dram = _loops(schedule.dram, tiles.trips, blocks)
-    dram_read = size_i * _refetches(dram, "n") + size_w * _refetches(dram, "m")
+    # Sums that leave the chip unfinished are those of every core that has its own.
+    spilled = sum_words * size_o * cores["k"] * (_refetches(dram, "k") - 1)
+    dram_read = size_i * _refetches(dram, "n") + size_w * _refetches(dram, "m") + spilled
+    dram_write = size_o + spilled
 
     inner = _loops(schedule.inner, tiles.trips, blocks)
     i_moved = size_i * _refetches(inner, "n")
@@ -102,8 +105,8 @@ def traffic_of(schedule: Schedule, work: Work, tiles: Tiles, blocks: Dims) -> Tr
     array_write = summed + merged + size_o
     return Traffic(
         dram_read=dram_read,
-        dram_write=size_o,
-        glb_read=i_moved + w_moved + partial + size_o,
+        dram_write=dram_write,
+        glb_read=i_moved + w_moved + partial + dram_write,
         glb_write=dram_read + partial + size_o,
         l2_read=array_read + partial + size_o,
         l2_write=i_moved * cores["n"] + w_moved * cores["m"] + partial + array_write,
@@ -117,13 +120,14 @@ def traffic_of(schedule: Schedule, work: Work, tiles: Tiles, blocks: Dims) -> Tr
 def cycles_of(traffic: Traffic, work: Work, tiles: Tiles) -> Array:
     """Latency of tiles [P]: the slowest of array, L2, GLB and DRAM, and what does not overlap."""
     accelerator, tech = work.accelerator, work.tech
-    l2_words = accelerator.l2_words_per_cycle / tech.word_bytes  # its port is so many bytes wide
+    l2_words = accelerator.l2_bytes_per_cycle / tech.word_bytes  # its port is so many bytes wide
     on_chip = jnp.maximum(
         traffic.compute_cycles,
         jnp.maximum(traffic.glb_read, traffic.glb_write) / tech.glb_words_per_cycle,
     )
     if tech.costing.l2_bandwidth:
-        busiest = jnp.maximum(traffic.l2_read, traffic.l2_write) / accelerator.cores
+        used = tiles.cores["m"] * tiles.cores["k"] * tiles.cores["n"]
+        busiest = jnp.maximum(traffic.l2_read, traffic.l2_write) / used
         on_chip = jnp.maximum(on_chip, busiest / l2_words)
     fill, drain = jnp.zeros_like(on_chip), jnp.zeros_like(on_chip)
     if tech.costing.fill_and_drain:

@@ -177,8 +177,10 @@ def simulate(
     outer = list(walk(dram_order, whole, chip_tile, blocks))
     out = dims["m"] * dims["n"]
     total = dict.fromkeys(("glb_read", "glb_write", "l2_read", "l2_write"), 0)
-    total["dram_read"] = loads(outer, "mk") + loads(outer, "kn", weights.bytes)
-    total["dram_write"] = out
+    # Sums that leave the chip unfinished are those of every core that has its own.
+    unfinished = output_spills(outer, dims["k"]) * (cores if split == "k" else 1)
+    total["dram_read"] = loads(outer, "mk") + loads(outer, "kn", weights.bytes) + unfinished
+    total["dram_write"] = out + unfinished
     total["register_fills"] = total["compute_cycles"] = 0
 
     shares = ranges(whole[split], math.ceil(dims[split] / cores))
@@ -205,6 +207,6 @@ def simulate(
         for access in ("glb_read", "glb_write", "l2_read", "l2_write"):
             total[access] += spilled
     total["glb_write"] += total["dram_read"] + out
-    total["glb_read"] += out
+    total["glb_read"] += total["dram_write"]
     total["l2_read"] += out
     return total
