@@ -144,7 +144,7 @@ def main() -> None:
     wanted = in_turn(designs, pairs, Scenario())
     folder = cache.default_cache()
     if arguments.only_ship:
-        rows = cache.read(cache.cache_file(folder, oracle), oracle)
+        rows = cache.read_folder(folder, oracle)
         found = ((point, cache.find(rows, point)) for point in wanted)
         answers = {point: x.sample for point, x in found if x is not None}
         failures: dict[Point, str] = {}

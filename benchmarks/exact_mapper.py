@@ -69,7 +69,7 @@ def main() -> None:
         "all": np.ones(pairs, bool),
         "large (over 1e7 MACs)": gemms.prod(axis=1) > 1e7,
         "attention": (gemms[:, 1:] == 64).any(axis=1) & (gemms[:, 0] < 300),
-        "starved (L2 rate <= columns / 4)": stacked.l2_words_per_cycle <= stacked.pe_x / 4,
+        "starved (L2 rate <= columns / 4)": stacked.l2_bytes_per_cycle <= stacked.pe_x / 4,
     }
     print(f"{here()}, seed {seed}")
     print("| products | number | latency mean / worst | energy | energy x delay |")

@@ -12,7 +12,10 @@ from typing import Any
 
 import jax
 
+from codesign.renamed import accepts_old_names
 
+
+@accepts_old_names
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Accelerator:
@@ -23,7 +26,7 @@ class Accelerator:
       pe_x: PE columns per core (output channels side by side; vector lanes).
       pe_y: PE rows per core (input channels, summed down a column).
       l2_kib: local buffer per core, KiB.
-      l2_words_per_cycle: local-buffer bandwidth, bytes a cycle, read and write each.
+      l2_bytes_per_cycle: local-buffer bandwidth, bytes a cycle, read and write each.
       glb_mib: global buffer, MiB (fractions allowed: 0.0625 is 64 KiB).
     """
 
@@ -31,7 +34,7 @@ class Accelerator:
     pe_x: Any = 64
     pe_y: Any = 16
     l2_kib: Any = 256
-    l2_words_per_cycle: Any = 64
+    l2_bytes_per_cycle: Any = 64
     glb_mib: Any = 4
 
     @property

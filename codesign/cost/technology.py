@@ -29,7 +29,9 @@ GLB_ACCESS_BYTES = 64.0
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Technology:
-    """Energy per event (pJ), area (mm2) and rates of one accelerator; scalars or arrays [...].
+    """Energy per event (pJ) and rates of one accelerator; scalars or arrays [...].
+
+    A word is a weight, an input or a result: a number of the scenario's `precision_bits`.
 
     Attributes:
       mac_pj: one multiply of two words with a 32-bit accumulate.
@@ -104,7 +106,7 @@ def multiplier_accumulator(scenario: Scenario, name: str, column: str) -> float:
 
 def glb_access_bytes(scenario: Scenario) -> float:
     """Width of one global-buffer access, bytes."""
-    return min(scenario.glb_words_per_cycle, GLB_ACCESS_BYTES)
+    return min(scenario.glb_bytes_per_cycle, GLB_ACCESS_BYTES)
 
 
 class _Buffer(NamedTuple):
@@ -153,7 +155,7 @@ def technology(accelerator: Accelerator, scenario: Scenario) -> Technology:
     costing = costing_of(scenario)
     node, word = scaling(scenario.node_nm), scenario.word_bytes
     energy = functools.partial(component, costing)
-    l2 = _buffer(scenario, tensor_l2_kib(accelerator, costing), accelerator.l2_words_per_cycle)
+    l2 = _buffer(scenario, tensor_l2_kib(accelerator, costing), accelerator.l2_bytes_per_cycle)
     glb = _buffer(scenario, accelerator.glb_mib * 1024.0, glb_access_bytes(scenario))
     lane_pj = multiplier_accumulator(scenario, "lane_mac", "energy_pj") + word * (
         energy("lane_register_read") + 2 * energy("lane_register_write")
@@ -173,8 +175,8 @@ def technology(accelerator: Accelerator, scenario: Scenario) -> Technology:
         glb_write_pj=glb.write_pj,
         dram_pj=like + word * energy("dram_word"),
         leakage_pj=leakage_w / scenario.clock_hz * 1e12,
-        dram_words_per_cycle=like + scenario.dram_words_per_cycle / word,
-        glb_words_per_cycle=like + scenario.glb_words_per_cycle / word,
+        dram_words_per_cycle=like + scenario.dram_bytes_per_cycle / word,
+        glb_words_per_cycle=like + scenario.glb_bytes_per_cycle / word,
         clock_pj=like
         + node.logic_energy * energy("register_clock") * _clocked(accelerator, scenario),
         dram_background_pj=like + dram_w / scenario.clock_hz * 1e12,
@@ -228,7 +230,7 @@ def area_breakdown_mm2(accelerator: Accelerator, scenario: Scenario) -> dict[str
         part: 1e-6 * um2 * area
         for part, area in _logic(accelerator, scenario, "area_um2").items()
     }
-    width = accelerator.l2_words_per_cycle
+    width = accelerator.l2_bytes_per_cycle
     l2 = _buffer(scenario, tensor_l2_kib(accelerator, costing), width).area_mm2
     if costing.vector_l2:
         l2 = l2 + _buffer(scenario, accelerator.l2_kib, width).area_mm2

@@ -53,7 +53,7 @@ def vector_costs(workload: Workload, accelerator: Accelerator, tech: Technology)
     busy = cycles * lanes if costing.every_lane else elements * workload.vector_cycles
     if not costing.vector_streams:
         return _by_blocks(workload, accelerator, tech, cycles, busy)
-    l2_words = accelerator.l2_words_per_cycle / tech.word_bytes * accelerator.cores
+    l2_words = accelerator.l2_bytes_per_cycle / tech.word_bytes * accelerator.cores
     transfer = jnp.maximum(read, written) / jnp.minimum(
         jnp.minimum(tech.dram_words_per_cycle, tech.glb_words_per_cycle), l2_words
     )

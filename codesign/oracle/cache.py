@@ -15,22 +15,27 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from codesign.accelerator import Accelerator
 from codesign.errors import RunError, UserError
 from codesign.oracle.interface import Constants, Events, Oracle, Point, Sample
+from codesign.renamed import current_keys
 from codesign.runs import write_bytes
 
 UNITS = (
-    "# one GEMM on one accelerator a row; l2_kib KiB, glb_mib MiB, *_words_per_cycle bytes/cycle; "
+    "# one GEMM on one accelerator a row; l2_kib KiB, glb_mib MiB, *_bytes_per_cycle bytes/cycle; "
     "pJ a MAC (mac), a cycle (static), a byte (others); energy_pj pJ without static; then bytes"
 )
 GEMM = ("m", "k", "n")
 CHIP = tuple(f.name for f in dataclasses.fields(Accelerator))
 CONSTANTS = tuple(f.name for f in dataclasses.fields(Constants))
-COLUMNS = (*GEMM, *CHIP, *CONSTANTS, "cycles", "energy_pj", *Events._fields)
-BANDWIDTHS = ("dram_words_per_cycle", "glb_words_per_cycle")
+ANSWER = ("cycles", "energy_pj")
+COLUMNS = (*GEMM, *CHIP, *CONSTANTS, *ANSWER, *Events._fields)
+# Files that have no such column are of 8 bits.
+OPTIONAL = frozenset({"precision_bits"})
+# What events themselves depend on.
+MACHINE = ("dram_bytes_per_cycle", "glb_bytes_per_cycle", "precision_bits")
 # What a mapping's rank depends on; the energies of a MAC are the same for every mapping.
 MAPPED = (
     "register_write_pj",
@@ -65,7 +70,7 @@ def default_cache() -> Path:
 
 
 def cache_file(folder: Path, oracle: Oracle) -> Path:
-    """The file of `folder` that holds this oracle's samples under its present settings."""
+    """The file of `folder` that this oracle's samples under its present settings go to."""
     described = "\n".join((oracle.fingerprint(), *COLUMNS))
     digest = hashlib.sha256(described.encode()).hexdigest()[:8]
     return folder / f"{oracle.name}-{digest}.csv"
@@ -76,8 +81,13 @@ def shipped_file(oracle: Oracle) -> Path | None:
     path = Path(str(resources.files("codesign.oracle.data"))) / f"{oracle.name}.csv"
     if not path.is_file():
         return None
-    with open(path, encoding="utf-8") as file:
-        return path if file.readline().rstrip("\n") == _title(oracle) else None
+    return path if _holds(path, oracle) else None
+
+
+def _holds(path: Path, oracle: Oracle) -> bool:
+    """Whether a file says that it holds samples of this oracle under its present settings."""
+    with open(path, "rb") as file:
+        return file.readline().rstrip(b"\n") == _title(oracle).encode()
 
 
 def read(path: Path, oracle: Oracle) -> Rows:
@@ -95,16 +105,30 @@ def read(path: Path, oracle: Oracle) -> Rows:
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not a text file") from error
     whole = text[: text.rfind("\n") + 1].splitlines()
-    title, _, columns = _head(oracle)
-    if whole and (whole[0], *whole[2:3]) != (title, *[columns][: len(whole) - 2]):
+    columns = _columns(whole[2]) if len(whole) > 2 else COLUMNS
+    if whole and (whole[0] != _title(oracle) or columns is None):
         raise UserError(f"{path} does not hold samples of {oracle.name}; move it away")
     rows: Rows = {}
     for number, line in enumerate(whole[3:], start=4):
         try:
-            key, constants, sample = from_line(line)
+            key, constants, sample = from_line(line, columns or COLUMNS)
         except ValueError:
             raise UserError(f"{path} line {number} is not a sample; delete the line") from None
         rows.setdefault(key, []).append((constants, sample))
+    return rows
+
+
+def read_folder(folder: Path, oracle: Oracle) -> Rows:
+    """All samples of this oracle under its present settings in a folder, those of older files too.
+
+    Raises:
+      UserError: as `read`.
+    """
+    rows: Rows = {}
+    older = (path for path in sorted(folder.glob(f"{oracle.name}-*.csv")) if _holds(path, oracle))
+    for path in dict.fromkeys([cache_file(folder, oracle), *older]):
+        for key, found in read(path, oracle).items():
+            rows.setdefault(key, []).extend(found)
     return rows
 
 
@@ -122,7 +146,7 @@ def find(rows: Mapping[Key, Sequence[tuple[Constants, Sample]]], point: Point) -
         if sample.events is None:
             if _near(constants, point.constants, CONSTANTS, SAME):
                 return Found(sample, False)
-        elif _near(constants, point.constants, BANDWIDTHS, SAME):
+        elif _near(constants, point.constants, MACHINE, SAME):
             priced = sample._replace(energy_pj=sample.events.energy_pj(point))
             if _near(constants, point.constants, MAPPED, SAME_IF_PRICED):
                 return Found(priced, False)
@@ -200,21 +224,32 @@ def _head(oracle: Oracle) -> list[str]:
     return [_title(oracle), UNITS, ",".join(COLUMNS)]
 
 
-def from_line(line: str) -> tuple[Key, Constants, Sample]:
-    """A row of the file read back, its point as a key.
+def _columns(line: str) -> tuple[str, ...] | None:
+    """The present names of a file's columns; None where they are not a sample's."""
+    try:
+        columns = tuple(current_keys(dict.fromkeys(line.split(","))))
+    except UserError:
+        return None
+    return columns if set(COLUMNS) - OPTIONAL <= set(columns) <= set(COLUMNS) else None
+
+
+def from_line(
+    line: str, columns: Sequence[str] = COLUMNS
+) -> tuple[Key, Constants, Sample]:
+    """A row of a file with such columns read back, its point as a key.
 
     Raises:
       ValueError: the line is not a row.
     """
-    fields = line.split(",")
-    if len(fields) != len(COLUMNS):
-        raise ValueError
-    first, after = len(GEMM) + len(CHIP), len(GEMM) + len(CHIP) + len(CONSTANTS)
-    key = tuple(float(x) for x in fields[:first])
-    constants = Constants(*(float(x) for x in fields[first:after]))
-    cycles, energy_pj, *events = fields[after:]
+    row = dict(zip(columns, line.split(","), strict=True))
+    key = tuple(float(row[name]) for name in (*GEMM, *CHIP))
+    named: dict[str, Any] = {name: float(row[name]) for name in CONSTANTS if name in row}
+    if "precision_bits" in named:
+        named["precision_bits"] = int(named["precision_bits"])
+    events = [row[name] for name in Events._fields]
     counted = Events(*(float(x) for x in events)) if any(events) else None
-    return key, constants, Sample(float(cycles), float(energy_pj), counted)
+    cycles, energy_pj = (float(row[name]) for name in ANSWER)
+    return key, Constants(**named), Sample(cycles, energy_pj, counted)
 
 
 def _key(point: Point) -> Key:

@@ -10,6 +10,7 @@ import multiprocessing
 import multiprocessing.connection
 import multiprocessing.resource_tracker
 import os
+import pickle
 import signal
 from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
@@ -25,9 +26,10 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from codesign import userfile
 from codesign.errors import RunError, UserError
 from codesign.oracle import cache as caches
-from codesign.oracle.interface import Oracle, OracleError, Point, Sample
+from codesign.oracle.interface import Oracle, OracleError, Point, Sample, refusal
 
 _NO_START = (
     "a worker process of the oracle could not start ({}); a script must call collect under "
@@ -70,20 +72,22 @@ def collect(
     worker processes import it again.
 
     Args:
-      oracle: picklable.
+      oracle: picklable, and for that its class may be in a user's file (`userfile`).
       cache: folder of the user's samples, such as `default_cache()`; None: nothing is written.
       processes: workers, default one a core. 0: in this process, where nothing protects the
         run from a point that kills it.
       progress: a bar on standard error, where that is a terminal.
 
     Raises:
-      UserError: the oracle is not installed, or the cache file is not one.
+      UserError: the oracle is not installed or cannot be pickled, or the cache file is not one.
       RunError: the disk refuses, or worker processes cannot start.
     """
     asked = list(dict.fromkeys(points))
     shipped = caches.shipped_file(oracle)
     file = caches.cache_file(cache, oracle) if cache is not None else None
-    layers = [caches.read(path, oracle) for path in (shipped, file) if path is not None]
+    layers = [caches.read(shipped, oracle)] if shipped is not None else []
+    if cache is not None:
+        layers.append(caches.read_folder(cache, oracle))
     answers: dict[Point, Sample] = {}
     repriced = 0
     for point in asked:
@@ -134,6 +138,8 @@ def _bar(name: str, total: int, shown: bool) -> Iterator[Any]:
 
 def _ask(oracle: Oracle, point: Point) -> Sample | str | UserError:
     """The oracle's answer; why there is none; or what no other point would survive either."""
+    if (reason := refusal(oracle, point.constants.precision_bits)) is not None:
+        return reason
     try:
         sample = oracle(point)
         if math.isfinite(sample.cycles) and math.isfinite(sample.energy_pj):
@@ -169,10 +175,11 @@ def _results(
             yield point, answer
 
 
-def _work(oracle: Oracle, connection: Any) -> None:
+def _work(pickled: bytes, connection: Any) -> None:
     """A worker's life: answers points until the connection closes."""
     # Standard output belongs to the program's result; what a simulator prints is not that.
     os.dup2(2, 1)
+    oracle = pickle.loads(pickled)
     connection.send("ready")
     with contextlib.suppress(EOFError, OSError):
         while True:
@@ -182,10 +189,10 @@ def _work(oracle: Oracle, connection: Any) -> None:
 class _Worker:
     """A process, our end of the pipe to it, and the point in its hands."""
 
-    def __init__(self, oracle: Oracle) -> None:
+    def __init__(self, pickled: bytes) -> None:
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=_work, args=(oracle, theirs), daemon=True)
+        self.process = context.Process(target=_work, args=(pickled, theirs), daemon=True)
         self.point: Point | None = None  # it says that it is ready first
         with _without_interrupts():
             self.process.start()
@@ -228,11 +235,15 @@ def _in_workers(
     oracle: Oracle, points: list[Point], processes: int
 ) -> Iterator[tuple[Point, Sample | str | UserError]]:
     """Points through worker processes, one at a time each; a dead worker costs its point."""
+    try:
+        pickled = userfile.dumps(oracle)
+    except UserError as error:
+        raise UserError(f"oracle {oracle.name}: {error}; ask it with --processes 0") from error
     waiting = collections.deque(points)
     workers: dict[Any, _Worker] = {}
 
     def employ() -> None:
-        worker = _Worker(oracle)
+        worker = _Worker(pickled)
         workers[worker.connection] = worker
 
     try:

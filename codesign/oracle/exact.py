@@ -13,10 +13,11 @@ import hashlib
 import itertools
 import math
 from pathlib import Path
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 
+from codesign.cost.technology import PRECISIONS_BITS
 from codesign.oracle.interface import Events, OracleError, Point, Sample
 from codesign.oracle.nest import (
     DIMS,
@@ -177,9 +178,10 @@ def _sweep(point: Point, jobs: _Jobs, best: Found | None) -> Found | None:
     job = jobs.take(which)
     axes = axes_of(point, machine, job.tiles, block_trips)
     blocks = np.array([axes[d].blocks for d in DIMS])
-    compulsory = point.m * point.k + point.k * point.n + point.m * point.n
+    words = point.m * point.k + point.k * point.n + point.m * point.n
+    compulsory = machine.word_bytes * words
     for block_order in BLOCK_ORDERS:
-        dram = dram_traffic(block_order, axes)
+        dram = dram_traffic(machine, block_order, axes)
         # The bound again, now with the blocks' DRAM traffic.
         extra = dram.reads + dram.writes - compulsory
         energy = job.energy_pj + extra * point.constants.dram_pj
@@ -247,9 +249,15 @@ def _found(
 
 @dataclasses.dataclass(frozen=True)
 class Exact:
-    """The exact mapper as an oracle."""
+    """The exact mapper as an oracle.
+
+    Attributes:
+      name: "exact".
+      precisions_bits: of the words it prices.
+    """
 
     name: str = "exact"
+    precisions_bits: ClassVar[tuple[int, ...]] = PRECISIONS_BITS
 
     def fingerprint(self) -> str:
         """Changes with the sources of the search and of the prices."""

@@ -17,7 +17,10 @@ The rule: a buffer holds one tile of an operand, and a loop that moves the tile 
 on each of its trips. A loop over the dimension that the operand lacks therefore repeats its
 loads, unless no loop further in has several trips over the operand's own. Sums are loaded
 and stored by the same rule, between GLB, L2 and accumulators (and DRAM): 4 bytes while they
-are unfinished, 1 when they leave for good.
+are unfinished, a word when they leave for good.
+
+Dimensions, tiles and registers are counted in words of the point's precision, buffers, rates
+and traffic in bytes.
 
 Uneven cuts are counted as they are: every word once a load, and the true number of tiles,
 blocks and steps. Only whether a loop has several trips is taken from the full block, as a
@@ -64,6 +67,7 @@ class Mapping(NamedTuple):
 class Machine(NamedTuple):
     """The numbers of an accelerator that mappings need; rates in bytes a cycle."""
 
+    word_bytes: float
     cores: int
     columns: int
     rows: int
@@ -79,15 +83,16 @@ class Machine(NamedTuple):
         """The machine of a point."""
         a, c = point.accelerator, point.constants
         return cls(
+            word_bytes=c.word_bytes,
             cores=int(a.cores),
             columns=int(a.pe_x),
             rows=int(a.pe_y),
             register_rows=int(a.pe_y) * WEIGHT_REGISTER_WORDS,
             l2_bytes=a.l2_kib * 1024,
             glb_bytes=a.glb_mib * 2**20,
-            l2_rate=float(a.l2_words_per_cycle),
-            glb_rate=float(c.glb_words_per_cycle),
-            dram_rate=float(c.dram_words_per_cycle),
+            l2_rate=float(a.l2_bytes_per_cycle),
+            glb_rate=float(c.glb_bytes_per_cycle),
+            dram_rate=float(c.dram_bytes_per_cycle),
         )
 
     @property
@@ -214,19 +219,21 @@ class Moved(NamedTuple):
     sums: Array
 
 
-def _moved(orders: tuple[str, str, str], axes: Axes, stays: Array) -> Moved:
+def _moved(machine: Machine, orders: tuple[str, str, str], axes: Axes, stays: Array) -> Moved:
     m, k, n = (axes[d] for d in DIMS)
+    size_w = machine.word_bytes * k.size * n.size
     weights = loads("W", orders[:2], axes, (1, m.blocks, m.tiles))
     through = loads("W", orders, axes, (1, m.blocks, m.tiles, m.share))
     # Each core fills its own registers and, where k is split, has its own sums.
     fills = loads("W", orders, axes, (m.cores, m.cores * m.blocks, m.cores * m.tiles, m.steps))
     visits = (k.cores, k.cores * k.blocks, k.cores * k.tiles, k.steps)
     out = PARTIAL_SUM_BYTES * m.size * n.size
+    inputs = loads("I", orders[:2], axes, (1, n.blocks, n.tiles))
     return Moved(
-        inputs=m.size * k.size * loads("I", orders[:2], axes, (1, n.blocks, n.tiles)),
-        weights=k.size * n.size * np.where(stays, weights, through),
+        inputs=machine.word_bytes * m.size * k.size * inputs,
+        weights=size_w * np.where(stays, weights, through),
         spills=out * (loads("O", orders[:2], axes, visits[:3]) - 1),
-        fills=k.size * n.size * fills,
+        fills=size_w * fills,
         sums=out * (loads("O", orders, axes, visits) - 1),
     )
 
@@ -238,34 +245,37 @@ class Dram(NamedTuple):
     writes: Array
 
 
-def dram_traffic(order: str, axes: Axes) -> Dram:
+def dram_traffic(machine: Machine, order: str, axes: Axes) -> Dram:
     """Traffic of the loops over blocks."""
     m, k, n = (axes[d] for d in DIMS)
-    reads = m.size * k.size * loads("I", (order,), axes, (1, n.blocks))
-    reads = reads + k.size * n.size * loads("W", (order,), axes, (1, m.blocks))
+    words = m.size * k.size * loads("I", (order,), axes, (1, n.blocks))
+    words = words + k.size * n.size * loads("W", (order,), axes, (1, m.blocks))
+    reads = machine.word_bytes * words
     # Sums that leave the chip unfinished are those of every core that has its own.
     spills = k.cores * (loads("O", (order,), axes, (1, k.blocks)) - 1)
     spills = PARTIAL_SUM_BYTES * m.size * n.size * spills
-    return Dram(reads + spills, spills + m.size * n.size)
+    return Dram(reads + spills, spills + machine.word_bytes * m.size * n.size)
 
 
 def l2_fits(machine: Machine, axes: Axes, stays: Array, unfinished: Array) -> Array:
     """Two copies of each tile, one filled or drained while the other is used; [P]."""
     m, k, n = (axes[d].tile for d in DIMS)
-    sums = np.where(unfinished, PARTIAL_SUM_BYTES, 1) * m * n
-    return 2 * (m * k + np.where(stays, k * n, 0) + sums) <= machine.l2_bytes
+    operands = machine.word_bytes * (m * k + np.where(stays, k * n, 0))
+    sums = np.where(unfinished, PARTIAL_SUM_BYTES, machine.word_bytes) * m * n
+    return 2 * (operands + sums) <= machine.l2_bytes
 
 
 def glb_fits(machine: Machine, order: str, axes: Axes, unfinished: Array) -> Array:
     """Two copies of the blocks that the innermost loop of several trips moves, one else; [P]."""
-    sum_bytes = np.where(unfinished, PARTIAL_SUM_BYTES * axes["k"].cores, 1)
+    word = machine.word_bytes
+    sum_bytes = np.where(unfinished, PARTIAL_SUM_BYTES * axes["k"].cores, word)
     held: Any = 0
     for operand, dims in HAS.items():
         copies: Any = 1
         for dim in order:  # the last loop of several trips has the last word
             copies = np.where(axes[dim].blocks > 1, 1 if dim == LACKS[operand] else 2, copies)
         words = copies * math.prod(axes[dim].chip_block for dim in dims)
-        held = held + words * (sum_bytes if operand == "O" else 1)
+        held = held + words * (sum_bytes if operand == "O" else word)
     return held <= machine.glb_bytes
 
 
@@ -283,12 +293,12 @@ def edp_of(point: Point, energy_pj: Array, cycles: Array) -> Array:
     return (energy_pj + point.constants.static_pj * cycles) * cycles
 
 
-def _l2_accesses(axes: Axes, moved: Moved) -> tuple[Array, Array]:
+def _l2_accesses(machine: Machine, axes: Axes, moved: Moved) -> tuple[Array, Array]:
     """Bytes read from and written to all L2, [P]."""
     m, k, n = (axes[d] for d in DIMS)
-    both = moved.sums + moved.spills + m.size * n.size
+    both = moved.sums + moved.spills + machine.word_bytes * m.size * n.size
     # Rows of I are read for each block of columns.
-    reads = m.size * k.size * n.steps + moved.fills + both
+    reads = machine.word_bytes * m.size * k.size * n.steps + moved.fills + both
     return reads, moved.inputs * n.cores + moved.weights * m.cores + both
 
 
@@ -297,13 +307,15 @@ def _price(
 ) -> Priced:
     """Costs of traffic; `padded` is what the chip would move with `Axis.padded` dimensions."""
     m, k, n = (axes[d] for d in DIMS)
-    l2_reads, l2_writes = _l2_accesses(axes, moved)
+    word = machine.word_bytes
+    l2_reads, l2_writes = _l2_accesses(machine, axes, moved)
     glb_reads = moved.inputs + moved.weights + moved.spills + dram.writes
-    glb_writes = dram.reads + moved.spills + m.size * n.size
-    dram_words = dram.reads + dram.writes
-    counts: Any = (moved.fills, l2_reads, l2_writes, glb_reads, glb_writes, dram_words)
+    glb_writes = dram.reads + moved.spills + word * m.size * n.size
+    dram_bytes = dram.reads + dram.writes
+    counts: Any = (moved.fills, l2_reads, l2_writes, glb_reads, glb_writes, dram_bytes)
     events = Events(*counts)
-    busiest = np.maximum(*_l2_accesses({d: x.padded for d, x in axes.items()}, padded))
+    every_core_busy = {d: x.padded for d, x in axes.items()}
+    busiest = np.maximum(*_l2_accesses(machine, every_core_busy, padded))
     on_chip = np.maximum(
         m.share * n.share_steps * _up(k.share, machine.rows),
         busiest / (m.cores * k.cores * n.cores * machine.l2_rate),
@@ -312,8 +324,8 @@ def _price(
     # Not overlapped: the first tiles of I and W, the first registers, the last tile of O.
     registers = np.minimum(n.tile, machine.columns) * np.minimum(k.tile, machine.register_rows)
     first = k.chip_tile * (m.chip_tile + n.chip_tile)
-    fill = first / machine.dram_rate + registers / machine.l2_rate
-    drain = m.chip_tile * n.chip_tile / machine.dram_rate
+    fill = word * first / machine.dram_rate + word * registers / machine.l2_rate
+    drain = word * m.chip_tile * n.chip_tile / machine.dram_rate
     cycles = np.maximum(fill + on_chip + drain, dram.reads / machine.dram_rate + drain)
     cycles = np.maximum(cycles, dram.writes / machine.dram_rate + fill)
     energy: Any = events.energy_pj(point)
@@ -360,15 +372,15 @@ def evaluate(
     """
     machine = Machine.of(point)
     axes = axes_of(point, machine, tiles, block_trips)
-    moved = _moved(orders, axes, tiles.stays)
-    dram = dram_traffic(orders[0], axes)
+    moved = _moved(machine, orders, axes, tiles.stays)
+    dram = dram_traffic(machine, orders[0], axes)
     out = axes["m"].size * axes["n"].size
     # A core that merges the sums of others has them in its L2; in the GLB they only pass.
     merged = PARTIAL_SUM_BYTES * out * (axes["k"].cores - 1)
-    spilled = (moved.spills > merged) | (dram.writes > out)
+    spilled = (moved.spills > merged) | (dram.writes > machine.word_bytes * out)
     fits_l2 = l2_fits(machine, axes, tiles.stays, moved.sums > 0)
     fits_glb = glb_fits(machine, orders[0], axes, spilled)
     padded = moved
     if any((x.cores * x.share > x.size).any() for x in axes.values()):
-        padded = _moved(orders, {d: x.padded for d, x in axes.items()}, tiles.stays)
+        padded = _moved(machine, orders, {d: x.padded for d, x in axes.items()}, tiles.stays)
     return _price(point, machine, axes, dram, moved, padded), fits_l2, fits_glb

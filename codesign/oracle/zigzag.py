@@ -7,15 +7,15 @@ Optional: pip install 'codesign[oracle]'. Analytical cost model and exhaustive l
     pe_x columns (n)         D1, always unrolls n
     pe_y rows (k)            D2, always unrolls k
     cores                    D3, unrolls m, n or k
-    weight register          rf_w per PE, 8-bit ports
+    weight register          rf_w per PE, ports of one word
     column accumulator       rf_o serves D2, 32 bit, 4 ports
     L2 of a core             l2_i, l2_w, l2_o serve D1 and D2: one operand each
     GLB, DRAM                all operands; GLB one read and one write port, DRAM one shared
 
 Settings, frozen before any surrogate was fitted to the results:
 
-- Least energy x delay over the three core splits and over `register_bytes` usable of the
-  32-byte weight register, from the largest to the first of which a core's registers hold at
+- Least energy x delay over the three core splits and over `register_words` usable of the
+  32-word weight register, from the largest to the first of which a core's registers hold at
   most an eighth of its L2. ZigZag fills low memories greedily: registers that hold more than
   the L2 must be offered less to run at full speed. On 102 random points no smaller size was
   any better; on 40, six sizes down to one byte were 0.1 % better on average, 4 % at best.
@@ -24,15 +24,17 @@ Settings, frozen before any surrogate was fitted to the results:
 - `lpf_limit` 4: loops are split into at most four factors; more buys under 1 % as a rule.
 - Each operand has the whole L2 capacity and bandwidth to itself, which is kinder than the
   template's one L2.
-- Partial sums are 32 bits, results 8. l2_o is four times as wide at the same pJ per byte, so
-  that a partial sum takes one word of bandwidth and four bytes of energy.
-- Ports are accessed by the byte: no charge for the unused rest of a line.
+- Operands and results have `precision_bits`, partial sums 32. l2_o is wider by as much (four
+  times at 8 bits) at the same pJ per byte, so that a partial sum takes one word of bandwidth
+  and four bytes of energy.
+- Ports are accessed by the byte, by the word where that is less: no charge for the unused rest
+  of a line.
 - The constants' conventions: each MAC pays its weight register's read, used or held; the
   accumulator is paid in `mac_pj`, so rf_o is free.
 - Not modelled by it: network on chip, static energy, vector unit; nothing is padded but what the
   array unrolls.
 
-With the round constants, 256-byte GLB port and {64, 16, 4} register bytes of an independent
+With the round constants, 256-byte GLB port and {64, 16, 4} register words of an independent
 study of 45 (GEMM, chip) pairs, and its charges for registers, this driving gave all 45 of the
 study's cycles and energies exactly.
 """
@@ -47,18 +49,20 @@ import itertools
 import logging
 import math
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 from codesign.accelerator import Accelerator
-from codesign.cost.technology import PARTIAL_SUM_BYTES
+from codesign.cost.technology import PARTIAL_SUM_BYTES, PRECISIONS_BITS
 from codesign.errors import UserError
 from codesign.oracle.interface import Events, OracleError, Point, Sample
+from codesign.renamed import accepts_old_names
 
 VERSION = "3.9.1"
 INSTALL = "pip install 'codesign[oracle]'"
 # ZigZag's names of the loops.
 LOOPS = {"m": "D0", "n": "D1", "k": "D2"}
 DRAM_BYTES = 2**30
+SUM_BITS = 8 * PARTIAL_SUM_BYTES
 # Registers of at most L2 / CROWDING leave it room: less of them has nothing to gain.
 CROWDING = 8
 _CLASSES = {
@@ -79,23 +83,27 @@ _CLASSES = {
 }
 
 
+@accepts_old_names
 @dataclasses.dataclass(frozen=True)
 class ZigZag:
     """ZigZag 3.9.1 as an oracle.
 
     Attributes:
-      register_bytes: usable bytes of a PE's weight register, decreasing.
+      register_words: usable words of a PE's weight register, decreasing.
       lpf_limit: factors that the temporal loops are split into, at most.
       name: "zigzag".
+      precisions_bits: of the words it prices.
     """
 
-    register_bytes: tuple[int, ...] = (32, 8, 2)
+    register_words: tuple[int, ...] = (32, 8, 2)
     lpf_limit: int = 4
     name: str = "zigzag"
+    precisions_bits: ClassVar[tuple[int, ...]] = PRECISIONS_BITS
 
     def fingerprint(self) -> str:
         """Tool version and settings."""
-        registers = "/".join(map(str, self.register_bytes))
+        registers = "/".join(map(str, self.register_words))
+        # "bytes" is kept for the samples bought by that name; their words have 8 bits.
         return (
             f"zigzag-dse {VERSION}; register bytes {registers} down to 1/{CROWDING} of L2; "
             f"lpf_limit {self.lpf_limit}"
@@ -110,7 +118,7 @@ class ZigZag:
         """
         tools = _tools()
         best = None
-        sizes = _sizes(point.accelerator, self.register_bytes)
+        sizes = _sizes(point.accelerator, self.register_words, point.constants.word_bytes)
         for registers, unrolling in itertools.product(sizes, _unrollings(point)):
             try:
                 found = _evaluate(tools, point, registers, unrolling, self.lpf_limit)
@@ -126,12 +134,15 @@ class ZigZag:
         return best
 
 
-def _sizes(chip: Accelerator, register_bytes: tuple[int, ...]) -> list[int]:
-    """The register sizes to try: down to the first that leaves room in the L2."""
+def _sizes(
+    chip: Accelerator, register_words: tuple[int, ...], word_bytes: float = 1.0
+) -> list[int]:
+    """The register sizes to try, words: down to the first that leaves room in the L2."""
+    array_bytes = chip.pe_x * chip.pe_y * word_bytes
     sizes = []
-    for size in register_bytes:
+    for size in register_words:
         sizes.append(size)
-        if size * chip.pe_x * chip.pe_y * CROWDING <= chip.l2_kib * 1024:
+        if size * array_bytes * CROWDING <= chip.l2_kib * 1024:
             break
     return sizes
 
@@ -151,11 +162,12 @@ def _unrollings(point: Point) -> list[dict[str, list[str]]]:
 def _evaluate(
     tools: SimpleNamespace,
     point: Point,
-    register_bytes: int,
+    register_words: int,
     unrolling: dict[str, list[str]],
     lpf_limit: int,
 ) -> Sample:
     """ZigZag's best loop order for one spatial mapping."""
+    bits = point.constants.precision_bits
     layer = {
         "id": 0,
         "name": "gemm",
@@ -164,12 +176,12 @@ def _evaluate(
         "dimension_relations": [],
         "loop_dims": list(LOOPS.values()),
         "loop_sizes": [getattr(point, loop) for loop in LOOPS],
-        "operand_precision": {"W": 8, "I": 8, "O": 8 * PARTIAL_SUM_BYTES, "O_final": 8},
+        "operand_precision": {"W": bits, "I": bits, "O": SUM_BITS, "O_final": bits},
         "operand_source": {"I": 0, "W": 0},
     }
     links = {"O": "O", "W": "I2", "I": "I1"}
     mapping = {"name": "default", "spatial_mapping": unrolling, "memory_operand_links": links}
-    chip = _checked(tools.AcceleratorValidator(_chip(point, register_bytes)))
+    chip = _checked(tools.AcceleratorValidator(_chip(point, register_words)))
     workload = _checked(tools.WorkloadValidator([layer]))
     mappings = _checked(tools.MappingValidator([mapping]))
     stages = [
@@ -200,30 +212,32 @@ def _checked(validator: Any) -> Any:
     return validator.normalized_data
 
 
-def _chip(point: Point, register_bytes: int) -> dict[str, Any]:
+def _chip(point: Point, register_words: int) -> dict[str, Any]:
     """The accelerator; memories from the lowest to the highest, an order that ZigZag needs."""
     chip, costs = point.accelerator, point.constants
     core, everything = ["D1", "D2"], ["D1", "D2", "D3"]
-    l2_bytes, l2_width = int(chip.l2_kib * 1024), int(chip.l2_words_per_cycle)
+    word = costs.precision_bits
+    memory = functools.partial(_memory, least=min(word, 8))
+    l2_bits, l2_width = int(8 * 1024 * chip.l2_kib), int(8 * chip.l2_bytes_per_cycle)
     l2_pj = (costs.l2_read_pj, costs.l2_write_pj)
     operands = ["I1", "I2", "O"]
     memories = {
-        "rf_w": _memory(["I2"], register_bytes, 1, (0.0, costs.register_write_pj), []),
+        "rf_w": memory(["I2"], register_words * word, word, (0.0, costs.register_write_pj), []),
         "rf_o": _accumulator(),
-        "l2_i": _memory(["I1"], l2_bytes, l2_width, l2_pj, core),
-        "l2_w": _memory(["I2"], l2_bytes, l2_width, l2_pj, core),
-        "l2_o": _memory(["O"], l2_bytes, PARTIAL_SUM_BYTES * l2_width, l2_pj, core),
-        "glb": _memory(
+        "l2_i": memory(["I1"], l2_bits, l2_width, l2_pj, core),
+        "l2_w": memory(["I2"], l2_bits, l2_width, l2_pj, core),
+        "l2_o": memory(["O"], l2_bits, SUM_BITS * l2_width // word, l2_pj, core),
+        "glb": memory(
             operands,
-            int(chip.glb_mib * 2**20),
-            int(costs.glb_words_per_cycle),
+            int(8 * chip.glb_mib * 2**20),
+            int(8 * costs.glb_bytes_per_cycle),
             (costs.glb_read_pj, costs.glb_write_pj),
             everything,
         ),
-        "dram": _memory(
+        "dram": memory(
             operands,
-            DRAM_BYTES,
-            int(costs.dram_words_per_cycle),
+            8 * DRAM_BYTES,
+            int(8 * costs.dram_bytes_per_cycle),
             (costs.dram_pj, costs.dram_pj),
             everything,
             one_port=True,
@@ -232,7 +246,7 @@ def _chip(point: Point, register_bytes: int) -> dict[str, Any]:
     array = {
         "dimensions": everything,
         "sizes": [int(chip.pe_x), int(chip.pe_y), int(chip.cores)],
-        "unit_energy": costs.mac_pj + costs.register_read_pj,
+        "unit_energy": costs.mac_pj + costs.word_bytes * costs.register_read_pj,
         "unit_area": 0.0,
     }
     return {"name": "chip", "memories": memories, "operational_array": array}
@@ -240,26 +254,36 @@ def _chip(point: Point, register_bytes: int) -> dict[str, Any]:
 
 def _memory(
     operands: list[str],
-    size_bytes: int,
-    bytes_per_cycle: int,
+    size: int,
+    width: int,
     pj_per_byte: tuple[float, float],
     serves: list[str],
+    least: int,
     one_port: bool = False,
 ) -> dict[str, Any]:
-    """A memory with a read and a write port, or one for both; ZigZag counts bits and lines."""
+    """A memory with a read and a write port, or one for both; sizes in bits, as ZigZag's.
+
+    Args:
+      operands: whose data it holds, by ZigZag's names.
+      size: its capacity.
+      width: of a port: bits moved a cycle, at most.
+      pj_per_byte: read, written.
+      serves: dimensions of the array whose PEs share it.
+      least: bits of the smallest access.
+      one_port: whether reads and writes share a port.
+    """
     # From and to: f is filled, t is taken; h is the level above, l the one below.
     taken = [f"{o}, {d}" for o in operands for d in (("tl", "th") if o == "O" else ("tl",))]
     filled = [f"{o}, {d}" for o in operands for d in (("fh", "fl") if o == "O" else ("fh",))]
-    width = 8 * bytes_per_cycle
+    kinds = {"r_port_1": ("read", taken), "w_port_1": ("write", filled)}
     if one_port:
-        ports = [_port("rw_port_1", "read_write", taken + filled, width)]
-    else:
-        ports = [_port("r_port_1", "read", taken, width), _port("w_port_1", "write", filled, width)]
+        kinds = {"rw_port_1": ("read_write", taken + filled)}
+    ports = [_port(name, *kind, width, min(least, width)) for name, kind in kinds.items()]
     read_pj, write_pj = pj_per_byte
     return {
-        "size": 8 * size_bytes,
-        "r_cost": float(read_pj * bytes_per_cycle),
-        "w_cost": float(write_pj * bytes_per_cycle),
+        "size": size,
+        "r_cost": float(read_pj * width / 8),
+        "w_cost": float(write_pj * width / 8),
         "area": 0.0,
         "latency": 1,
         "operands": operands,
@@ -270,9 +294,8 @@ def _memory(
 
 def _accumulator() -> dict[str, Any]:
     """One 32-bit sum under each column, read and written from both sides in the same cycle."""
-    bits = 8 * PARTIAL_SUM_BYTES
     ports = [
-        _port(name, kind, [f"O, {direction}"], bits, bits)
+        _port(name, kind, [f"O, {direction}"], SUM_BITS, SUM_BITS)
         for name, kind, direction in (
             ("r_port_1", "read", "tl"),
             ("r_port_2", "read", "th"),
@@ -281,7 +304,7 @@ def _accumulator() -> dict[str, Any]:
         )
     ]
     return {
-        "size": bits,
+        "size": SUM_BITS,
         "r_cost": 0.0,
         "w_cost": 0.0,
         "area": 0.0,
@@ -292,7 +315,7 @@ def _accumulator() -> dict[str, Any]:
     }
 
 
-def _port(name: str, kind: str, allocation: list[str], bits: int, least: int = 8) -> dict[str, Any]:
+def _port(name: str, kind: str, allocation: list[str], bits: int, least: int) -> dict[str, Any]:
     return {
         "name": name,
         "type": kind,
@@ -328,7 +351,7 @@ def _events(tools: SimpleNamespace, result: Any) -> Events:
         l2_writes=writes["l2"],
         glb_reads=reads["glb"],
         glb_writes=writes["glb"],
-        dram_words=reads["dram"] + writes["dram"],
+        dram_bytes=reads["dram"] + writes["dram"],
     )
 
 

@@ -3,8 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+from typing import Annotated, Literal
 
+from annotated_types import Ge, MinLen
+
+from codesign.constraints import (
+    Count,
+    CountChoices,
+    InnerShare,
+    Natural,
+    NonNegative,
+    Positive,
+    PositiveShare,
+    Seed,
+    first_problem,
+)
 from codesign.scenario import Scenario
 from codesign.space import AcceleratorChoices, TowerChoices
 
@@ -32,7 +45,7 @@ class SampleSpace:
         layers=(6, 8, 10, 12), width=(256, 384, 512), heads=(4, 6, 8),
         ffn=(1024, 1280, 1536, 1792, 2048),
     )  # fmt: skip
-    patch: tuple[int, ...] = (16, 32)
+    patch: CountChoices = (16, 32)
     accelerator: AcceleratorChoices = AcceleratorChoices()
 
 
@@ -49,16 +62,11 @@ class PlanConfig:
       pool: accelerators among which one CLIP's best is sought, about 15 GEMMs each.
     """
 
-    train: int = 1000
-    gemms: int = 200
-    designs: int = 40
-    neighbourhoods: int = 20
-    pool: int = 60
-
-    def __post_init__(self) -> None:
-        for name, count in dataclasses.asdict(self).items():
-            if count < 0:
-                raise ValueError(f"{name} is {count}: it must not be negative")
+    train: Natural = 1000
+    gemms: Natural = 200
+    designs: Natural = 40
+    neighbourhoods: Natural = 20
+    pool: Natural = 60
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,22 +85,19 @@ class FitConfig:
       huber: logarithmic error, in units of the base's own, past which it counts linearly.
     """
 
-    members: int = 5
-    hidden: tuple[int, ...] = (48, 48)
-    steps: int = 1500
-    batch_size: int = 96
-    lr: float = 5e-3
-    weight_decay: float = 1e-3
-    validation: float = 0.15
-    checks: int = 50
-    huber: float = 0.3
+    members: Count = 5
+    hidden: CountChoices = (48, 48)
+    steps: Count = 1500
+    batch_size: Count = 96
+    lr: Positive = 5e-3
+    weight_decay: NonNegative = 1e-3
+    validation: InnerShare = 0.15
+    checks: Count = 50
+    huber: Positive = 0.3
 
     def __post_init__(self) -> None:
-        for name in ("members", "steps", "batch_size", "checks"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}: at least 1 is needed")
-        if not 0 < self.validation < 1:
-            raise ValueError(f"validation is {self.validation}: a share between 0 and 1 is needed")
+        if (problem := first_problem(self)) is not None:
+            raise ValueError(problem)
         if self.steps % self.checks:
             raise ValueError(f"steps, {self.steps}, must be a multiple of checks, {self.checks}")
 
@@ -117,31 +122,16 @@ class AblationConfig:
       seed: of points, weights and batches.
     """
 
-    oracles: tuple[str, ...] = ("zigzag", "exact")
+    oracles: Annotated[tuple[str, ...], MinLen(1)] = ("zigzag", "exact")
     points: Literal["stored", "drawn"] = "stored"
-    purchases: int = 0
-    processes: int = 2
-    budgets: tuple[int, ...] = (50, 150, 300)
-    rounds: int = 2
-    seeds: int = 2
-    top_share: float = 0.1
+    purchases: Natural = 0
+    processes: Natural = 2
+    budgets: tuple[Annotated[int, Ge(FEWEST_SAMPLES)], ...] = (50, 150, 300)
+    rounds: Count = 2
+    seeds: Count = 2
+    top_share: PositiveShare = 0.1
     plan: PlanConfig = PlanConfig()
     space: SampleSpace = SampleSpace()
     scenario: Scenario = Scenario()
     fit: FitConfig = FitConfig()
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name, least in (("processes", 0), ("purchases", 0), ("rounds", 1), ("seeds", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} is {getattr(self, name)}: at least {least} is needed")
-        if not self.oracles:
-            raise ValueError("oracles is empty: name at least one")
-        if self.scenario.costing != "physical" or self.scenario.precision_bits != 8:
-            raise ValueError("scenario: oracles price physical costs at 8 bits only")
-        if not 0 < self.top_share <= 1:
-            raise ValueError(f"top_share is {self.top_share}: a share of 1 or less is needed")
-        if any(b < FEWEST_SAMPLES for b in self.budgets):
-            raise ValueError(f"budgets {self.budgets}: at least {FEWEST_SAMPLES} samples each")
-
-
+    seed: Seed = 0

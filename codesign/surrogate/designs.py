@@ -18,6 +18,7 @@ from codesign.accelerator import Accelerator
 from codesign.architecture import Architecture
 from codesign.cost import carbon, sram
 from codesign.cost.model import Execution, costs_of
+from codesign.cost.scaling import scaling
 from codesign.cost.table import stack_workloads
 from codesign.cost.technology import area_breakdown_mm2, glb_access_bytes, technology
 from codesign.cost.vector_unit import vector_costs
@@ -126,14 +127,15 @@ def with_raw_area(
 def raw_area_mm2(accelerator: Accelerator, scenario: Scenario) -> float | None:
     """Area of one chip with CACTI's own arrays; None where one is not in its table."""
     arrays = {
-        "l2": (accelerator.cores, accelerator.l2_kib, accelerator.l2_words_per_cycle),
+        "l2": (accelerator.cores, accelerator.l2_kib, accelerator.l2_bytes_per_cycle),
         "glb": (1, accelerator.glb_mib * 1024.0, glb_access_bytes(scenario)),
     }
     parts = {name: float(x) for name, x in area_breakdown_mm2(accelerator, scenario).items()}
     for name, (count, capacity_kib, width_bytes) in arrays.items():
         width = min(width_bytes, sram.WIDTHS_BYTES[-1])
         try:
-            parts[name] = count * sram.cacti("area_mm2", capacity_kib, width)
+            at_22_nm = sram.cacti("area_mm2", capacity_kib, width)
         except ValueError:
             return None
+        parts[name] = count * scaling(scenario.node_nm).sram_area * at_22_nm
     return sum(parts.values())

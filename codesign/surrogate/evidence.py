@@ -87,5 +87,5 @@ def subsets(points: Points) -> dict[str, np.ndarray]:
         "large": points.macs > LARGE_MACS,
         "attention": (m > 1) & (((m == n) & (k < m)) | ((m == k) & (n < m))),
         "starved": (np.maximum(low.load, low.store) > low.compute)
-        | (rows_fed > chip.l2_words_per_cycle),
+        | (rows_fed * points.tech.word_bytes > chip.l2_bytes_per_cycle),
     }

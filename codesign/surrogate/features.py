@@ -76,22 +76,23 @@ def features(
     low = bounds(m, k, n, a, tech)
     columns, rows = a.pe_x, a.pe_y
     registers = rows * WEIGHT_REGISTER_WORDS
-    glb, l2 = a.glb_mib * 2.0**20, a.cores * a.l2_kib * 2.0**10
-    sizes = jnp.stack([m * k, k * n, 4 * m * n])
+    word, sums = tech.word_bytes, tech.partial_sum_words
+    glb, l2 = a.glb_mib * 2.0**20 / word, a.cores * a.l2_kib * 2.0**10 / word  # in words
+    sizes = jnp.stack([m * k, k * n, sums * m * n])
     energies = [
         tech.mac_pj, tech.register_read_pj, tech.register_write_pj, tech.l2_read_pj,
         tech.l2_write_pj, tech.glb_read_pj, tech.glb_write_pj, tech.static_pj,
     ]  # fmt: skip
-    l2_words = a.l2_words_per_cycle * a.cores
+    l2_rate = a.l2_bytes_per_cycle / word  # of one core, words a cycle
     # Rates at which the roofline's time would be spent elsewhere.
     busy = [
-        low.compute, low.load, low.store, (m * k * ceil(n / columns) + k * n) / l2_words,
-        m * n * ceil(k / registers) * 4 / l2_words,
+        low.compute, low.load, low.store, (m * k * ceil(n / columns) + k * n) / (l2_rate * a.cores),
+        m * n * ceil(k / registers) * sums / (l2_rate * a.cores),
         (m * k + k * n + m * n) / tech.glb_words_per_cycle,
-        jnp.minimum(n, columns) * jnp.minimum(k, registers) / a.l2_words_per_cycle,
+        jnp.minimum(n, columns) * jnp.minimum(k, registers) / l2_rate,
     ]  # fmt: skip
     shape = [
-        m, k, n, a.cores, columns, rows, a.l2_kib, a.l2_words_per_cycle, a.glb_mib,
+        m, k, n, a.cores, columns, rows, a.l2_kib, l2_rate, a.glb_mib,
         tech.dram_words_per_cycle, tech.glb_words_per_cycle,
         # What whole blocks of the array, and a split over the cores, leave idle.
         _padding(n, columns), _padding(k, rows), _padding(k, registers), _padding(m, a.cores),

@@ -10,26 +10,37 @@ import dataclasses
 import io
 import json
 import os
+import struct
+import tokenize
 import zipfile
+import zlib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from annotated_types import Ge, Le, MaxLen, MinLen
 
 from codesign.accelerator import Accelerator
+from codesign.decode import decode
 from codesign.errors import UserError
+from codesign.json_text import parse_json
 from codesign.oracle.interface import Constants
+from codesign.oracle.units import constants_of, technology_of
+from codesign.renamed import current_nest
 from codesign.runs import jsonable, versions, write_bytes
 from codesign.space import ACCELERATOR_FIELDS, AcceleratorChoices
 from codesign.surrogate import features
 from codesign.surrogate.config import FitConfig
-from codesign.surrogate.models import KINDS, Ensemble, Prediction, init_params
-from codesign.surrogate.points import FACTORS, Points, Samples, technology_of
+from codesign.surrogate.models import Ensemble, Kind, Prediction, init_params
+from codesign.surrogate.points import FACTORS, Points, Samples
 
 _FORMAT = "codesign-surrogate-1"
 _CONSTANTS = tuple(f.name for f in dataclasses.fields(Constants))
+# Files that do not name their columns are of the first ones, whose words all had 8 bits.
+_FIRST_CONSTANTS = _CONSTANTS[: _CONSTANTS.index("precision_bits")]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,17 +83,19 @@ def save(path: str | os.PathLike[str], fitted: Fitted) -> None:
         "oracle": fitted.oracle,
         "fingerprint": fitted.fingerprint,
         "bounds": fitted.bounds,
+        "constants": _CONSTANTS,
         "fit": fitted.config,
         "versions": versions(),
     }
     points, truth = fitted.samples
+    constants = constants_of(points.tech)
     arrays = {
         "about": np.array(json.dumps(jsonable(about))),
         "mean": net.mean,
         "scale": net.scale,
         "unit": net.unit,
         "samples/factors": points.factors,
-        "samples/constants": np.stack([getattr(points.tech, c) for c in _CONSTANTS], axis=-1),
+        "samples/constants": np.stack([constants[c] for c in _CONSTANTS], axis=-1),
         "samples/truth": np.stack(truth, axis=-1),
         **{f"params{name}": leaf for name, leaf in _named(net.params)},
     }
@@ -104,54 +117,106 @@ def load(path: str | os.PathLike[str], space: AcceleratorChoices | None = None) 
         not span the space.
     """
     path = Path(path)
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = dict(file)
-        about = json.loads(str(arrays["about"]))
-        if about["format"] != _FORMAT:
-            raise ValueError
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
-    except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} is no fitted surrogate, or a damaged one") from error
-    if about["features"] != features.VERSION or about["kind"] not in KINDS:
-        raise UserError(
-            f"{path} was fitted on version {about['features']} of the features, this is "
-            f"version {features.VERSION}: fit it anew with codesign ablate"
-        )
+    arrays = _arrays(path)
+    about = _about(path, arrays)
     try:
         fitted = _fitted(about, arrays)
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path} is a damaged surrogate: fit it anew") from error
+        raise UserError(f"{path} is a damaged surrogate ({error}): fit it anew") from error
     if space is not None:
         _check_spans(path, fitted, space)
     return fitted
 
 
-def _fitted(about: dict[str, Any], arrays: dict[str, np.ndarray]) -> Fitted:
-    factors, constants = arrays["samples/factors"], arrays["samples/constants"]
+@dataclasses.dataclass(frozen=True)
+class _About:
+    """What is looked at in the JSON of a file."""
+
+    kind: Kind
+    hidden: Annotated[tuple[Annotated[int, Ge(1), Le(10**6)], ...], MinLen(1), MaxLen(100)]
+    oracle: str
+    fingerprint: str
+    fit: FitConfig
+    constants: tuple[str, ...] = _FIRST_CONSTANTS
+
+
+def _arrays(path: Path) -> dict[str, np.ndarray]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return dict(file)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+    except (
+        # Of NumPy, its readers of headers and of sizes that are not there, and of zip files.
+        ValueError, TypeError, AttributeError, SyntaxError, tokenize.TokenError, MemoryError,
+        KeyError, EOFError, RuntimeError, struct.error, zipfile.BadZipFile, zlib.error,
+    ) as error:  # fmt: skip
+        raise UserError(f"{path} is no fitted surrogate, or a damaged one") from error
+
+
+def _about(path: Path, arrays: Mapping[str, np.ndarray]) -> _About:
+    text = arrays.get("about")
+    where = f"{path} is no fitted surrogate, or a damaged one"
+    if text is None or text.dtype.kind != "U" or text.shape:
+        raise UserError(where)
+    found = current_nest(parse_json(str(text), where))
+    if not isinstance(found, dict) or found.get("format") != _FORMAT:
+        raise UserError(where)
+    if (version := found.get("features")) != features.VERSION:
+        raise UserError(
+            f"{path} was fitted on version {version!r:.20} of the features, this is "
+            f"version {features.VERSION}: fit it anew with codesign ablate"
+        )
+    return decode(_About, found, where)
+
+
+def _fitted(about: _About, arrays: Mapping[str, np.ndarray]) -> Fitted:
+    """The surrogate of a file's contents; KeyError, ValueError where they do not fit."""
+    factors = _finite(arrays, "samples/factors", None, len(FACTORS))
+    points = len(factors)
+    values = _finite(arrays, "samples/constants", points, len(about.constants))
+    truth = arrays["samples/truth"]
+    if truth.shape != (points, len(Prediction._fields)) or truth.dtype.kind != "f":
+        raise ValueError(f"samples/truth is {truth.dtype} {truth.shape}")
     m, k, n, *chip = factors.T
-    tech = technology_of(dict(zip(_CONSTANTS, constants.T, strict=True)))
-    points = Points(m, k, n, Accelerator(*chip), tech)
-    hidden = tuple(about["hidden"])
-    like = jax.eval_shape(lambda: init_params(jax.random.key(0), len(arrays["mean"]), hidden))
-    leaves = [jnp.asarray(arrays[f"params{name}"]) for name, _ in _named(like)]
+    constants = {"precision_bits": np.full_like(m, Constants.precision_bits)}
+    constants |= dict(zip(about.constants, values.T, strict=True))
+    mean = _finite(arrays, "mean", None)
+    like = jax.eval_shape(lambda: init_params(jax.random.key(0), len(mean), about.hidden))
+    members = len(arrays[f"params{_named(like)[0][0]}"])
+    leaves = [
+        jnp.asarray(_finite(arrays, f"params{name}", members, *leaf.shape))
+        for name, leaf in _named(like)
+    ]
     net = Ensemble(
         params=jax.tree.unflatten(jax.tree.structure(like), leaves),
-        mean=jnp.asarray(arrays["mean"]),
-        scale=jnp.asarray(arrays["scale"]),
-        unit=jnp.asarray(arrays["unit"]),
-        kind=about["kind"],
-        hidden=hidden,
+        mean=jnp.asarray(mean),
+        scale=jnp.asarray(_finite(arrays, "scale", *mean.shape)),
+        unit=jnp.asarray(_finite(arrays, "unit", 2)),
+        kind=about.kind,
+        hidden=about.hidden,
     )
-    fit: dict[str, Any] = about["fit"] | {"hidden": tuple(about["fit"]["hidden"])}
     return Fitted(
         surrogate=net,
-        samples=Samples(points, Prediction(*arrays["samples/truth"].T)),
-        oracle=about["oracle"],
-        fingerprint=about["fingerprint"],
-        config=FitConfig(**fit),
+        samples=Samples(
+            Points(m, k, n, Accelerator(*chip), technology_of(constants)), Prediction(*truth.T)
+        ),
+        oracle=about.oracle,
+        fingerprint=about.fingerprint,
+        config=about.fit,
     )
+
+
+def _finite(arrays: Mapping[str, np.ndarray], name: str, *shape: int | None) -> np.ndarray:
+    """An array of finite floats; ValueError for another, or another shape (None: any length)."""
+    values = arrays[name]
+    if values.dtype.kind != "f" or not np.isfinite(values).all():
+        raise ValueError(f"{name} is no array of finite numbers")
+    if len(shape) != values.ndim or any(
+        wanted not in (None, found) for wanted, found in zip(shape, values.shape, strict=True)
+    ):
+        raise ValueError(f"{name} has shape {values.shape}")
+    return values
 
 
 def _named(tree: Any) -> list[tuple[str, Any]]:

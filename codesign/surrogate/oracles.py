@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib
-import importlib.util
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,9 +14,10 @@ from codesign.errors import UserError, did_you_mean
 from codesign.oracle.cache import default_cache
 from codesign.oracle.collect import collect
 from codesign.oracle.exact import Exact
-from codesign.oracle.interface import Oracle, OracleError, Point, Sample
+from codesign.oracle.interface import Oracle, OracleError, Point, Sample, precisions_of
 from codesign.oracle.zigzag import ZigZag
 from codesign.surrogate.plan import Plan
+from codesign.userfile import load_file
 
 BUILT_IN: dict[str, Callable[[], Oracle]] = {"zigzag": ZigZag, "exact": Exact}
 
@@ -35,25 +37,23 @@ def find_oracle(name: str) -> Oracle:
         hint = did_you_mean(name, BUILT_IN)
         raise UserError(f"there is no oracle '{name}'; {hint} (or FILE.py:NAME of your own)")
     try:
-        found = getattr(_module(place), member)
-        oracle: Oracle = found() if isinstance(found, type) else found
-        oracle.fingerprint()
-    except Exception as error:  # the user's own code: any error in it is bad input
+        # Standard output belongs to the program's result.
+        with contextlib.redirect_stdout(sys.stderr):
+            found = getattr(_module(place), member)
+            oracle: Oracle = found() if isinstance(found, type) else found
+            oracle.fingerprint()
+    except UserError as error:  # in a file: it tells where
+        raise UserError(f"oracle {name}: {error}") from error
+    except (Exception, SystemExit) as error:  # the user's own code: any error in it is bad input
         text = str(error).partition("\n")[0]
         raise UserError(f"oracle {name}: {type(error).__name__}: {text}") from error
     return oracle
 
 
 def _module(place: str) -> Any:
-    if not place.endswith(".py"):
-        return importlib.import_module(place)
-    path = Path(place)
-    spec = importlib.util.spec_from_file_location(f"_codesign_oracle_{path.stem}", path)
-    if not path.is_file() or spec is None or spec.loader is None:
-        raise FileNotFoundError(f"there is no file {place}")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    if place.endswith(".py"):
+        return load_file(Path(place), "file")
+    return importlib.import_module(place)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +65,10 @@ class _Shipped:
     @property
     def name(self) -> str:
         return self.oracle.name
+
+    @property
+    def precisions_bits(self) -> tuple[int, ...]:
+        return precisions_of(self.oracle)
 
     def fingerprint(self) -> str:
         return self.oracle.fingerprint()

@@ -13,6 +13,7 @@ import numpy as np
 from codesign.accelerator import Accelerator
 from codesign.cost.technology import Technology
 from codesign.oracle.interface import Constants, Point
+from codesign.oracle.units import technology_of
 from codesign.surrogate.models import Inputs, Kind, Prediction, Surrogate, inputs
 
 FACTORS = ("m", "k", "n", *(f.name for f in dataclasses.fields(Accelerator)))
@@ -60,17 +61,6 @@ class Points(NamedTuple):
         """What can be varied one at a time, [N, FACTORS]."""
         chip = [getattr(self.accelerator, name) for name in FACTORS[3:]]
         return np.stack([self.m, self.k, self.n, *chip], axis=-1)
-
-
-def technology_of(constants: dict[str, np.ndarray]) -> Technology:
-    """Technology of an oracle's constants by name, [N] each.
-
-    All energy over time is in its leakage; lane_pj, which GEMMs do not use, is 0.
-    """
-    named: dict[str, Any] = {n: x for n, x in constants.items() if n != "static_pj"}
-    technology = Technology(lane_pj=0.0, leakage_pj=constants["static_pj"], **named)
-    like = constants["static_pj"]
-    return jax.tree.map(lambda x: np.broadcast_to(np.float32(x), like.shape), technology)
 
 
 class Samples(NamedTuple):

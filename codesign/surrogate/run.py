@@ -16,7 +16,9 @@ from typing import Any
 
 from rich.console import Console
 
+from codesign.constraints import check_config
 from codesign.errors import RunError, UserError
+from codesign.oracle.interface import refusal
 from codesign.runs import RunFolder
 from codesign.surrogate import files
 from codesign.surrogate.ablation import Row, Tables, compare
@@ -45,11 +47,16 @@ def run_ablation(config: AblationConfig, folder: RunFolder, console: Console) ->
       What is in ablation.json: "oracles", "errors", "gradients", "regrets".
 
     Raises:
-      UserError: an oracle that does not exist, or is to be asked and is not installed.
+      UserError: an oracle that does not exist, does not price the scenario's precision, or
+        is to be asked and is not installed.
       RunError: no oracle has any samples; the disk refuses.
     """
+    check_config(config)
     say = functools.partial(console.print, markup=False, highlight=False, soft_wrap=True)
     oracles = [find_oracle(name) for name in config.oracles]
+    for oracle in oracles:
+        if (reason := refusal(oracle, config.scenario.precision_bits)) is not None:
+            raise UserError(f"scenario.precision_bits: {reason}")
     plan = _plan(config)
     described: list[dict[str, Any]] = []
     tables = Tables([], [], [], [])
@@ -82,7 +89,8 @@ def run_ablation(config: AblationConfig, folder: RunFolder, console: Console) ->
             files.save(path, one)
     if not tables.errors:
         raise RunError(
-            "no oracle has samples of these points: --purchases N asks for N of them"
+            f"no oracle has samples of these points at {config.scenario.precision_bits} bits: "
+            "--purchases N asks for N of them"
         )
     return _write(folder, described, tables)
 

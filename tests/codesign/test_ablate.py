@@ -14,6 +14,7 @@ from codesign.cli import main
 from codesign.cost import sram
 from codesign.cost.model import clip_costs
 from codesign.cost.technology import area_breakdown_mm2
+from codesign.errors import UserError
 from codesign.oracle.interface import OracleError, Sample
 from codesign.scenario import Scenario
 from codesign.surrogate import designs, files
@@ -21,7 +22,7 @@ from codesign.surrogate.ablation import compare
 from codesign.surrogate.config import AblationConfig, FitConfig, PlanConfig
 from codesign.surrogate.evidence import gather, subsets
 from codesign.surrogate.models import base
-from codesign.surrogate.oracles import answer
+from codesign.surrogate.oracles import answer, find_oracle
 from codesign.surrogate.plan import drawn_plan, gemm_shapes
 from codesign.surrogate.points import FACTORS, Points, observe
 from codesign.workload import clip_workload
@@ -45,7 +46,7 @@ class Mine:
             raise OracleError("no mapping of one column")
         macs, words = p.m * p.k * p.n, p.m * p.k + p.k * p.n + p.m * p.n
         wave = math.exp(0.2 * math.sin(math.log(p.k)) - 0.05 * math.log(a.l2_kib / 256))
-        cycles = (macs / (a.cores * a.pe_x * a.pe_y) + words / c.dram_words_per_cycle) * wave
+        cycles = (macs / (a.cores * a.pe_x * a.pe_y) + words / c.dram_bytes_per_cycle) * wave
         return Sample(cycles, macs * c.mac_pj + words * (c.dram_pj + 5 * c.l2_read_pj))
 
 @dataclasses.dataclass(frozen=True)
@@ -170,9 +171,11 @@ def test_bad_input_is_one_line(here, capsys):
     for argv, code, expected in (
         (["nosuch"], 2, "there is no config 'nosuch'"),
         (["quickstart"], 2, "quickstart is no ablation; try codesign search quickstart"),
-        (["./tiny.py", "--seeds", "0"], 2, "seeds is 0: at least 1 is needed"),
+        (["./tiny.py", "--seeds", "0"], 2, "seeds is 0: it must be a whole number, at least 1"),
         (["./tiny.py", "--fit.members", "0"], 2, "members is 0"),
         (["./tiny.py", "--scenario.costing", "catransformers"], 2, "price physical costs"),
+        (["./tiny.py", "--scenario.precision_bits", "16"], 2,
+         "scenario.precision_bits: mine prices words of 8 bits, not of 16"),
         (["./tiny.py", "--oracles", "['zigzig']"], 2, "no oracle 'zigzig'; did you mean 'zigzag'?"),
         (["./tiny.py", "--oracles", "['none.py:X']"], 2, "there is no file none.py"),
         (["./tiny.py", "--oracles", "['mine.py:X']"], 2, "oracle mine.py:X: AttributeError"),
@@ -180,6 +183,73 @@ def test_bad_input_is_one_line(here, capsys):
     ):
         found, line = error_line(capsys, *argv, "--out", f"out{len(expected)}")
         assert (found, expected in line) == (code, True), line
+
+
+OWN = """
+import dataclasses
+from codesign.oracle.interface import Sample
+
+print("imported")
+
+class Setting:
+    def __init__(self, factor): self.factor = factor
+
+def doubled(cycles):
+    return 2 * cycles
+
+@dataclasses.dataclass
+class My:
+    setting: Setting = dataclasses.field(default_factory=lambda: Setting(3))
+    convert: object = doubled
+    name: str = "my"
+
+    def fingerprint(self):
+        return "my-1"
+
+    def __call__(self, p):
+        print("asked")
+        return Sample(self.convert(p.m) * self.setting.factor, float(p.k))
+
+class Unsendable(My):
+    def __init__(self):
+        super().__init__()
+        self.convert = lambda cycles: cycles
+
+instance = My()
+"""
+
+
+@pytest.mark.parametrize("name", ["My", "instance"])
+@pytest.mark.parametrize("processes", [0, 2])
+def test_an_oracle_in_a_file_reaches_worker_processes(here, capfd, name, processes):
+    (here / "own.py").write_text(OWN)
+    oracle = find_oracle(f"own.py:{name}")
+    plan = small_plan()
+    found = answer(oracle, plan, purchases=6, processes=processes)
+    assert found.bought == 6 and not found.failures
+    for point, sample in zip(plan.points, found.samples, strict=True):
+        assert sample is None or sample.cycles == 6 * point.m
+    out, err = capfd.readouterr()
+    assert "imported" not in out and "imported" in err
+    assert processes == 0 or "asked" not in out
+
+
+def test_an_oracle_that_cannot_be_sent_is_one_line(here):
+    (here / "own.py").write_text(OWN)
+    with pytest.raises(UserError, match=r"cannot be pickled.*--processes 0") as caught:
+        answer(find_oracle("own.py:Unsendable"), small_plan(), purchases=6, processes=2)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_oracle_whose_file_fails_is_one_line_with_its_place(here, capsys):
+    for source, expected in (
+        ("x = 1\nraise ValueError('no')", "own.py, line 2: ValueError: no"),
+        ("import sys\nsys.exit()", "own.py, line 2: it exits"),
+        ("def f(:", "own.py, line 1: SyntaxError"),
+    ):
+        (here / "own.py").write_text(source)
+        code, line = error_line(capsys, "./tiny.py", "--oracles", "['own.py:My']")
+        assert code == 2 and expected in line
 
 
 def test_an_interrupted_run_keeps_what_it_bought(here, capsys):
@@ -304,6 +374,12 @@ def test_raw_area_is_of_cactis_own_arrays():
     assert designs.raw_area_mm2(chip, scenario) == pytest.approx(logic + arrays)
     odd = dataclasses.replace(chip, l2_kib=300)
     assert designs.raw_area_mm2(odd, scenario) is None
+    # At another node they scale as the smooth law does.
+    for node in (7, 45):
+        moved = dataclasses.replace(scenario, node_nm=node)
+        smooth = sum(float(x) for x in area_breakdown_mm2(chip, moved).values())
+        at_22 = sum(float(x) for x in parts.values()) / designs.raw_area_mm2(chip, scenario)
+        assert smooth / designs.raw_area_mm2(chip, moved) == pytest.approx(at_22, rel=0.02)
 
 
 def test_subsets():

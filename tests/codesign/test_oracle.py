@@ -32,8 +32,8 @@ from codesign.scenario import Scenario
 CHIP = Accelerator(2, 64, 16, 256, 64, 2)
 ROUND = Constants(
     mac_pj=0.25, register_read_pj=0.125, register_write_pj=0.5, l2_read_pj=1.0, l2_write_pj=2.0,
-    glb_read_pj=5.0, glb_write_pj=7.0, dram_pj=64.0, static_pj=3.0, dram_words_per_cycle=128.0,
-    glb_words_per_cycle=512.0,
+    glb_read_pj=5.0, glb_write_pj=7.0, dram_pj=64.0, static_pj=3.0, dram_bytes_per_cycle=128.0,
+    glb_bytes_per_cycle=512.0,
 )
 
 
@@ -72,12 +72,26 @@ class Counting:
 def test_constants_are_those_of_the_technology():
     chips = [CHIP, Accelerator(4, 32, 8, 64, 128, 8)]
     alone = jax.jit(technology, static_argnums=1)
-    for chip, constants in zip(chips, Constants.of_all(chips, Scenario()), strict=True):
-        costs = alone(chip, Scenario())
-        for field in dataclasses.fields(Constants):
-            value = getattr(constants, field.name)
-            assert type(value) is float
-            assert value == pytest.approx(float(getattr(costs, field.name)), rel=1e-6)
+    per_word = {name for name in vars(point().constants) if name.endswith("_pj")}
+    per_word -= {"mac_pj", "static_pj"}
+    for bits in (4, 8, 16):
+        scenario = Scenario(precision_bits=bits)
+        for chip, constants in zip(chips, Constants.of_all(chips, scenario), strict=True):
+            costs = alone(chip, scenario)
+            for name, value in vars(constants).items():
+                if name == "precision_bits":
+                    assert value == bits and type(value) is int
+                    continue
+                assert type(value) is float
+                expected = float(getattr(costs, name.replace("_bytes_", "_words_")))
+                if name in per_word:
+                    expected /= bits / 8
+                elif "_bytes_" in name:
+                    expected *= bits / 8
+                assert value == pytest.approx(expected, rel=1e-6)
+            assert constants.dram_bytes_per_cycle == scenario.dram_bytes_per_cycle
+            assert constants.glb_bytes_per_cycle == scenario.glb_bytes_per_cycle
+            assert constants.dram_pj == pytest.approx(64)  # a byte's, whatever a word is
     assert Constants.of_all([], Scenario()) == []
 
 
@@ -151,7 +165,7 @@ def test_energies_that_move_a_little_are_priced_anew(tmp_path):
         samples, asked = ask(oracle, [moved], tmp_path)
         assert asked == [] and samples.repriced == repriced
         assert samples.answers[moved].energy_pj == pytest.approx(oracle(moved).energy_pj)
-    for other in (point(dram_pj=64.0 * 1.3), point(glb_words_per_cycle=256.0)):
+    for other in (point(dram_pj=64.0 * 1.3), point(glb_bytes_per_cycle=256.0)):
         assert ask(oracle, [other], tmp_path)[1] == [other]
     # The row bought at the very energies goes before one that would be priced anew.
     assert ask(oracle, [point(dram_pj=64.0 * 1.3)], tmp_path)[0].repriced == 0
@@ -170,9 +184,11 @@ sizes = st.integers(1, 10**6)
 
 
 @settings(max_examples=50, deadline=None, derandomize=True)
-@given(sizes, sizes, sizes, st.lists(numbers, min_size=11, max_size=11), numbers, numbers,
+@given(sizes, sizes, sizes, st.lists(numbers, min_size=11, max_size=11),
+       st.sampled_from((4, 8, 16)), numbers, numbers,
        st.none() | st.lists(numbers, min_size=6, max_size=6))
-def test_a_row_reads_back_as_written(m, k, n, constants, cycles, energy_pj, events):
+def test_a_row_reads_back_as_written(m, k, n, constants, bits, cycles, energy_pj, events):
+    constants = [*constants, bits]
     sample = Sample(cycles, energy_pj, None if events is None else Events(*events))
     asked = Point(m, k, n, Accelerator(1, 32, 2, 64, 32, 0.0625), Constants(*constants))
     (key, *rest), = [cache.from_line(cache.to_line(asked, sample))]

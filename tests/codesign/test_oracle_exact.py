@@ -26,9 +26,9 @@ EVERY_ORDER = ["".join(order) for order in itertools.permutations("mkn")]
 CONSTANTS = Constants(
     mac_pj=0.3, register_read_pj=0.1, register_write_pj=0.13, l2_read_pj=0.9, l2_write_pj=1.1,
     glb_read_pj=3.0, glb_write_pj=3.5, dram_pj=64.0, static_pj=40.0,
-    dram_words_per_cycle=16.0, glb_words_per_cycle=32.0,
+    dram_bytes_per_cycle=16.0, glb_bytes_per_cycle=32.0,
 )  # fmt: skip
-ROOMY = Accelerator(cores=1, pe_x=4, pe_y=1, l2_kib=64, l2_words_per_cycle=8, glb_mib=1)
+ROOMY = Accelerator(cores=1, pe_x=4, pe_y=1, l2_kib=64, l2_bytes_per_cycle=8, glb_mib=1)
 
 
 def point(m: int, k: int, n: int, chip: Accelerator = ROOMY, **constants: float) -> Point:
@@ -84,14 +84,14 @@ def is_even(p: Point, mapping: Mapping) -> bool:
 
 def modelled(priced: Any) -> dict[str, float]:
     e = priced.events
-    names = ("register_writes", "l2_reads", "l2_writes", "glb_reads", "glb_writes", "dram_words")
+    names = ("register_writes", "l2_reads", "l2_writes", "glb_reads", "glb_writes", "dram_bytes")
     return {name: float(getattr(e, name)[0]) for name in names}
 
 
 def walked(count: Counter[str]) -> dict[str, float]:
     return {
         "register_writes": count["fills"],
-        "dram_words": count["dram_reads"] + count["dram_writes"],
+        "dram_bytes": count["dram_reads"] + count["dram_writes"],
         **{name: count[name] for name in ("l2_reads", "l2_writes", "glb_reads", "glb_writes")},
     }
 
@@ -160,7 +160,7 @@ def test_a_single_tile_by_hand():
         "l2_writes": 32 + 32 + 16,
         "glb_reads": 32 + 32 + 16,
         "glb_writes": 32 + 32 + 16,
-        "dram_words": 32 + 32 + 16,
+        "dram_bytes": 32 + 32 + 16,
     }
     # Fill (I and W from DRAM, registers), 4 rows x 8 products, drain; the L2's port has 10.
     assert priced.cycles[0] == 64 / 16 + 32 / 8 + 32 + 16 / 16
@@ -188,15 +188,15 @@ def test_a_single_row_keeps_its_sums_in_the_accumulators():
 def test_where_everything_fits_dram_traffic_is_compulsory(dims):
     m, k, n = dims
     sample = best_mapping(point(m, k, n)).sample
-    assert sample.events.dram_words == m * k + k * n + m * n
+    assert sample.events.dram_bytes == m * k + k * n + m * n
     assert sample.cycles >= max(m * k * n / 4, (m * k + k * n) / 16)
     assert sample.energy_pj == sample.events.energy_pj(point(m, k, n))
 
 
 def test_cores_share_the_work():
     """Much faster links: the time of 4 cores is a quarter."""
-    fast = {"dram_words_per_cycle": 1e6, "glb_words_per_cycle": 1e6}
-    chips = [dataclasses.replace(ROOMY, cores=c, l2_words_per_cycle=1e6) for c in (1, 4)]
+    fast = {"dram_bytes_per_cycle": 1e6, "glb_bytes_per_cycle": 1e6}
+    chips = [dataclasses.replace(ROOMY, cores=c, l2_bytes_per_cycle=1e6) for c in (1, 4)]
     alone, four = (best_mapping(point(64, 64, 64, chip, **fast)).sample.cycles for chip in chips)
     assert alone / four == pytest.approx(4, rel=1e-3)
 
@@ -271,13 +271,13 @@ chips = st.builds(
     pe_x=st.sampled_from((2, 4, 8)),
     pe_y=st.sampled_from((1, 2, 4)),
     l2_kib=st.sampled_from((0.5, 1, 3)),
-    l2_words_per_cycle=st.sampled_from((2, 8)),
+    l2_bytes_per_cycle=st.sampled_from((2, 8)),
     glb_mib=st.sampled_from((2**-10, 2**-9, 2**-7)),
 )
 small = st.integers(1, 40)
 # Larger: every mapping of the smaller chip is one of the larger, and none is slower.
-GROWTH = ("l2_kib", "glb_mib", "l2_words_per_cycle", "cores", "dram_words_per_cycle",
-          "glb_words_per_cycle")  # fmt: skip
+GROWTH = ("l2_kib", "glb_mib", "l2_bytes_per_cycle", "cores", "dram_bytes_per_cycle",
+          "glb_bytes_per_cycle")  # fmt: skip
 
 
 @settings(max_examples=40, deadline=None)
@@ -335,7 +335,7 @@ def test_it_is_an_oracle():
 
 def test_a_large_gemm_takes_seconds():
     chip = Accelerator(2, 64, 16, 256, 64, 4)
-    rates = {"dram_words_per_cycle": 128.0, "glb_words_per_cycle": 512.0}
+    rates = {"dram_bytes_per_cycle": 128.0, "glb_bytes_per_cycle": 512.0}
     start = time.process_time()
     best_mapping(point(197, 768, 3072, chip, **rates))
     assert time.process_time() - start < 5

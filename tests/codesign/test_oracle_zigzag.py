@@ -83,12 +83,12 @@ def test_stored_samples_are_above_their_bounds():
         compulsory = m * k + k * n + m * n
         # ZigZag drops what is less than a line of an operand: 128 bytes of DRAM, 512 of the GLB;
         # and PEs that idle in the last block are counted in part.
-        assert events.dram_words > compulsory - 3 * 128
+        assert events.dram_bytes > compulsory - 3 * 128
         assert events.glb_reads + events.glb_writes > 2 * compulsory - 6 * 512
         assert events.register_writes >= 0.99 * k * n
         # One way only: the last results leave while nothing is fetched, which it takes as free.
         one_way = max(m * k + k * n, m * n) - 2 * 128
-        assert sample.cycles >= one_way / costs.dram_words_per_cycle
+        assert sample.cycles >= one_way / costs.dram_bytes_per_cycle
 
 
 def test_stored_samples_need_no_zigzag(monkeypatch):
@@ -199,6 +199,8 @@ def test_smaller_registers_are_tried_where_they_crowd_the_l2():
     """An eighth of 256 KiB: 32 bytes of 1,024 PEs, 8 of 4,096."""
     for pe_y, sizes in ((16, [32]), (32, [32, 8]), (64, [32, 8])):
         assert _sizes(Accelerator(1, 64, pe_y, 256, 64, 4), (32, 8, 2)) == sizes
+        # Words twice as wide crowd a buffer twice as large.
+        assert _sizes(Accelerator(1, 64, pe_y, 512, 64, 4), (32, 8, 2), 2.0) == sizes
     assert _sizes(Accelerator(1, 256, 64, 64, 64, 4), (32, 8, 2)) == [32, 8, 2]
 
 
@@ -235,10 +237,10 @@ def test_zigzag_gives_the_published_samples(row):
     costs = Constants(
         mac_pj=0.2, register_read_pj=0.0, register_write_pj=0.03, l2_read_pj=1.0, l2_write_pj=1.0,
         glb_read_pj=5.0, glb_write_pj=5.0, dram_pj=60.0, static_pj=0.0,
-        dram_words_per_cycle=128.0, glb_words_per_cycle=256.0,
+        dram_bytes_per_cycle=128.0, glb_bytes_per_cycle=256.0,
     )
     chip = Accelerator(cores, pe_x, pe_y, l2_kib, width, glb_mib)
-    sample = ZigZag(register_bytes=(64, 16, 4))(Point(m, k, n, chip, costs))
+    sample = ZigZag(register_words=(64, 16, 4))(Point(m, k, n, chip, costs))
     assert sample.cycles == float(published["cycles"])
     otherwise_pj = 1e6 * float(published["energy_uJ"]) - sample.energy_pj
     sums = m * n * math.ceil(k / min(k, pe_y))

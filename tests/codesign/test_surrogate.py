@@ -1,6 +1,7 @@
 """Ensembles: what they learn, their derivatives, files, and where they would buy samples."""
 
 import dataclasses
+import json
 
 import jax
 import jax.numpy as jnp
@@ -184,6 +185,38 @@ def test_files_hold_surrogate_and_samples_exactly(tmp_path, points, truth, ensem
     assert [p.name for p in tmp_path.iterdir()] == ["surrogate.npz"]
 
 
+def test_files_of_an_earlier_version_and_of_other_precisions(tmp_path, points, truth, ensembles):
+    """The first files named bandwidths otherwise, not their columns, and had no precision."""
+    path = tmp_path / "surrogate.npz"
+    word = np.float32(2)
+    wide = dataclasses.replace(
+        points.tech, word_bytes=points.tech.word_bytes * word,
+        partial_sum_words=points.tech.partial_sum_words / word,
+    )  # fmt: skip
+    for tech in (points.tech, wide):
+        samples = Samples(points._replace(tech=tech), jax.tree.map(np.asarray, truth))
+        files.save(path, files.Fitted(ensembles["learned"][0], samples, "toy", "toy-1", CONFIG))
+        found = files.load(path).samples.points.tech
+        for name in ("word_bytes", "partial_sum_words", "l2_read_pj", "dram_words_per_cycle"):
+            np.testing.assert_allclose(getattr(found, name), getattr(tech, name), rtol=1e-6)
+    samples = Samples(points, jax.tree.map(np.asarray, truth))
+    files.save(path, files.Fitted(ensembles["learned"][0], samples, "toy", "toy-1", CONFIG))
+    with np.load(path) as file:
+        arrays = dict(file)
+    about = json.loads(str(arrays["about"]))
+    assert about.pop("constants")[-1] == "precision_bits"
+    about["bounds"]["l2_words_per_cycle"] = about["bounds"].pop("l2_bytes_per_cycle")
+    arrays |= {
+        "about": np.array(json.dumps(about)),
+        "samples/constants": arrays["samples/constants"][:, :-1],
+    }
+    new = files.load(path)
+    np.savez(path, **arrays)
+    old = files.load(path, AcceleratorChoices())
+    for a, b in zip(*map(jax.tree.leaves, (old.samples, new.samples)), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 def one_line(path, expected, *args):
     with pytest.raises(UserError, match=expected) as caught:
         files.load(path, *args)
@@ -205,6 +238,85 @@ def test_files_of_another_kind_version_or_space(tmp_path, monkeypatch, points, t
     one_line(path, "another space: it knows pe_x from 32 to 256, not 4 to 8", small)
     monkeypatch.setattr(features, "VERSION", features.VERSION + 1)
     one_line(path, "fitted on version 1 of the features")
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory, points, truth, ensembles):
+    """A file, and what it holds."""
+    path = tmp_path_factory.mktemp("fitted") / "surrogate.npz"
+    samples = Samples(points, jax.tree.map(np.asarray, truth))
+    files.save(path, files.Fitted(ensembles["learned"][0], samples, "toy", "toy-1", CONFIG))
+    return path, files.load(path)
+
+
+def _about(**changes):
+    def change(arrays):
+        about = json.loads(str(arrays["about"]))
+        arrays["about"] = np.array(json.dumps(about | changes))
+
+    return change
+
+
+def _array(name, change):
+    def changed(arrays):
+        arrays[name] = change(arrays[name])
+
+    return changed
+
+
+DAMAGE = {
+    "text": (lambda a: a.update(about=np.array("{")), "is not JSON: "),
+    "levels": (lambda a: a.update(about=np.array("[" * 10**5)), "nested too deeply"),
+    "bytes": (lambda a: a.update(about=np.zeros(3)), "is no fitted surrogate"),
+    "no about": (lambda a: a.pop("about"), "is no fitted surrogate"),
+    "format": (_about(format=[1]), "is no fitted surrogate"),
+    "version": (_about(features="x" * 1000), "fitted on version 'xxx"),
+    "kind": (_about(kind=["learned"]), r"kind is \['learned'\], expected 'learned' or 'corrected'"),
+    "hidden": (_about(hidden=48), "hidden is 48, expected a list"),
+    "huge": (_about(hidden=[10**30]), r"hidden\[0\] is 10{10,}.*, expected a whole number"),
+    "other layers": (_about(hidden=[5]), r"damaged surrogate \(params.* has shape"),
+    "more layers": (_about(hidden=[48, 48, 48]), "damaged surrogate"),
+    "fit": (_about(fit={"lr": "x"}), "fit.lr is 'x', expected a finite number, above 0"),
+    "fit together": (_about(fit={"steps": 7}), "fit: steps, 7, must be a multiple of checks"),
+    "constants": (_about(constants=["a"]), "samples/constants has shape"),
+    "NaN": (_array("mean", lambda x: x * np.nan), "mean is no array of finite numbers"),
+    "factors": (_array("samples/factors", lambda x: x[:, 1:]), "samples/factors has shape"),
+    "truth": (_array("samples/truth", lambda x: x.astype(int)), "samples/truth is int"),
+    "unit": (_array("unit", lambda x: x[:1]), "unit has shape"),
+    "gone": (lambda a: a.pop("scale"), "damaged surrogate .'scale'"),
+}
+
+
+@pytest.mark.parametrize("case", DAMAGE)
+def test_damaged_files(fitted, tmp_path, case):
+    change, message = DAMAGE[case]
+    with np.load(fitted[0]) as file:
+        arrays = dict(file)
+    change(arrays)
+    np.savez(tmp_path / "x.npz", **arrays)
+    one_line(tmp_path / "x.npz", message)
+
+
+@pytest.mark.slow
+def test_mutations(fitted, tmp_path):
+    """Of a file's bytes: the same surrogate, or one line."""
+    data, rng, path = fitted[0].read_bytes(), np.random.default_rng(0), tmp_path / "x.npz"
+    lines = []
+    for _ in range(300):
+        # Most of a file is numbers; what tells of them stands around zip's and NumPy's marks.
+        marks = [data.find(mark, int(rng.integers(len(data)))) for mark in (b"PK", b"NUMPY")]
+        place = max(0, marks[int(rng.integers(2))] + int(rng.integers(100)))
+        path.write_bytes(data[:place] + rng.bytes(int(rng.integers(1, 4))) + data[place + 3 :])
+        try:
+            found = files.load(path)
+        except UserError as error:
+            lines.append(str(error).splitlines())
+        else:
+            told = [(f.surrogate, f.samples, f.config) for f in (found, fitted[1])]
+            assert told[0][2] == told[1][2]
+            for a, b in zip(*map(jax.tree.leaves, told), strict=True):
+                np.testing.assert_array_equal(a, b)
+    assert len(lines) > 150 and all(len(line) == 1 for line in lines)
 
 
 def test_disagreement_leads_to_what_was_never_seen(points, seen, truth):
@@ -229,8 +341,8 @@ def test_choice_spreads_out():
 
 
 def test_where_nothing_fits_cycles_are_infinite_and_the_rest_is_finite(points, ensembles):
-    # A local buffer of 64 bytes holds no tile of a 256 x 64 array.
-    chip = Accelerator(1, 256, 64, 1 / 16, 32, 2)
+    # A local buffer of three bytes holds no two copies of any tile.
+    chip = Accelerator(1, 256, 64, 0.003, 32, 2)
     chips = jax.tree.map(lambda x: np.full(SHOWN, x, np.float32), chip)
     batch = take(points, np.arange(SHOWN))._replace(accelerator=chips)
     found = predict(ensembles["corrected"][0], batch)
