@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 
+from codesign.renamed import accepts_old_names
 
+
+@accepts_old_names
 @dataclasses.dataclass(frozen=True)
 class Scenario:
     """Everything about a design's life that a search does not change.
 
     The defaults are the reference's (CATransformers, arXiv 2505.01386): a 22 nm
-    int8 chip with 1 GB of LPDDR, made in Taiwan, used in California. A word is a
+    chip of 8 bits with 1 GB of LPDDR, made in Taiwan, used in California. A word is a
     number of precision_bits; capacities and bandwidths stay in bytes.
 
     Attributes:
@@ -24,15 +27,16 @@ class Scenario:
       logic_yield: good dies over all dies, in (0, 1].
       defects_per_cm2: fatal defects of the process; where given, Murphy's yield of the
         chip's area takes logic_yield's place.
-      dram_yield: the same of the DRAM.
-      dram_gb: DRAM on the board, GB.
+      dram_yield: good DRAM dies over all dies, in (0, 1].
+      dram_gb: DRAM on the board, GB; contents are held against 1e9 bytes a GB, 7 % less than
+        the 2^30 that are sold, which stays for whatever else runs.
       dram_technology: a row of cost/data/act_dram.csv.
       inferences_per_s: inferences (one image and one text each) while in use.
       hours_per_day: hours of use a day, in (0, 24].
       lifetime_years: years in service.
       clock_mhz: clock of the chip, MHz.
-      dram_words_per_cycle: DRAM bandwidth, bytes a clock cycle, read and write each.
-      glb_words_per_cycle: global-buffer bandwidth, bytes a cycle, read and write each.
+      dram_bytes_per_cycle: DRAM bandwidth, bytes a clock cycle, read and write each.
+      glb_bytes_per_cycle: global-buffer bandwidth, bytes a cycle, read and write each.
       index_bits: bits of a kept weight's position in its row, on a chip that skips the
         zeros of sparse weights (rows of up to 2^index_bits weights); its PEs' registers
         are as much wider. 0: a chip that cannot.
@@ -55,8 +59,8 @@ class Scenario:
     hours_per_day: float = 6.0
     lifetime_years: float = 3.0
     clock_mhz: float = 625.0
-    dram_words_per_cycle: float = 128.0
-    glb_words_per_cycle: float = 512.0
+    dram_bytes_per_cycle: float = 128.0
+    glb_bytes_per_cycle: float = 512.0
     index_bits: int = 0
     subnet_shares: tuple[float, ...] | None = None
     costing: str = "physical"

@@ -21,6 +21,8 @@ import numpy as np
 
 from codesign.accelerator import Accelerator
 from codesign.architecture import ELASTIC, TOWERS, Architecture, Tower
+from codesign.constraints import CountChoices, PositiveChoices
+from codesign.renamed import accepts_old_names
 
 Array = jax.Array
 # How near, in units of choices, counts as at a choice: above float32 rounding of z.
@@ -35,6 +37,17 @@ class Dimension(NamedTuple):
     choices: tuple[float, ...]
 
 
+def _check_choices(name: str, choices: Sequence[float]) -> None:
+    """Refuses choices that are none: empty, not positive, not increasing, not a number."""
+    try:
+        increasing = all(a < b for a, b in itertools.pairwise(choices))
+        fine = bool(choices) and choices[0] > 0 and increasing
+    except TypeError:  # not a sequence, or not of numbers
+        fine = False
+    if not fine:
+        raise ValueError(f"space.{name}: choices must be positive and increasing, not {choices}")
+
+
 @dataclasses.dataclass(frozen=True)
 class TowerChoices:
     """Choices of a tower's elastic dimensions, each strictly increasing.
@@ -46,12 +59,13 @@ class TowerChoices:
       ffn: hidden units of the MLP.
     """
 
-    layers: tuple[int, ...]
-    width: tuple[int, ...]
-    heads: tuple[int, ...]
-    ffn: tuple[int, ...]
+    layers: CountChoices
+    width: CountChoices
+    heads: CountChoices
+    ffn: CountChoices
 
 
+@accepts_old_names
 @dataclasses.dataclass(frozen=True)
 class AcceleratorChoices:
     """Choices of the accelerator's parameters; the defaults are CATransformers' grid.
@@ -61,16 +75,23 @@ class AcceleratorChoices:
       pe_x: PE columns a core.
       pe_y: PE rows a core.
       l2_kib: local buffer per core, KiB.
-      l2_words_per_cycle: local-buffer bandwidth, bytes a cycle.
+      l2_bytes_per_cycle: local-buffer bandwidth, bytes a cycle.
       glb_mib: global buffer, MiB.
+
+    Raises:
+      ValueError: choices empty, not increasing or not positive.
     """
 
-    cores: tuple[int, ...] = (1, 2, 4)
-    pe_x: tuple[int, ...] = (32, 64, 128, 256)
-    pe_y: tuple[int, ...] = (2, 4, 8, 16, 32, 64)
-    l2_kib: tuple[int, ...] = (64, 128, 256, 512, 1024)
-    l2_words_per_cycle: tuple[int, ...] = (32, 64, 128)
-    glb_mib: tuple[float, ...] = (2, 4, 8)
+    cores: CountChoices = (1, 2, 4)
+    pe_x: CountChoices = (32, 64, 128, 256)
+    pe_y: CountChoices = (2, 4, 8, 16, 32, 64)
+    l2_kib: CountChoices = (64, 128, 256, 512, 1024)
+    l2_bytes_per_cycle: CountChoices = (32, 64, 128)
+    glb_mib: PositiveChoices = (2, 4, 8)
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            _check_choices(f"accelerator.{field.name}", getattr(self, field.name))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,13 +119,8 @@ class DesignSpace:
 
     def __post_init__(self) -> None:
         for name, choices in self.dimensions:
-            increasing = all(a < b for a, b in itertools.pairwise(choices))
-            if name.startswith("sparsity."):
-                continue
-            if not choices or choices[0] <= 0 or not increasing:
-                raise ValueError(
-                    f"space.{name}: choices must be positive and increasing, not {choices}"
-                )
+            if not name.startswith("sparsity."):
+                _check_choices(name, choices)
         levels = [level for choices in self.sparsity for level in choices]
         if not all(self.sparsity) or any(a >= b for a, b in itertools.pairwise(levels)):
             raise ValueError(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import sys
+import warnings
 from typing import TYPE_CHECKING, Any
 
 from codesign.cli.arguments import add_command
@@ -37,21 +39,31 @@ def add(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """`codesign cost`."""
+    from codesign.cost.capacity import OverloadWarning, busy_share, overload_message
     from codesign.design_file import design_to_json, load_design, under_costing
     from codesign.report.costs import costs_json, subnet_json
     from codesign.report.tables import costs_table, subnets_table
 
-    design = load_design(args.file, name=args.name)
+    # A family brings its own subnets, of which the file's shares are.
+    design = load_design(args.file, name=args.name, own_subnets=args.family is None)
     if args.costing is not None:
         design = under_costing(design, args.costing)
     try:
-        design, costs, subnets = _priced(design, args.family)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", OverloadWarning)  # said in a line of its own
+            design, costs, subnets = _priced(design, args.family)
     except ValueError as error:
         raise UserError(str(error)) from error
+    latency_s = costs.latency_s
+    if subnets:
+        latency_s = sum(subnet.share * subnet.costs.latency_s for subnet in subnets)
+    if overload := overload_message(latency_s, design.scenario):
+        print(f"codesign: warning: {overload}", file=sys.stderr)
     plain = design_to_json(design)
     if args.json:
         rows = {"subnets": [subnet_json(subnet) for subnet in subnets]} if subnets else {}
-        print_json(plain | {"costs": costs_json(costs)} | rows)
+        busy = {"busy_share": busy_share(latency_s, design.scenario)}
+        print_json(plain | {"costs": costs_json(costs) | busy} | rows)
         return 0
     out = console()
     out.print(_design_line(plain), markup=False, highlight=False)

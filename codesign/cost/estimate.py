@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,11 +15,13 @@ import numpy as np
 
 from codesign.accelerator import Accelerator
 from codesign.architecture import Architecture
+from codesign.cost.capacity import OverloadWarning, dram_shortage, overload_message
 from codesign.cost.mapper import gemm_run
 from codesign.cost.model import Costs, clip_costs, expected, workload_costs
 from codesign.cost.technology import technology
 from codesign.costing import costing_of
 from codesign.dress.masks import checked_sparsities
+from codesign.errors import UserError
 from codesign.scenario import Scenario
 from codesign.workload import Workload, clip_workload
 from codesign.workload.clip import Clip, subnet_operators
@@ -60,6 +63,10 @@ def estimate(
 ) -> Costs:
     """Costs of a discrete design as Python floats, with their breakdown by part.
 
+    The design is checked as one from a file is; `cost.model.clip_costs`, which is for tracing
+    and takes relaxed designs, checks nothing. Warns (`OverloadWarning`) where the inferences a
+    second that the scenario asks for take the chip more than a second.
+
     Args:
       architecture: a CLIP of integer dimensions.
       accelerator: one chip.
@@ -67,15 +74,20 @@ def estimate(
       sparsity: of a family's subnets, increasing: `family_costs` sums it up. Empty: dense.
 
     Raises:
-      ValueError: a GEMM for which no mapping fits the buffers, an unknown grid,
-        node or DRAM technology, or sparsities that are none.
+      ValueError: a field that no design file could hold, a GEMM for which no mapping fits the
+        buffers, DRAM smaller than its contents, or sparsities that are none.
     """
     scenario = scenario or Scenario()
     if sparsity:
         return family_costs(estimate_subnets(architecture, accelerator, scenario, sparsity))
+    _check(architecture, accelerator, scenario)
+    subnet_shares(scenario, 1)
+    _check_dram(architecture, scenario, Clip(architecture).parameters() * scenario.word_bytes)
     costs = _price(architecture, accelerator, scenario)
     _check_fits(costs, clip_workload(architecture, costing_of(scenario)), accelerator, scenario)
-    return jax.tree.map(float, costs)
+    costs = jax.tree.map(float, costs)
+    _warn_overload(costs.latency_s, scenario)
+    return costs
 
 
 def estimate_subnets(
@@ -95,6 +107,7 @@ def estimate_subnets(
     Raises:
       ValueError: as `estimate`; shares of another number of subnets.
     """
+    _check(architecture, accelerator, scenario)
     levels = checked_sparsities(sparsity)
     shares = subnet_shares(scenario, len(levels))
     scenario = with_index_bits(scenario, longest_row(architecture))
@@ -122,6 +135,7 @@ def estimate_family(
     Raises:
       ValueError: as `estimate_subnets`; kernels the cost model does not know.
     """
+    _check(architecture, accelerator, scenario)
     shares = subnet_shares(scenario, len(densities))
     scenario = with_index_bits(scenario, longest_row(architecture))
     works = [subnet_operators(architecture, d).under(costing_of(scenario)) for d in densities]
@@ -189,16 +203,22 @@ def _subnets(
     costs: Costs,
     densities: Any,
 ) -> list[Subnet]:
-    parameters = Clip(architecture).parameters()
-    prunable = _block_weights(architecture)
-    index_words = scenario.index_bits / scenario.precision_bits
     found = []
     for k, (sparsity, share) in enumerate(zip(levels, shares, strict=True)):
-        kept = float(densities[k])
-        words = min(1.0, kept * (1 + index_words)) * prunable + parameters - prunable
+        weights = weight_bytes(architecture, scenario, float(densities[k]))
         own = jax.tree.map(lambda x, k=k: float(x[k]), costs)
-        found.append(Subnet(float(sparsity), share, own, words * scenario.word_bytes))
+        found.append(Subnet(float(sparsity), share, own, weights))
+    _check_dram(architecture, scenario, max(subnet.weight_bytes for subnet in found))
+    _warn_overload(sum(subnet.share * subnet.costs.latency_s for subnet in found), scenario)
     return found
+
+
+def weight_bytes(architecture: Architecture, scenario: Scenario, density: float) -> float:
+    """All weights of a subnet that keeps a share of its blocks' weights, with their positions."""
+    parameters, prunable = Clip(architecture).parameters(), _block_weights(architecture)
+    index_words = scenario.index_bits / scenario.precision_bits
+    words = min(1.0, density * (1 + index_words)) * prunable + parameters - prunable
+    return words * scenario.word_bytes
 
 
 def _block_weights(architecture: Architecture) -> int:
@@ -219,6 +239,26 @@ def _mean_density(
         inner = tower.ffn if kernel.startswith("fc") else tower.heads * a.head_dim
         lost += tower.width * inner * sum(1 - share for share in shares)
     return 1 - lost / _block_weights(architecture)
+
+
+def _check(architecture: Architecture, accelerator: Accelerator, scenario: Scenario) -> None:
+    from codesign.design_file import check_design  # not above: it imports the cost model's tables
+
+    try:
+        check_design(architecture, accelerator, scenario)
+    except UserError as error:
+        raise ValueError(str(error)) from error
+
+
+def _check_dram(architecture: Architecture, scenario: Scenario, weights: float) -> None:
+    alive = Clip(architecture).memory().activations * scenario.word_bytes
+    if shortage := dram_shortage(scenario, weights, alive):
+        raise ValueError(shortage)
+
+
+def _warn_overload(latency_s: float, scenario: Scenario) -> None:
+    if message := overload_message(latency_s, scenario):
+        warnings.warn(message, OverloadWarning, stacklevel=3)
 
 
 def _check_fits(

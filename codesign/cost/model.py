@@ -29,7 +29,7 @@ class Costs:
       latency_s: one inference, both towers one after the other, s.
       energy_j: one inference, J.
       area_mm2: chip area, mm2.
-      tops: peak 1e12 int8 operations/s.
+      tops: peak 1e12 operations/s, a multiply-add of two words counted as two.
       operational_kgco2e: energy of the whole life, kgCO2e.
       embodied_kgco2e: making chip and DRAM, kgCO2e.
       breakdown: {"latency_s", "energy_j", "area_mm2", "embodied_kgco2e"} by part;

@@ -11,7 +11,11 @@ and access width w in bytes
 with one coefficient for each power of two, i from 2 (4 KiB) to 14 (16 MiB), j from 2
 (4 bytes) to 7 (128 bytes), and b the quadratic B-spline: 3/4 - d^2 within d < 1/2,
 (3/2 - |d|)^2 / 2 out to 3/2. T rises along i and along j, so the law does; its slope is
-continuous. Beyond the table in capacity T goes on in a straight line, a power law.
+continuous. Beyond the table in capacity T goes on in a straight line, a power law; from
+128 MiB on area and leakage are those of so many banks of 128 MiB, in proportion to the
+capacity, and the energy of an access stays on its power law of about c^0.5, the length of
+the wires across the banks. A port wider than 128 bytes is several arrays side by side that
+share the capacity: see `_in_banks`.
 benchmarks/fit_sram.py fits T to the arrays of a power of two and prints the errors
 there and on the sizes between, which the fit never sees.
 """
@@ -33,12 +37,13 @@ Scalar = Array | float
 
 QUANTITIES = ("read_pj_per_access", "write_pj_per_access", "area_mm2", "leakage_mw")
 # The coefficients' capacities and widths. A wider port than the last is several arrays
-# side by side, so energy per byte stays that of this width; a narrower one than the
-# first still opens the narrowest array CACTI makes.
+# side by side; a narrower one than the first still opens the narrowest array CACTI makes.
 CAPACITIES_KIB = tuple(4.0 * 2**i for i in range(13))
 WIDTHS_BYTES = tuple(4.0 * 2**j for j in range(6))
 # Octaves by which the straight continuation is written out, on either side.
 _MARGIN = 4
+# What a memory has as much more of as it has more banks.
+_EXTENSIVE = ("area_mm2", "leakage_mw")
 
 
 def bumps(position: Scalar, count: int) -> Array:
@@ -66,7 +71,10 @@ def _coefficients(quantity: str) -> np.ndarray:
 
 
 def law(quantity: str, capacity_kib: Scalar, width_bytes: Scalar) -> Array:
-    """One of QUANTITIES for an array of a capacity and access width; shapes broadcast."""
+    """One of QUANTITIES for an array of a capacity and access width; shapes broadcast.
+
+    Accesses wider than the table's widest are accesses of that width: see `_in_banks`.
+    """
     table_ = _coefficients(quantity)
     capacities, widths = table_.shape
     row = jnp.log2(capacity_kib / CAPACITIES_KIB[0]) + _MARGIN
@@ -75,7 +83,10 @@ def law(quantity: str, capacity_kib: Scalar, width_bytes: Scalar) -> Array:
     by_width = bumps(column + 1, widths)
     # Summed, not a matrix product: accelerators round the factors of those.
     terms = by_capacity[..., :, None] * table_ * by_width[..., None, :]
-    return jnp.exp2(jnp.sum(terms, axis=(-2, -1)))
+    octaves = jnp.maximum(row - (capacities - 2), 0.0)
+    power = jnp.sum(by_width * (table_[-1] - table_[-2]), axis=-1)
+    slope = 1.0 if quantity in _EXTENSIVE else power
+    return jnp.exp2(jnp.sum(terms, axis=(-2, -1)) + octaves * slope)
 
 
 def _access_pj_per_byte(quantity: str, capacity_kib: Scalar, width_bytes: Scalar) -> Array:
@@ -83,23 +94,37 @@ def _access_pj_per_byte(quantity: str, capacity_kib: Scalar, width_bytes: Scalar
 
 
 def read_pj_per_byte(capacity_kib: Scalar, width_bytes: Scalar) -> Array:
-    """Energy of reading one byte at full access width, pJ."""
+    """Energy of reading one byte at full access width, pJ; past 128 bytes that of 128."""
     return _access_pj_per_byte("read_pj_per_access", capacity_kib, width_bytes)
 
 
 def write_pj_per_byte(capacity_kib: Scalar, width_bytes: Scalar) -> Array:
-    """Energy of writing one byte at full access width, pJ."""
+    """Energy of writing one byte at full access width, pJ; past 128 bytes that of 128."""
     return _access_pj_per_byte("write_pj_per_access", capacity_kib, width_bytes)
+
+
+def _in_banks(quantity: str, capacity_kib: Scalar, width_bytes: Scalar) -> Array:
+    """Area or leakage of a memory of any port: w / 128 arrays where that is more than one.
+
+    Of CACTI's smallest arrays 128 bytes wide both are p + q c, a port that is there whatever
+    the capacity and cells in proportion to it. So w / 128 arrays of c 128 / w each have p as
+    often, and the same cells. Their energy per byte is not lower than one array's, although
+    each is smaller: the wires still cross the whole capacity.
+    """
+    widest, smallest = WIDTHS_BYTES[-1], CAPACITIES_KIB[0]
+    port = 2 * law(quantity, smallest, widest) - law(quantity, 2 * smallest, widest)
+    more = jnp.maximum(width_bytes / widest - 1.0, 0.0)
+    return law(quantity, capacity_kib, width_bytes) + more * port
 
 
 def area_mm2(capacity_kib: Scalar, width_bytes: Scalar) -> Array:
     """Area, mm2."""
-    return law("area_mm2", capacity_kib, width_bytes)
+    return _in_banks("area_mm2", capacity_kib, width_bytes)
 
 
 def leakage_w(capacity_kib: Scalar, width_bytes: Scalar) -> Array:
     """Standby leakage, W."""
-    return 1e-3 * law("leakage_mw", capacity_kib, width_bytes)
+    return 1e-3 * _in_banks("leakage_mw", capacity_kib, width_bytes)
 
 
 def cacti(quantity: str, capacity_kib: float, width_bytes: float) -> float:

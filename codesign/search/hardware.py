@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
-from typing import get_args
+from collections.abc import Collection, Sequence
+from typing import Literal, get_args
 
 import jax
 import moocore
 import numpy as np
 
 from codesign.accelerator import Accelerator
+from codesign.constraints import Count, Positive
+from codesign.cost.capacity import busy_share, dram_shortage
 from codesign.cost.estimate import subnet_shares
 from codesign.cost.model import Costs, expected
 from codesign.cost.table import accelerator_grid, grid_costs
-from codesign.costing import conventional
+from codesign.costing import PHYSICAL, conventional
+from codesign.design_file import check_scenario
+from codesign.errors import UserError
 from codesign.scenario import Scenario
 from codesign.search.objectives import Limits, Mode, feasible, metric
 from codesign.space import AcceleratorChoices
@@ -29,7 +33,7 @@ class HardwareSearch:
     Attributes:
       chips: the accelerators, leaves [A].
       costs: of the workload on each, leaves [A].
-      feasible: which meet the limits, [A].
+      feasible: which meet the limits and keep up with the scenario's inferences, [A].
       best: index of the accelerator of least "carbon", "latency" and "energy".
       front: indices of the feasible accelerators that no other beats in both latency and
         carbon, from the fastest to the slowest.
@@ -62,10 +66,17 @@ def search_hardware(
       scenario: clock, bandwidths, carbon and costing.
       limits: hard limits.
 
+    A chip that the scenario's inferences a second would keep busy for over a second is not
+    feasible, like one that exceeds a limit.
+
     Raises:
-      ValueError: no accelerator fits the workload, or none meets the limits; the message
-        names the limit that is nearest to being met.
+      ValueError: an impossible scenario; no accelerator fits the workload, keeps up with the
+        inferences or meets the limits: the message names the limit that none meets.
     """
+    try:
+        check_scenario(scenario)
+    except UserError as error:
+        raise ValueError(str(error)) from error
     chips = accelerator_grid(choices)
     works = [workload] if isinstance(workload, Workload) else list(workload)
     each = [
@@ -76,9 +87,9 @@ def search_hardware(
         for work in works
     ]
     costs = each[0]
+    shares = subnet_shares(scenario, len(works))
     if not isinstance(workload, Workload):
         stacked = jax.tree.map(lambda *x: np.stack(x), *each)
-        shares = subnet_shares(scenario, len(works))
         costs = jax.tree.map(np.asarray, expected(stacked, shares))
     fits = np.isfinite(costs.latency_s)
     if not fits.any():
@@ -86,9 +97,17 @@ def search_hardware(
             "an operator of the model fits no mapping on any accelerator of the grid: "
             "raise l2_kib or glb_mib"
         )
-    allowed = np.asarray(feasible(costs, limits))
+    latency_s = sum(share * c.latency_s for share, c in zip(shares, each, strict=True))
+    keeps_up = busy_share(latency_s, scenario) <= 1
+    if not keeps_up.any():
+        raise ValueError(
+            "no accelerator of the grid keeps up with scenario.inferences_per_s "
+            f"{scenario.inferences_per_s:g}: the fastest takes {np.nanmin(latency_s):.4g} s an "
+            f"inference; set at most {1 / np.nanmin(latency_s):.3g}"
+        )
+    allowed = np.asarray(feasible(costs, limits)) & keeps_up
     if not allowed.any():
-        raise ValueError(_unmet(costs, fits, limits))
+        raise ValueError(_unmet(costs, fits & keeps_up, limits))
     modes: tuple[Mode, ...] = get_args(Mode)
     best: dict[str, int] = {
         mode: int(np.argmin(np.where(allowed, metric(costs, mode), np.inf))) for mode in modes
@@ -110,9 +129,9 @@ def _unmet(costs: Costs, fits: np.ndarray, limits: Limits) -> str:
     return f"no accelerator of the grid meets {every} together; raise one of them"
 
 
-def dram_gb_for(parameters: int, word_bytes: float = 1.0) -> float:
-    """The least power of two of GB that holds the weights, at least 1."""
-    return 2.0 ** max(0, math.ceil(math.log2(parameters * word_bytes / 1e9)))
+def dram_gb_for(words: float, word_bytes: float = 1.0) -> float:
+    """The least power of two of GB that holds so many words, at least 1."""
+    return 2.0 ** max(0, math.ceil(math.log2(words * word_bytes / 1e9)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,18 +146,20 @@ class HardwareConfig:
       tokens: length of a text or prompt, of models that take any.
       phase: "prefill" or "decode", of a decoder.
       context: tokens in a decoder's cache.
-      costing: conventions of the cost model with their scenario; none: the scenario's own.
+      costing: conventions of the cost model with their scenario, fields that are set here
+        excepted; none: the scenario's own.
       space: the grid of accelerators.
-      scenario: where and how the device lives. DRAM too small for the weights is enlarged.
+      scenario: where and how the device lives; for a design file, fields that change its own.
+        DRAM too small for weights, cache and activations is enlarged, unless set here.
     """
 
     model: str = "clip-vit-b-16"
-    tops: float | None = 20.0
-    area_mm2: float | None = None
-    latency_s: float | None = None
-    tokens: int | None = None
-    phase: str | None = None
-    context: int | None = None
+    tops: Positive | None = 20.0
+    area_mm2: Positive | None = None
+    latency_s: Positive | None = None
+    tokens: Count | None = None
+    phase: Literal["prefill", "decode"] | None = None
+    context: Count | None = None
     costing: str | None = None
     space: AcceleratorChoices = AcceleratorChoices()
     scenario: Scenario = Scenario()
@@ -149,12 +170,53 @@ class HardwareConfig:
         return Limits(self.latency_s, self.area_mm2, self.tops)
 
 
-def settled_scenario(config: HardwareConfig, parameters: int) -> Scenario:
-    """The scenario of a search: the costing's own where one is asked for, DRAM that suffices.
+def settled_scenario(
+    config: HardwareConfig, of_model: Scenario | None = None, given: Collection[str] = ()
+) -> Scenario:
+    """The scenario of a search, its DRAM not yet looked at.
+
+    The model's own, a design file's, where it has one, or the costing's; the costing's too
+    where the config asks for another costing than the model's, as `codesign cost` does. On top
+    of it go the fields that the config sets.
+
+    Args:
+      config: of the search.
+      of_model: the scenario of the design file that the model is from.
+      given: fields of the scenario that the user set, whatever their value; those that
+        differ from `Scenario()` count as set anyway.
 
     Raises:
       ValueError: an unknown costing.
     """
-    scenario = conventional(config.costing) if config.costing else config.scenario
-    needed = dram_gb_for(parameters, scenario.word_bytes)
-    return dataclasses.replace(scenario, dram_gb=max(scenario.dram_gb, needed))
+    own = {name: getattr(config.scenario, name) for name in _fields_set(config, given)}
+    costing = config.costing or own.pop("costing", None)
+    base = of_model
+    if base is None or costing not in (None, base.costing):
+        base = conventional(costing or PHYSICAL.name)
+    return dataclasses.replace(base, **own | {"costing": base.costing})
+
+
+def with_dram(
+    scenario: Scenario, weights: float, activations: float, cache: float = 0.0, *, fixed: bool
+) -> Scenario:
+    """The scenario with DRAM that holds its contents (bytes), enlarged unless `fixed`.
+
+    Raises:
+      ValueError: the DRAM is fixed and too small.
+    """
+    shortage = dram_shortage(scenario, weights, activations, cache)
+    if shortage is None:
+        return scenario
+    if fixed:
+        raise ValueError(shortage)
+    return dataclasses.replace(scenario, dram_gb=dram_gb_for(weights + activations + cache))
+
+
+def _fields_set(config: HardwareConfig, given: Collection[str]) -> list[str]:
+    default = Scenario()
+    return [
+        field.name
+        for field in dataclasses.fields(Scenario)
+        if field.name in given
+        or getattr(config.scenario, field.name) != getattr(default, field.name)
+    ]

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
+from codesign.constraints import Positive
 from codesign.cost.model import Costs
 
 Mode = Literal["carbon", "latency", "energy"]
@@ -24,9 +25,9 @@ class Limits:
       tops: highest peak throughput, 1e12 int8 operations/s.
     """
 
-    latency_s: float | None = None
-    area_mm2: float | None = None
-    tops: float | None = None
+    latency_s: Positive | None = None
+    area_mm2: Positive | None = None
+    tops: Positive | None = None
 
     def active(self) -> dict[str, float]:
         """The limits that are set, by the name of the cost they bound."""

@@ -13,6 +13,7 @@ from codesign.workload.blocks import (
     norm_parameters,
     prefixed,
 )
+from codesign.workload.memory import Memory, activation_words
 from codesign.workload.operators import Gemm, VectorOp
 
 
@@ -67,6 +68,13 @@ class Bert:
         if self.head == "pooler":
             return pooler
         return join(pooler, Operators((Gemm("classifier", 1, d, self.classes),), ()))
+
+    def memory(self, tokens: int) -> Memory:
+        """Contents of the DRAM while one text of `tokens` tokens runs."""
+        d = self.block.width
+        logits = tokens * (d + self.vocab) if self.head == "tokens" else 0
+        alive = max(activation_words(self.block, tokens=tokens), logits)
+        return Memory(self.parameters(), activations=alive)
 
     def parameters(self) -> int:
         """Every trained number; the token table is counted once."""

@@ -21,6 +21,7 @@ from codesign.workload.blocks import (
     norm_parameters,
     prefixed,
 )
+from codesign.workload.memory import Memory, activation_words
 from codesign.workload.operators import Gemm, VectorOp, Workload
 
 
@@ -44,6 +45,17 @@ class Clip:
     def operators(self) -> Operators:
         """Operators of both towers."""
         return _clip_operators(self.architecture, self.text_head_dim)
+
+    def memory(self) -> Memory:
+        """Contents of the DRAM while one image and then one text run."""
+        a = self.architecture
+        before = a.channels * a.image**2 + a.patches * a.vision.width
+        towers = (("vision", a.vision_tokens), ("text", a.context))
+        blocks = [
+            activation_words(_tower_block(a, name, self.text_head_dim), tokens=tokens)
+            for name, tokens in towers
+        ]
+        return Memory(self.parameters(), activations=max(before, *blocks))
 
     def parameters(self) -> int:
         """Every trained number, the logit scale included."""

@@ -19,6 +19,8 @@ from codesign.workload.llama import Llama, llama_block
 from codesign.workload.presets import Network
 from codesign.workload.vit import Vit
 
+# Past any real dimension, the longest context of ten million tokens included.
+_LARGEST = 10**8
 # Hidden activations by transformers' names. The vector unit looks a curve up in a table, so
 # that the approximations of GELU cost what it costs.
 _ACTIVATIONS = {
@@ -50,14 +52,13 @@ def read_config(source: str | os.PathLike[str]) -> Any:
     Raises:
       UserError: one line that names the source and what is wrong with it.
     """
-    from huggingface_hub.errors import StrictDataclassError  # not above: with transformers,
-    from transformers import AutoConfig  # seconds to import
+    from transformers import AutoConfig  # not above: seconds to import
 
     try:
         return AutoConfig.from_pretrained(os.fspath(source))
     except OSError as error:
         raise UserError(f"cannot get the config of {source}: {_one_line(error)}") from error
-    except (StrictDataclassError, ValueError, TypeError) as error:
+    except Exception as error:  # of the configs' own classes, which check little and raise anything
         raise UserError(f"{source}: {_one_line(error)}") from error
 
 
@@ -83,6 +84,7 @@ def describe(config: Any, where: str) -> Network:
 def _clip(config: Any, where: str) -> Clip:
     _class(config, where, ("CLIPModel",))
     v, t = config.vision_config, config.text_config
+    _check_patch(v, f"{where}: vision_config")
     in_v, in_t = f"{where}: vision_config", f"{where}: text_config"
     vision, text = _encoder_block(v, in_v), _encoder_block(t, in_t)
     if vision.activation != text.activation:
@@ -112,6 +114,7 @@ def _vit(config: Any, where: str) -> Vit:
     pools = _class(config, where, ("ViTModel", "ViTForImageClassification")) == "ViTModel"
     if pools and config.pooler_act != "tanh":
         raise UserError(f"{where}: pooler_act: expected 'tanh', got '{config.pooler_act}'")
+    _check_patch(config, where)
     block = _encoder_block(config, where)
     return Vit(
         block=dataclasses.replace(block, qkv_bias=bool(config.qkv_bias)),
@@ -133,6 +136,7 @@ def _bert(config: Any, where: str) -> Bert:
     head = heads[_class(config, where, tuple(heads))]
     if head == "tokens" and not config.tie_word_embeddings:
         raise UserError(f"{where}: tie_word_embeddings: expected true for BertForMaskedLM")
+    _encoder_only(config, where)
     return Bert(
         block=_encoder_block(config, where),
         layers=_whole(config, "num_hidden_layers", where),
@@ -142,6 +146,14 @@ def _bert(config: Any, where: str) -> Bert:
         head=head,
         classes=_whole(config, "num_labels", where),
     )
+
+
+def _encoder_only(config: Any, where: str) -> None:
+    """Refuses a BERT that is a decoder: neither its mask, its cache nor its second attention
+    is modelled."""
+    for field in ("add_cross_attention", "is_decoder"):
+        if getattr(config, field, False):
+            raise UserError(f"{where}: {field}: only BERT's encoder is modelled; expected false")
 
 
 def _llama(config: Any, where: str) -> Llama:
@@ -186,11 +198,23 @@ _FAMILIES: dict[str, Callable[[Any, str], Network]] = {
 
 def _class(config: Any, where: str, known: Sequence[str]) -> str:
     """Which of the `known` model classes the config is for; the first, if it does not say."""
-    name = (config.architectures or known)[0]
+    said = config.architectures or known
+    if not isinstance(said, (list, tuple)) or not all(isinstance(name, str) for name in said):
+        raise UserError(f"{where}: architectures: expected a list of names, got {said!r:.60}")
+    name = said[0]
     if name not in known:
         hint = did_you_mean(name, known)
         raise UserError(f"{where}: unsupported architectures entry '{name}'; {hint}")
     return str(name)
+
+
+def _check_patch(config: Any, where: str) -> None:
+    """Refuses an image that holds no patch."""
+    patch, image = (_whole(config, field, where) for field in ("patch_size", "image_size"))
+    if patch > image:
+        raise UserError(
+            f"{where}: patch_size: expected at most image_size {image}, got {patch}"
+        )
 
 
 def _encoder_block(config: Any, where: str) -> Block:
@@ -203,20 +227,28 @@ def _encoder_block(config: Any, where: str) -> Block:
         raise UserError(
             f"{where}: num_attention_heads: expected a divisor of hidden_size {width}, got {heads}"
         )
+    # Some versions of transformers build a ViT by it; the others do not look at it.
+    if getattr(config, "head_dim", None) not in (None, width // heads):
+        raise UserError(
+            f"{where}: head_dim: expected hidden_size / num_attention_heads, {width // heads}, "
+            f"got {config.head_dim}"
+        )
     ffn = _whole(config, "intermediate_size", where)
     return Block(width, heads, width // heads, ffn, activation=_activation(config, where))
 
 
 def _activation(config: Any, where: str) -> str:
     name = config.hidden_act
-    if name not in _ACTIVATIONS:
+    if not isinstance(name, str) or name not in _ACTIVATIONS:
         hint = did_you_mean(str(name), _ACTIVATIONS)
-        raise UserError(f"{where}: hidden_act: unsupported '{name}'; {hint}")
+        raise UserError(f"{where}: hidden_act: unsupported '{name!s:.60}'; {hint}")
     return _ACTIVATIONS[name]
 
 
 def _whole(config: Any, field: str, where: str) -> int:
     value = getattr(config, field, None)
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise UserError(f"{where}: {field}: expected a whole number from 1, got {value!r}")
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= _LARGEST:
+        raise UserError(
+            f"{where}: {field}: expected a whole number from 1 to {_LARGEST}, got {value!r:.60}"
+        )
     return value

@@ -13,6 +13,7 @@ from codesign.workload.blocks import (
     norm_parameters,
     prefixed,
 )
+from codesign.workload.memory import Memory, activation_words, cache_words
 from codesign.workload.operators import Gemm, VectorOp
 
 
@@ -60,6 +61,14 @@ class Llama:
         """
         layers = block_operators(self.block, tokens=1, keys=context, layers=self.layers)
         return self._around(1, layers)
+
+    def memory(self, tokens: int, keys: int) -> Memory:
+        """Contents of the DRAM while `tokens` tokens attend to the cache's `keys`, theirs too."""
+        block = self.block
+        alive = activation_words(block, tokens=tokens, keys=keys, cached=True)
+        logits = block.width + self.vocab if self.lm_head else 0
+        cache = cache_words(block, keys, self.layers)
+        return Memory(self.parameters(), cache, max(alive, logits))
 
     def _around(self, tokens: int, layers: Operators) -> Operators:
         d, norm = self.block.width, self.block.norm

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 import os
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from codesign.architecture import Architecture
 from codesign.errors import UserError, did_you_mean
+from codesign.json_text import read_json
+from codesign.scenario import Scenario
 from codesign.workload.bert import Bert
 from codesign.workload.blocks import Operators
 from codesign.workload.clip import Clip
 from codesign.workload.llama import Llama
+from codesign.workload.memory import Memory
 from codesign.workload.operators import Workload
 from codesign.workload.presets import PRESETS, Network
 from codesign.workload.vit import Vit
@@ -35,8 +37,11 @@ class Model:
       source: where its dimensions come from.
       operators: what the task asks for, in exact counts.
       parameters: trained numbers of the network.
+      memory: what the DRAM holds while the task runs.
       architecture: a CLIP's dimensions, where an Architecture can express them.
-      sparsity: of the subnets of a design file's family; `operators` are the dense network's.
+      sparsity: of the subnets of a design file's family; `operators` and `memory` are the
+        dense network's.
+      scenario: a design file's own.
     """
 
     name: str
@@ -44,8 +49,10 @@ class Model:
     source: str
     operators: Operators
     parameters: int
+    memory: Memory
     architecture: Architecture | None = None
     sparsity: tuple[float, ...] = ()
+    scenario: Scenario | None = None
 
     @functools.cached_property
     def workload(self) -> Workload:
@@ -80,21 +87,31 @@ def load_model(
     Raises:
       UserError: one line that names what is wrong and the mend.
     """
-    name, network, source, sparsity = _find(os.fspath(model), design)
-    task, operators = _task(name, network, tokens, phase, context)
+    found = _find(os.fspath(model), design)
+    network = found.network
+    task, operators, memory = _task(found.name, network, tokens, phase, context)
     architecture = network.architecture if isinstance(network, Clip) and network.uniform else None
-    return Model(name, task, source, operators, network.parameters(), architecture, sparsity)
+    return Model(
+        found.name, task, found.source, operators, memory.weights, memory, architecture,
+        found.sparsity, found.scenario,
+    )  # fmt: skip
 
 
-_Found = tuple[str, Network, str, tuple[float, ...]]
+class _Found(NamedTuple):
+    """What the user calls a model: the network, and of a design file what else it states."""
+
+    name: str
+    network: Network
+    source: str
+    sparsity: tuple[float, ...] = ()
+    scenario: Scenario | None = None
 
 
 def _find(model: str, design: str | None) -> _Found:
-    """Name, network, source and sparsities of what the user calls `model`."""
     if design is not None and not os.path.isfile(model):
         raise UserError(f"{model} is no list of designs; drop --name")
     if model in PRESETS:
-        return model, PRESETS[model].network, PRESETS[model].source, ()
+        return _Found(model, PRESETS[model].network, PRESETS[model].source)
     if os.path.exists(model):
         return _from_path(Path(model), design)
     if model.endswith(".json") or model.startswith((".", "/", "~")) or model.count("/") > 1:
@@ -107,7 +124,7 @@ def _find(model: str, design: str | None) -> _Found:
         )
     from codesign.workload import huggingface  # not above: only configs need it
 
-    return model, huggingface.describe(huggingface.read_config(model), model), model, ()
+    return _Found(model, huggingface.describe(huggingface.read_config(model), model), model)
 
 
 def _from_path(path: Path, design: str | None) -> _Found:
@@ -116,11 +133,13 @@ def _from_path(path: Path, design: str | None) -> _Found:
             raise UserError(f"{path} holds no config.json; give a model's folder or file")
         path = path / "config.json"
     content = _json(path)
-    if isinstance(content, list) or "architecture" in content:
+    if isinstance(content, list) or "architecture" in content or "accelerator" in content:
         from codesign.design_file import load_design  # not above: it imports the cost model
 
         loaded = load_design(path, name=design)
-        return loaded.name, Clip(loaded.architecture), str(path), loaded.sparsity
+        return _Found(
+            loaded.name, Clip(loaded.architecture), str(path), loaded.sparsity, loaded.scenario
+        )
     if "model_type" not in content:
         raise UserError(
             f"{path}: missing key 'model_type', as in a HuggingFace config, or 'architecture', "
@@ -133,18 +152,11 @@ def _from_path(path: Path, design: str | None) -> _Found:
     huggingface.check_model_type(content["model_type"], str(path))
     network = huggingface.describe(huggingface.read_config(path), str(path))
     name = path.resolve().parent.name if path.name == "config.json" else path.stem
-    return name, network, str(path), ()
+    return _Found(name, network, str(path))
 
 
 def _json(path: Path) -> Any:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not a text file; a config or a design is JSON") from error
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise UserError(f"{path} is not JSON: {error}") from error
+    content = read_json(path)
     if not isinstance(content, (dict, list)):
         raise UserError(f"{path}: expected an object {{...}}")
     return content
@@ -152,8 +164,8 @@ def _json(path: Path) -> Any:
 
 def _task(
     name: str, network: Network, tokens: int | None, phase: str | None, context: int | None
-) -> tuple[str, Operators]:
-    """What the network is to compute, in words and in operators."""
+) -> tuple[str, Operators, Memory]:
+    """What the network is to compute, in words and in operators, and what the DRAM holds."""
     if not isinstance(network, Llama):
         for option, value in (("phase", phase), ("context", context)):
             if value is not None:
@@ -164,30 +176,32 @@ def _task(
         case Clip():
             a = network.architecture
             task = f"one image of {a.vision_tokens} and one text of {a.context} tokens"
-            return task, network.operators()
+            return task, network.operators(), network.memory()
         case Vit():
-            return f"one image of {network.patches + 1} tokens", network.operators()
+            task = f"one image of {network.patches + 1} tokens"
+            return task, network.operators(), network.memory()
         case Bert():
             length = _length("tokens", tokens, network.positions)
-            return f"one text of {length} tokens", network.operators(length)
+            return f"one text of {length} tokens", network.operators(length), network.memory(length)
         case Llama():
             return _decoder_task(network, tokens, phase or "prefill", context)
 
 
 def _decoder_task(
     network: Llama, tokens: int | None, phase: str, context: int | None
-) -> tuple[str, Operators]:
+) -> tuple[str, Operators, Memory]:
     if phase not in PHASES:
         raise UserError(f"phase: unknown '{phase}'; {did_you_mean(phase, PHASES)}")
     if phase == "decode":
         if tokens is not None:
             raise UserError("tokens: decoding makes one; set --context instead")
         length = _length("context", context, network.positions)
-        return f"decode of one token, the last of {length}", network.decode(length)
+        task = f"decode of one token, the last of {length}"
+        return task, network.decode(length), network.memory(1, length)
     if context is not None:
         raise UserError("context: is of --phase decode; set --tokens instead")
     length = _length("tokens", tokens, network.positions)
-    return f"prefill of {length} tokens", network.prefill(length)
+    return f"prefill of {length} tokens", network.prefill(length), network.memory(length, length)
 
 
 def _length(option: str, value: int | None, most: int) -> int:

@@ -22,6 +22,7 @@ def model_to_json(model: Model) -> dict[str, Any]:
             "source": model.source,
             "parameters": model.parameters,
             "macs": model.macs,
+            "dram_words": model.memory._asdict(),
             "architecture": model.architecture,
             "gemms": [g._asdict() | {"macs": _macs(g)} for g in model.operators.gemms],
             "vector_ops": [op._asdict() for op in _vector_ops(model)],
@@ -32,7 +33,13 @@ def model_to_json(model: Model) -> dict[str, Any]:
 
 def model_line(model: Model) -> str:
     """The model in a line."""
-    return f"{model.name}: {model.task}; {model.parameters:,} parameters, {model.macs:,} MACs"
+    memory = model.memory
+    held = f"DRAM: {memory.words:,} words"
+    parts = f", {memory.cache:,} of them cache" if memory.cache else ""
+    return (
+        f"{model.name}: {model.task}; {model.parameters:,} parameters, {model.macs:,} MACs; "
+        f"{held}{parts}"
+    )
 
 
 def gemms_table(model: Model) -> Table:

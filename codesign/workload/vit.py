@@ -13,6 +13,7 @@ from codesign.workload.blocks import (
     norm_parameters,
     prefixed,
 )
+from codesign.workload.memory import Memory, activation_words
 from codesign.workload.operators import Gemm, VectorOp
 
 
@@ -53,6 +54,12 @@ class Vit:
         )
         after = Operators((), (VectorOp("ln_post", "layernorm", tokens * d),))
         return prefixed("vision", join(before, layers, after, self._head()))
+
+    def memory(self) -> Memory:
+        """Contents of the DRAM while one image runs."""
+        before = self.channels * self.image**2 + self.patches * self.block.width
+        alive = max(before, activation_words(self.block, tokens=self.patches + 1))
+        return Memory(self.parameters(), activations=alive)
 
     def _head(self) -> Operators:
         d = self.block.width

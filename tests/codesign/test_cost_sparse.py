@@ -32,7 +32,7 @@ from codesign.workload.clip import subnet_operators
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
-CHIP = Accelerator(cores=1, pe_x=8, pe_y=4, l2_kib=64, l2_words_per_cycle=64, glb_mib=1)
+CHIP = Accelerator(cores=1, pe_x=8, pe_y=4, l2_kib=64, l2_bytes_per_cycle=64, glb_mib=1)
 SPARSE = Scenario(index_bits=8)
 CLIP = Architecture(
     vision=Tower(2, 32, 2, 64), text=Tower(1, 16, 2, 32), patch=4, image=16, context=9,
@@ -287,7 +287,7 @@ def test_the_best_chip_of_a_family_is_that_of_its_shares(design_file, capsys):
     path = design_file(scenario={"subnet_shares": [0.2, 0.8]})
     grid = [
         "--space.cores", "[1]", "--space.pe_x", "[8, 16]", "--space.pe_y", "[4]",
-        "--space.l2_kib", "[64]", "--space.l2_words_per_cycle", "[64]", "--space.glb_mib", "[1]",
+        "--space.l2_kib", "[64]", "--space.l2_bytes_per_cycle", "[64]", "--space.glb_mib", "[1]",
         "--scenario.subnet_shares", "[0.2, 0.8]",
     ]  # fmt: skip
     assert main(["search", "hardware", "--model", path, "--json", *grid]) == 0

@@ -14,7 +14,7 @@ import pytest
 from codesign import Accelerator, Architecture, Tower, estimate
 from codesign.cli import main
 from codesign.cost.mapper import gemm_costs, price
-from codesign.cost.mapping import SCHEDULES, Lattice, tiles_of, work_of
+from codesign.cost.mapping import SCHEDULES, Point, tiles_of, work_of
 from codesign.cost.technology import area_breakdown_mm2, technology, tensor_l2_kib
 from codesign.cost.unrolling import divisors, largest_divisor, smallest_divisor
 from codesign.cost.vector_unit import vector_costs
@@ -239,8 +239,8 @@ def test_every_switch_of_the_mapper_is_felt(name):
     def costs_under(costing):
         work = work_of(77.0, 2048.0, 512.0, chip, dataclasses.replace(tech, costing=costing))
         # m over the cores, one column block, one register block
-        point = Lattice(*(jnp.int32(i) for i in (0, 5, 4)))
-        tiles = tiles_of(work, point, one_row=False)
+        point = Point(jnp.int32(0), jnp.inf, jnp.float32(1), jnp.bool_(True), *jnp.ones(4))
+        tiles = tiles_of(work, point, SCHEDULES[1]._replace(one_row=False))
         return jax.tree.leaves(price(SCHEDULES[1], work, tiles)[0])
 
     bent = dataclasses.replace(PHYSICAL, **{name: getattr(CATRANSFORMERS, name)})

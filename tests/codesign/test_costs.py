@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from codesign.accelerator import Accelerator
-from codesign.architecture import Architecture, Tower
+from codesign.architecture import Architecture, Tower, clip_vit_b16
 from codesign.cost import estimate
 from codesign.cost.mapper import gemm_costs
+from codesign.cost.model import clip_costs
 from codesign.cost.technology import area_breakdown_mm2, technology, tops
 from codesign.cost.vector_unit import vector_costs
 from codesign.scenario import Scenario
@@ -38,6 +39,8 @@ CHIP = Accelerator(2, 16, 4, 16, 32, 0.125)
 )
 def test_unknown_names_are_named(changes, message):
     with pytest.raises(ValueError, match=message):
+        clip_costs(SMALL, CHIP, Scenario(**changes))
+    with pytest.raises(ValueError, match=f"^scenario.{next(iter(changes))}: "):
         estimate(SMALL, CHIP, Scenario(**changes))
 
 
@@ -149,7 +152,7 @@ def test_costs_are_the_sum_of_operators(costs):
 
 def test_impossible_design_is_an_error():
     with pytest.raises(ValueError, match=r"fits no mapping on Accelerator.*raise l2_kib"):
-        estimate(SMALL, dataclasses.replace(CHIP, l2_kib=0.03))
+        estimate(clip_vit_b16(), dataclasses.replace(CHIP, pe_x=1024, l2_kib=1))
 
 
 def test_grids_change_carbon_alone(costs):

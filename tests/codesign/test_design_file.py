@@ -11,6 +11,7 @@ from codesign.architecture import clip_vit_b16
 from codesign.design_file import Design, design_to_json, load_design, parse_design
 from codesign.errors import UserError
 from codesign.scenario import Scenario
+from simulators.mutations import mutations
 
 SMALLEST = {"architecture": {}, "accelerator": {}}
 
@@ -90,6 +91,8 @@ def test_an_entry_of_designs_json_can_be_priced_again():
         ("accelerator.glb_mib", 0.1, "glb_mib: 0.1 is off the grid; use 0.0625 or 0.125"),
         ("accelerator.cores", 1.5, "cores: 1.5 is off the grid; use 1 or 2"),
         ("accelerator.cores", 1e300, "far out of range"),
+        ("sparsity", [10**400], "sparsity[0]: 1000"),
+        ("scenario.clock_mhz", 10**400, "is far out of range; give a smaller number"),
         ("scenario.use_grid", "californa", "unknown \"californa\"; did you mean 'california'?"),
         ("scenario.use_grid", -1, "expected 0 or more, got -1"),
         ("scenario.node_nm", 23, "scenario.node_nm: unknown 23; "),
@@ -162,3 +165,18 @@ def test_a_single_design_takes_its_name_from_the_file(tmp_path):
     assert load_design(path).name == "phone"
     with pytest.raises(UserError, match="drop --name"):
         load_design(path, name="other")
+
+
+def test_mutations():
+    """Of one value at a time: a design, or one line."""
+    whole = design_to_json(parse_design(SMALLEST | {"sparsity": [0.5, 0.9]}))
+    refused = []
+    for _, _, mutated in mutations(json.loads(json.dumps(whole)), 600):
+        try:
+            again = parse_design(mutated, "x")
+        except UserError as error:
+            refused.append(str(error))
+        else:
+            assert parse_design(json.loads(json.dumps(design_to_json(again)))) == again
+    assert len(refused) > 400 and all(len(line) < 300 for line in refused)
+    assert all(line.startswith("x: ") and len(line.splitlines()) == 1 for line in refused)

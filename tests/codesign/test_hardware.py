@@ -17,6 +17,7 @@ from codesign.search.hardware import (
     dram_gb_for,
     search_hardware,
     settled_scenario,
+    with_dram,
 )
 from codesign.search.objectives import METRIC, Limits
 from codesign.space import AcceleratorChoices
@@ -76,15 +77,59 @@ def test_a_model_that_fits_nowhere():
 def test_dram_holds_the_weights():
     assert [dram_gb_for(n) for n in (1, 10**9, 10**9 + 1, 8 * 10**9)] == [1, 1, 2, 8]
     assert dram_gb_for(8 * 10**9, 0.5) == 4
-    assert settled_scenario(HardwareConfig(), 7 * 10**9).dram_gb == 8
-    wide = HardwareConfig(scenario=Scenario(dram_gb=16))
-    assert settled_scenario(wide, 7 * 10**9).dram_gb == 16
+    assert with_dram(Scenario(), 7e9, 1e6, fixed=False).dram_gb == 8
+    assert with_dram(Scenario(dram_gb=16), 7e9, 1e6, fixed=False).dram_gb == 16
+    # What was asked for is not changed in silence.
+    with pytest.raises(ValueError, match=r"dram_gb: 4 GB cannot hold 7 GB \(weights 7, act"):
+        with_dram(Scenario(dram_gb=4), 7e9, 1e6, fixed=True)
+
+
+def test_scenario_of_a_search():
+    """A file's or a costing's own scenario, with what the user sets on top of it."""
+    of_file = Scenario(use_grid="poland", lifetime_years=5.0, dram_gb=2.0)
     theirs = HardwareConfig(costing="catransformers")
-    assert settled_scenario(theirs, 1).use_grid == "california_2023"
+    assert settled_scenario(HardwareConfig()) == Scenario()
+    assert settled_scenario(HardwareConfig(), of_file) == of_file
+    assert settled_scenario(HardwareConfig(costing="physical"), of_file) == of_file
+    assert settled_scenario(theirs).use_grid == "california_2023"
+    assert settled_scenario(theirs, of_file) == settled_scenario(theirs)
+    mine = dataclasses.replace(theirs, scenario=Scenario(use_grid="poland", lifetime_years=10.0))
+    for of_model in (None, of_file):
+        settled = settled_scenario(mine, of_model)
+        assert (settled.use_grid, settled.lifetime_years) == ("poland", 10.0)
+        assert (settled.costing, settled.fab_grid) == ("catransformers", "taiwan_2022")
+    # The default's value counts as well where it was given.
+    assert settled_scenario(theirs, None, {"use_grid"}).use_grid == "california"
+    assert settled_scenario(HardwareConfig(), of_file, {"lifetime_years"}).lifetime_years == 3
+    by_scenario = HardwareConfig(scenario=Scenario(costing="catransformers"))
+    assert settled_scenario(by_scenario).fab_grid == "taiwan_2022"
+
+
+def test_a_chip_that_cannot_keep_up_is_not_feasible(found):
+    """At 8 inferences a second CLIP-B/16 must take at most 125 ms; at 1,000, 1 ms."""
+    work = clip_workload(clip_vit_b16())
+    busy = search_hardware(work, GRID, Scenario(inferences_per_s=8.0), LIMITS)
+    kept = found.feasible & (np.asarray(found.costs.latency_s) <= 0.125)
+    assert busy.feasible.tolist() == kept.tolist()
+    assert 0 < kept.sum() < found.feasible.sum()
+    with pytest.raises(ValueError, match=r"keeps up with scenario.inferences_per_s 1000: the fas"):
+        search_hardware(work, GRID, Scenario(inferences_per_s=1000.0), LIMITS)
+
+
+def test_a_family_keeps_up_on_average(found):
+    """The slow dense subnet runs one inference in a hundred."""
+    dense, sparse = (clip_workload(clip_vit_b16(), density=d) for d in (1.0, 0.2))
+    scenario = Scenario(index_bits=12, inferences_per_s=8.0)
+    shares = lambda a, b: dataclasses.replace(scenario, subnet_shares=(a, b))  # noqa: E731
+    rarely, always = (
+        search_hardware([dense, sparse], GRID, shares(*s), Limits()).feasible
+        for s in ((0.01, 0.99), (1.0, 0.0))
+    )
+    assert rarely.sum() > always.sum() > 0
 
 
 GRID_FLAGS = ["--space.cores=[1]", "--space.pe_x=[32,64]", "--space.pe_y=[4]",
-              "--space.l2_kib=[64]", "--space.l2_words_per_cycle=[64]", "--space.glb_mib=[2,4]"]
+              "--space.l2_kib=[64]", "--space.l2_bytes_per_cycle=[64]", "--space.glb_mib=[2,4]"]
 
 
 def test_command_writes_designs_that_can_be_priced_again(tmp_path, capsys):
@@ -115,12 +160,79 @@ def test_command_writes_designs_that_can_be_priced_again(tmp_path, capsys):
         (["--costing", "physcal"], "did you mean 'physical'?"),
         (["--phase", "decode"], "no decoder"),
         (["--modle", "x"], "did you mean"),
+        (["--space.cores=[-2]"], "choices must be positive and increasing, not (-2,)"),
+        (["--space.cores=[]"], "choices must be positive and increasing, not ()"),
+        (["--space.pe_x=[64,32]"], "choices must be positive and increasing"),
+        (["--space.pe_x=[-32]"], "choices must be positive"),
+        (["--space.pe_x=[48]"], "--space.pe_x: 48 is off the grid; use 32 or 64"),
+        (["--space.pe_y=[2048]"], "--space.pe_y: 2048 is off the grid; use 1024"),
+        (["--space.l2_kib=[0.5]"], "--space.l2_kib"),
+        (["--space.glb_mib=[1024]"], "--space.glb_mib: 1024 is off the grid; use 64"),
+        (["--scenario.use_grid", "0.224"], "if it is in kg, that is 224 gCO2e/kWh"),
+        (["--scenario.clock_mhz", "625e6"], "if it is in Hz, that is 625 MHz"),
+        (["--scenario.clock_mhz", "0.625"], "if it is in GHz, that is 625 MHz"),
+        (["--scenario.lifetime_years", "1095"], "if it is in days, that is 3 years"),
+        (["--scenario.node_nm", "3"], "unknown 3; choose from 7, 10, 14, 16, 20, 22, 28"),
+        (["--scenario.dram_gb", "0.01"], "dram_gb: 0.01 GB cannot hold 0.15"),
+        (["--scenario.inferences_per_s", "1000"], "keeps up with scenario.inferences_per_s"),
+        (["--scenario.subnet_shares", "[0.2,0.8]"], "has 2 shares for 1 subnets"),
     ],
 )
 def test_bad_input_is_one_line(flags, message, capsys):
     assert main(["search", "hardware", *GRID_FLAGS, *flags]) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
+
+
+def test_off_the_published_grid_but_within_the_bounds(tmp_path, capsys):
+    """What a search may choose, `cost` prices: the smallest and the largest of each."""
+    flags = ["--space.cores=[16]", "--space.pe_x=[1024]", "--space.pe_y=[512]",
+             "--space.l2_kib=[4096]", "--space.l2_words_per_cycle=[512]",
+             "--space.glb_mib=[0.015625,64]", "--tops", "null"]  # fmt: skip
+    out = tmp_path / "run"
+    assert main(["search", "hardware", "--model", "carbonclip-s", *flags, "--out", str(out)]) == 0
+    assert main(["cost", str(out / "designs.json"), "--name", "least-carbon", "--json"]) == 0
+    capsys.readouterr()
+
+
+def test_scenario_of_file_and_of_the_command_line(tmp_path, capsys):
+    file = tmp_path / "phone.json"
+    file.write_text(json.dumps({
+        "architecture": {}, "accelerator": {},
+        "scenario": {"use_grid": "poland", "hours_per_day": 12},
+    }))  # fmt: skip
+
+    def scenario(*flags):
+        assert main(["search", "hardware", *GRID_FLAGS, "--json", *flags]) == 0
+        return json.loads(capsys.readouterr().out)["designs"][0]["scenario"]
+
+    one = scenario("--model", str(file), "--scenario.lifetime_years", "10")
+    assert (one["use_grid"], one["hours_per_day"], one["lifetime_years"]) == ("poland", 12, 10)
+    two = scenario("--scenario.use_grid", "poland", "--costing", "physical")
+    assert two["use_grid"] == "poland"
+    three = scenario("--costing", "catransformers", "--scenario.use_grid", "california")
+    assert (three["use_grid"], three["fab_grid"]) == ("california", "taiwan_2022")
+
+
+def test_an_entry_without_architecture_says_what_prices_it(tmp_path, capsys):
+    """The towers of ViT-H/14 have heads of 80 and 64 channels, an Architecture's of one."""
+    out = tmp_path / "run"
+    command = ["search", "hardware", "--model", "clip-vit-h-14", *GRID_FLAGS, "--out", str(out),
+               "--scenario.inferences_per_s", "0.1"]  # fmt: skip
+    assert main(command) == 0
+    capsys.readouterr()
+    assert main(["cost", str(out / "designs.json"), "--name", "least-carbon"]) == 2
+    error = capsys.readouterr().err
+    assert "search hardware --model clip-vit-h-14" in error and error.count("\n") == 1
+    assert "defaults" not in error
+
+
+def test_dram_of_a_decoder(capsys):
+    """Llama-3.2-3B at its longest: 3.2 GB of weights, 7.5 GB of keys and values."""
+    command = ["search", "hardware", "--model", "llama-3.2-3b", "--phase", "decode", "--context",
+               "131072", "--scenario.inferences_per_s", "0.1", "--json", *GRID_FLAGS]  # fmt: skip
+    assert main(command) == 0
+    assert json.loads(capsys.readouterr().out)["designs"][0]["scenario"]["dram_gb"] == 16
 
 
 def test_a_llama_has_no_architecture_and_larger_dram(capsys):

@@ -133,6 +133,9 @@ def test_hypervolume_by_hand():
     assert hypervolume([10.0], [0.75], **box) == pytest.approx(0.25)
     assert hypervolume([10.0, 1.0], [1.0, 0.75], **box) == pytest.approx(0.75)
     assert hypervolume([10.0, 50.0], [0.75, 0.75], **box) == pytest.approx(0.25)
+    # What lies beyond the best sides is clipped to them: never more than the whole box.
+    assert hypervolume([0.01], [1.0], **box) == pytest.approx(1)
+    assert hypervolume([0.01, 10.0], [0.75, 1.0], **box) == pytest.approx(0.75)
     for outside in ((100.0, 0.9), (200.0, 0.9), (10.0, 0.5), (10.0, 0.2)):
         assert hypervolume(*([x] for x in outside), **box) == 0
 

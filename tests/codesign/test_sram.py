@@ -104,12 +104,37 @@ def test_units_and_edges_of_width():
     read, milliwatt = (sram.law(q, 256.0, 32.0) for q in ("read_pj_per_access", "leakage_mw"))
     assert float(sram.read_pj_per_byte(256.0, 32.0)) == pytest.approx(float(read) / 32)
     assert float(sram.leakage_w(256.0, 32.0)) == pytest.approx(1e-3 * float(milliwatt))
-    for law in (sram.read_pj_per_byte, sram.write_pj_per_byte, sram.area_mm2, sram.leakage_w):
+    for law in (sram.read_pj_per_byte, sram.write_pj_per_byte):
         assert float(law(1024.0, 512.0)) == float(law(1024.0, 128.0))
     # A port of one byte opens the same four-byte array.
     assert float(sram.write_pj_per_byte(64.0, 1.0)) == pytest.approx(
         4 * float(sram.write_pj_per_byte(64.0, 4.0))
     )
+
+
+@pytest.mark.parametrize("law", [sram.area_mm2, sram.leakage_w])
+def test_a_port_of_several_arrays_costs_more(law):
+    """Four arrays of 4 KiB, 128 bytes wide, are a memory of 16 KiB and 512 bytes."""
+    assert float(law(16.0, 512.0)) == pytest.approx(4 * float(law(4.0, 128.0)), rel=0.1)
+    for capacity in (4.0, 64.0, 256.0, 1024.0, 4096.0):
+        widths = np.array([128.0, 192.0, 256.0, 512.0])
+        grown = np.diff([float(law(capacity, w)) for w in widths])
+        assert (grown > 0).all()
+        np.testing.assert_allclose(grown, grown[0] * np.array([1, 1, 4]), rtol=2e-2)
+
+
+def test_large_memories_are_banks():
+    """Beyond 128 MiB, to 64 GiB: twice the banks, twice the cells, longer wires."""
+    sizes = 1024.0 * np.array([128.0, 256.0, 1024.0, 65536.0])
+    for quantity, values in laws(sizes, np.full(4, 64.0)).items():
+        grown = np.log2(np.asarray(values, float)[1:] / np.asarray(values, float)[0])
+        exponent = grown / np.array([1.0, 3.0, 9.0])
+        if quantity in ("area_mm2", "leakage_mw"):
+            np.testing.assert_allclose(exponent, 1.0, rtol=1e-4)
+        else:
+            assert (exponent > 0.4).all() and (exponent < 0.7).all(), quantity
+    areas = [float(sram.area_mm2(1024.0 * mib, 64.0)) for mib in (120, 127, 128, 129, 140)]
+    assert (np.diff(areas) > 0).all()
 
 
 def test_past_the_table_the_law_is_a_power_of_capacity():

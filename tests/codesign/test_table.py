@@ -229,6 +229,6 @@ def test_grid_is_every_combination_in_order():
 
 
 def test_accelerator_too_small_for_an_operator_is_named():
-    cramped = dataclasses.replace(SPACE.accelerator, l2_kib=(0.05, 16))
-    with pytest.raises(ValueError, match=r"16 of 32 accelerators.*l2_kib=0\.05.*raise l2_kib"):
+    cramped = dataclasses.replace(SPACE.accelerator, l2_kib=(0.003, 16))
+    with pytest.raises(ValueError, match=r"16 of 32 accelerators.*l2_kib=0\.003.*raise l2_kib"):
         build_table(dataclasses.replace(SPACE, accelerator=cramped), SCENARIO)

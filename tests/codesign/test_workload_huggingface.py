@@ -8,6 +8,7 @@ import pytest
 
 from codesign.errors import UserError
 from codesign.workload import PRESETS, load_model
+from simulators.mutations import mutations
 
 # Published config.json files on the hub, the fields that tell dimensions.
 HUB = {
@@ -210,9 +211,33 @@ def test_name_and_architecture_of_a_folder(folder):
         (SMALL_BERT | {"hidden_act": "mish"}, "hidden_act: unsupported 'mish'"),
         (SMALL_BERT | {"architectures": ["BertForMaskedML"]}, "did you mean 'BertForMaskedLM'"),
         (SMALL_LLAMA | {"num_key_value_heads": 2}, "expected a divisor of 3 heads, got 2"),
+        (SMALL_BERT | {"is_decoder": True}, "is_decoder: only BERT's encoder is modelled"),
+        (
+            SMALL_BERT | {"is_decoder": True, "add_cross_attention": True},
+            "add_cross_attention: only BERT's encoder is modelled",
+        ),
+        (
+            SMALL_BERT | {"tie_word_embeddings": False, "architectures": ["BertForMaskedLM"]},
+            "tie_word_embeddings: expected true",
+        ),
+        (SMALL_VIT | {"head_dim": 8}, "head_dim: expected .* 11, got 8"),
+        (SMALL_VIT | {"patch_size": 22}, "patch_size: expected at most image_size 21, got 22"),
+        (SMALL_VIT | {"image_size": [21, 14]}, "image_size: expected a whole number"),
+        (
+            SMALL_CLIP | {"vision_config": SMALL_CLIP["vision_config"] | {"patch_size": 24}},
+            "vision_config: patch_size: expected at most image_size 23",
+        ),
         (SMALL_VIT | {"patch_size": [7, 7]}, "patch_size: expected a whole number"),
         (SMALL_VIT | {"architectures": ["ViTModel"], "pooler_act": "gelu"}, "expected 'tanh'"),
         (SMALL_CLIP | {"text_config": {"hidden_act": "quick_gelu"}}, "hidden_act: expected vision"),
+        (SMALL_VIT | {"architectures": 1.5}, "architectures: expected a list of names, got 1.5"),
+        (SMALL_VIT | {"architectures": [1]}, r"architectures: expected a list of names, got \[1\]"),
+        (SMALL_VIT | {"id2label": 3}, "config.json: "),
+        (SMALL_LLAMA | {"num_attention_heads": 0}, "config.json: "),
+        (
+            SMALL_LLAMA | {"vocab_size": 10**30},
+            "vocab_size: expected a whole number from 1 to 1000",
+        ),
     ],
 )
 def test_bad_configs(folder, config, message):
@@ -220,6 +245,22 @@ def test_bad_configs(folder, config, message):
     with pytest.raises(UserError, match=message) as error:
         load_model(path)
     assert str(path / "config.json") in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("config", [SMALL_CLIP, SMALL_VIT, SMALL_BERT, SMALL_LLAMA])
+def test_mutations(folder, config):
+    """Of one value at a time: a model of possible size, or one line."""
+    path = folder(config)
+    for _, _, mutated in mutations(config, 150):
+        (path / "config.json").write_text(json.dumps(mutated))
+        try:
+            model = load_model(path)
+        except UserError as error:
+            told = str(error)
+            assert str(path / "config.json") in told and "\n" not in told and len(told) < 500
+        else:
+            assert 0 < model.macs < 1e15 and 0 < model.parameters < 1e12
 
 
 def test_hub_out_of_reach(monkeypatch):
