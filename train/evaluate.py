@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import chex
 import jax
@@ -47,16 +47,25 @@ def zero_shot_accuracy(
     Returns:
       float32 scalar in [0, 1].
     """
+    right = zero_shot_correct(image_embeddings, class_embeddings, labels)
+    return jnp.mean(right, dtype=jnp.float32)
+
+
+@jax.jit
+def zero_shot_correct(
+    image_embeddings: jax.Array, class_embeddings: jax.Array, labels: jax.Array
+) -> jax.Array:
+    """Of each image, whether its nearest class, by cosine, is its own: bool [N]."""
     nearest = jnp.argmax(_cosines(image_embeddings, class_embeddings), axis=-1)
     chex.assert_equal_shape([nearest, labels])
-    return jnp.mean(nearest == labels, dtype=jnp.float32)
+    return nearest == labels
 
 
 @partial(jax.jit, static_argnames="k")
 def retrieval_recall(
     image_embeddings: jax.Array, caption_embeddings: jax.Array, labels: jax.Array, k: int = 1
 ) -> jax.Array:
-    """Image-to-text recall@k over the distinct captions.
+    """Image-to-text recall@k over the distinct captions: the mean of `retrieved`.
 
     All K x T captions of all classes are candidates. An image counts as found if one of
     its k nearest captions, by cosine, is of its own class. Several images share each
@@ -72,12 +81,32 @@ def retrieval_recall(
     Returns:
       float32 scalar in [0, 1].
     """
+    found = retrieved(image_embeddings, caption_embeddings, labels, k)
+    return jnp.mean(found, dtype=jnp.float32)
+
+
+@partial(jax.jit, static_argnames="k")
+def retrieved(
+    image_embeddings: jax.Array, caption_embeddings: jax.Array, labels: jax.Array, k: int = 1
+) -> jax.Array:
+    """Of each image, whether a caption of its class is among the k nearest ones: bool [N]."""
     chex.assert_rank(caption_embeddings, 3)
     classes, templates, width = caption_embeddings.shape
     candidates = jnp.reshape(caption_embeddings, (classes * templates, width))
     _, nearest = jax.lax.top_k(_cosines(image_embeddings, candidates), k)
-    found = nearest // templates == labels[:, None]
-    return jnp.mean(jnp.any(found, axis=-1), dtype=jnp.float32)
+    return jnp.any(nearest // templates == labels[:, None], axis=-1)
+
+
+class ImageResults(NamedTuple):
+    """What a CLIP makes of each image of a split.
+
+    Attributes:
+      zero_shot: bool [N], whether the image's nearest class is its own.
+      retrieved: bool [N], whether its nearest caption is of its class.
+    """
+
+    zero_shot: np.ndarray
+    retrieved: np.ndarray
 
 
 def evaluate_clip(
@@ -89,6 +118,27 @@ def evaluate_clip(
 ) -> dict[str, float]:
     """Zero-shot accuracy and image-to-text recall of a CLIP on one split.
 
+    Args and errors are those of `evaluate_images`.
+
+    Returns:
+      {"zero_shot_accuracy": ..., "recall_at_1": ...}, both in [0, 1].
+    """
+    results = evaluate_images(encode_image, encode_text, data, split, batch_size)
+    return {
+        "zero_shot_accuracy": float(np.mean(results.zero_shot)),
+        "recall_at_1": float(np.mean(results.retrieved)),
+    }
+
+
+def evaluate_images(
+    encode_image: Callable[[jax.Array], jax.Array],
+    encode_text: Callable[[jax.Array], jax.Array],
+    data: CaptionedImages,
+    split: Literal["validation", "test"],
+    batch_size: int = 256,
+) -> ImageResults:
+    """Zero-shot classification and image-to-text retrieval of each image of a split.
+
     Every call of an encoder has the same shape, the last batch being padded, so a jitted
     encoder compiles once. The encoders are not jitted here: one that closes over a model
     would keep the weights of its first call.
@@ -99,9 +149,6 @@ def evaluate_clip(
       data: images and captions.
       split: "validation" or "test".
       batch_size: rows of every call.
-
-    Returns:
-      {"zero_shot_accuracy": ..., "recall_at_1": ...}, both in [0, 1].
 
     Raises:
       ValueError: an unknown split, or a batch size below 1.
@@ -115,9 +162,9 @@ def evaluate_clip(
     flat = _encode(encode_text, data.caption_ids.reshape(-1, context), batch_size, "text")
     captions = flat.reshape(classes, templates, -1)
     images = _encode(encode_image, part.images, batch_size, "image")
-    accuracy = zero_shot_accuracy(images, class_embeddings(captions), part.labels)
-    recall = retrieval_recall(images, captions, part.labels)
-    return {"zero_shot_accuracy": float(accuracy), "recall_at_1": float(recall)}
+    right = zero_shot_correct(images, class_embeddings(captions), part.labels)
+    found = retrieved(images, captions, part.labels)
+    return ImageResults(np.asarray(right), np.asarray(found))
 
 
 def _cosines(queries: jax.Array, keys: jax.Array) -> jax.Array:

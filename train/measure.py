@@ -19,13 +19,16 @@ from codesign.dress.rows import RowSpec
 from codesign.models import CLIP
 from codesign.models.formats import ImageSettings, make_processor, save_clip
 from codesign.models.subnets import FAMILY, pack_clip, subnet, subnet_specs
+from codesign.report.claims import claims
+from codesign.report.correct import scores
 from codesign.report.costs import costs_json, subnet_json
 from codesign.runs import RunFolder
 from codesign.search.objectives import METRIC, feasible
-from codesign.search.pareto import hypervolume, pareto_front
+from codesign.search.pareto import pareto_front
+from codesign.search.statistics import standard_error
 from codesign.train import placement
 from codesign.train.data import CaptionedImages
-from codesign.train.evaluate import evaluate_clip
+from codesign.train.evaluate import ImageResults, evaluate_images
 from codesign.train.family import Family, member_params
 from codesign.train.setup import REFERENCES, Setup
 
@@ -37,19 +40,23 @@ def save_tokenizer(data: CaptionedImages, folder: RunFolder) -> None:
 
 def evaluate(
     model: CLIP, data: CaptionedImages, *splits: Literal["validation", "test"]
-) -> list[dict[str, float]]:
-    """Zero-shot accuracy and retrieval recall@1 of a network on each split."""
+) -> list[ImageResults]:
+    """Zero-shot classification and retrieval of each image of each split."""
     graphdef, state = nnx.split(model)
     encode_image = jax.jit(lambda s, x: nnx.merge(graphdef, s).encode_image(x)[0])
     encode_text = jax.jit(lambda s, x: nnx.merge(graphdef, s).encode_text(x)[0])
     encoders = functools.partial(encode_image, state), functools.partial(encode_text, state)
-    return [evaluate_clip(*encoders, data, split) for split in splits]
+    return [evaluate_images(*encoders, data, split) for split in splits]
 
 
 def designs(
     setup: Setup, family: Family, rest: nnx.State, folder: RunFolder
-) -> list[dict[str, Any]]:
-    """Entries of designs.json: searched designs by target, then the references.
+) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
+    """Searched designs by target, then the references.
+
+    Returns:
+      Entries of designs.json, and by name bool [K, N]: which test images each of the design's
+      networks got right.
 
     "pareto" marks the feasible designs, references included, that no other feasible one
     beats in both cost and accuracy.
@@ -68,7 +75,7 @@ def designs(
     data = setup.data
     settings = ImageSettings(data.image_size, data.mean, data.std)
     processor = make_processor(settings, data.tokenizer, setup.config.data.context)
-    entries = []
+    entries, right = [], {}
     for i in [*found, *range(len(REFERENCES))]:
         design = _design(setup, names[i], indices[i], _is_family(setup, i))
         params = member_params(family.params, i)
@@ -83,14 +90,15 @@ def designs(
             networks = [network]
             save_clip(network, place, "native", overwrite=True)
         processor.save(place)
-        entries.append(_entry(setup, design, networks, i))
+        entry, right[design.name] = _entry(setup, design, networks, i)
+        entries.append(entry)
     allowed = [entry for entry in entries if entry["feasible"]]
     on_front = pareto_front(
         [e["costs"][_metric_name(setup)] for e in allowed], [e["accuracy"] for e in allowed]
     )
     for entry, front in zip(allowed, on_front, strict=True):
         entry["pareto"] = front
-    return entries
+    return entries, right
 
 
 def _is_family(setup: Setup, member: int) -> bool:
@@ -125,43 +133,50 @@ def _uniform_masks(params: nnx.State, specs: dict[str, RowSpec], sparsity: jax.A
 
 def _entry(
     setup: Setup, design: Design, networks: list[CLIP], member: int
-) -> dict[str, Any]:
-    """One design's entry; accuracies of a family are means by its subnets' shares of use."""
+) -> tuple[dict[str, Any], np.ndarray]:
+    """One design's entry, and which test images its networks got right, bool [K, N].
+
+    Accuracies of a family are means by its subnets' shares of use.
+    """
     chip, scenario = design.accelerator, design.scenario
     measured = [evaluate(network, setup.data, "test", "validation") for network in networks]
+    test, validation = zip(*measured, strict=True)
+    right = np.stack([results.zero_shot for results in test])
     more: dict[str, Any] = {}
     shares = [1.0]
     if design.sparsity:
         subnets = estimate_subnets(design.architecture, chip, scenario, design.sparsity)
         costs, shares = family_costs(subnets), [each.share for each in subnets]
         more["subnets"] = [
-            subnet_json(each) | {"accuracy": test["zero_shot_accuracy"]}
-            for each, (test, _) in zip(subnets, measured, strict=True)
+            subnet_json(each)
+            | {"accuracy": own.mean(), "accuracy_standard_error": standard_error(own)}
+            for each, own in zip(subnets, right, strict=True)
         ]
     else:
         costs = estimate(design.architecture, chip, scenario)
 
-    def mean(split: int, name: str) -> float:
-        return float(sum(s * m[split][name] for s, m in zip(shares, measured, strict=True)))
+    def score(of_each: list[np.ndarray]) -> np.ndarray:
+        return np.asarray(shares) @ np.stack(of_each)
 
     searched = bool(setup.members.searched[member])
     rival = searched and setup.tables.sparse is not None and not design.sparsity
     target = float(setup.members.targets[member]) if searched else None
-    images = len(setup.data.test.labels)
-    accuracy = mean(0, "zero_shot_accuracy")
+    own = score([results.zero_shot for results in test])
     return design_to_json(design) | {
         "role": "found" if searched and not rival else "reference",
         f"target_{_metric_name(setup)}": target,
         "limits": setup.config.limits.active(),
         "costs": costs_json(costs),
-        "accuracy": accuracy,
-        "accuracy_standard_error": float(np.sqrt(accuracy * (1 - accuracy) / images)),
-        "recall_at_1": mean(0, "recall_at_1"),
-        "validation_accuracy": mean(1, "zero_shot_accuracy"),
+        "accuracy": float(own.mean()),
+        "accuracy_standard_error": float(standard_error(own)),
+        "recall_at_1": float(score([results.retrieved for results in test]).mean()),
+        "validation_accuracy": float(
+            score([results.zero_shot for results in validation]).mean()
+        ),
         "parameters": sum(x.size for x in jax.tree.leaves(nnx.state(networks[0], nnx.Param))),
         "feasible": meets(costs, setup),
         "pareto": False,
-    } | more
+    } | more, right
 
 
 def meets(costs: Costs, setup: Setup) -> bool:
@@ -173,22 +188,16 @@ def _metric_name(setup: Setup) -> str:
     return METRIC[setup.config.targets.mode]
 
 
-def summary(setup: Setup, entries: list[dict[str, Any]]) -> dict[str, Any]:
-    """The run as a whole: hypervolume of the found designs and its fixed box."""
-    name = _metric_name(setup)
-    found = [e for e in entries if e["role"] == "found" and e["feasible"]]
-    worst_cost = float(setup.members.targets[0])
-    box = {
-        "worst_cost": worst_cost,
-        "best_cost": setup.least,
-        "worst_accuracy": setup.config.targets.worst_accuracy,
+def summary(
+    setup: Setup, entries: list[dict[str, Any]], right: dict[str, np.ndarray]
+) -> dict[str, Any]:
+    """The run as a whole: what its designs show, and in which box, fixed beforehand."""
+    worst = {
+        _metric_name(setup): float(setup.members.targets[0]),
+        "accuracy": setup.config.targets.worst_accuracy,
     }
-    return {
-        "hypervolume": hypervolume(
-            [e["costs"][name] for e in found], [e["accuracy"] for e in found], **box
-        ),
-        "reference_point": {name: worst_cost, "accuracy": box["worst_accuracy"]},
-        "best_cost": setup.least,
+    box = {"reference_point": worst, "best_cost": setup.least}
+    return claims(entries, box, scores(entries, right)).summary() | box | {
         "test_images": len(setup.data.test.labels),
         "devices": placement.described(setup.trainer.mesh),
     }

@@ -14,9 +14,10 @@ from rich.table import Table
 from rich.text import Text
 
 from codesign.errors import UserError
+from codesign.printable import printable
 from codesign.report import ablation_plots as plots
-from codesign.report.html import Picture, environment
-from codesign.report.tables import MISSING, percent
+from codesign.report.html import Picture, environment, write_page
+from codesign.report.text import MISSING, percent
 from codesign.runs import CONFIG, REPORT, read_json, write_bytes
 from codesign.surrogate.config import RESULT
 
@@ -105,7 +106,7 @@ def write_report(folder: str | os.PathLike[str]) -> Path:
         raise UserError(f"{folder} holds a damaged ablation: run it again") from error
     for picture in shown:
         write_bytes(folder / picture.file, picture.png)
-    write_bytes(folder / REPORT, page.encode())
+    write_page(folder, page)
     return folder / REPORT
 
 
@@ -164,7 +165,7 @@ def render(result: Mapping[str, Any], record: Mapping[str, Any], shown: Sequence
     """The page as HTML."""
     short = headline(result)
     return environment().get_template(_TEMPLATE).render(
-        name=record["name"],
+        name=printable(record["name"]),
         seed=record.get("seed"),
         versions=record.get("versions", {}),
         config=json.dumps(record.get("config", {}), indent=2, ensure_ascii=False),

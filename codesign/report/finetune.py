@@ -11,9 +11,12 @@ from typing import Any
 import numpy as np
 from rich import box
 from rich.table import Table
+from rich.text import Text
 
-from codesign.report import tables
-from codesign.report.html import Picture, environment
+from codesign.printable import printable
+from codesign.report import text
+from codesign.report.entries import number
+from codesign.report.html import Picture, environment, write_page
 from codesign.report.plots import new_figure, png
 from codesign.runs import CONFIG, REPORT, Run, read_json, read_run, write_bytes
 
@@ -53,7 +56,7 @@ def write_report(folder: str | os.PathLike[str]) -> Path:
     for picture in shown:
         write_bytes(run.path / picture.file, picture.png)
     page = environment().get_template(_TEMPLATE).render(
-        name=run.name,
+        name=printable(run.name),
         seed=run.record.get("seed"),
         versions=run.record.get("versions", {}),
         config=json.dumps(run.record.get("config", {}), indent=2, ensure_ascii=False),
@@ -62,7 +65,7 @@ def write_report(folder: str | os.PathLike[str]) -> Path:
         subnets=_subnet_rows(run.summary.get("subnets", [])),
         pictures=shown,
     )  # fmt: skip
-    write_bytes(run.path / REPORT, page.encode())
+    write_page(run.path, page)
     return run.path / REPORT
 
 
@@ -74,7 +77,7 @@ def measures(result: Mapping[str, Any]) -> list[tuple[str, str]]:
         for key in path:
             value = value.get(key, {}) if isinstance(value, Mapping) else {}
         if isinstance(value, (int, float)):
-            found.append((words, tables.percent(float(value))))
+            found.append((words, text.share_of(float(value), _trials(result, path))))
     if found:
         found.append(("images", f"{result['images']:,}"))
     if "zero_shot" in result:
@@ -89,16 +92,27 @@ def measures(result: Mapping[str, Any]) -> list[tuple[str, str]]:
     return found
 
 
+def _trials(result: Mapping[str, Any], path: Sequence[str]) -> Any:
+    """How many pictures, or captions, a measure is a mean over."""
+    of_captions = path[:2] == ("retrieval", "text_to_image")
+    return result["retrieval"].get("captions") if of_captions else result.get("images")
+
+
 def headline(result: Mapping[str, Any]) -> str:
     """The same in a few words."""
     words = []
-    if "zero_shot" in result:
-        words.append(f"zero-shot {tables.percent(result['zero_shot']['top_1'])}")
-    if "classification" in result:
-        words.append(f"top-1 {tables.percent(result['classification']['top_1'])}")
+    for kind, name in (("zero_shot", "zero-shot"), ("classification", "top-1")):
+        if kind in result:
+            top_1 = text.share_of(result[kind]["top_1"], result.get("images"))
+            words.append(f"{name} {top_1}")
     if "retrieval" in result:
         ways = ("image_to_text", "text_to_image")
-        both = (tables.percent(result["retrieval"][way]["recall_at_1"]) for way in ways)
+        both = (
+            text.share_of(
+                result["retrieval"][way]["recall_at_1"], _trials(result, ("retrieval", way))
+            )
+            for way in ways
+        )
         words.append("recall@1 " + " / ".join(both))
     return ", ".join(words)
 
@@ -112,9 +126,9 @@ def comparison_table(summaries: Mapping[str, Mapping[str, Any]]) -> Table:
     """Finished runs side by side, by name."""
     return _columns({
         name: [
-            ("steps", str(summary.get("steps", tables.MISSING))),
+            ("steps", str(summary.get("steps", text.MISSING))),
             *measures(summary.get("validation", {})),
-            ("wall time", tables.duration(summary.get("wall_time_s"))),
+            ("wall time", text.duration(summary.get("wall_time_s"))),
         ]
         for name, summary in summaries.items()
     })  # fmt: skip
@@ -124,7 +138,7 @@ def subnets_table(summary: Mapping[str, Any]) -> Table:
     """The subnets of a family side by side."""
     return _columns({
         f"{subnet['sparsity']:.0%} sparse": [
-            ("weights kept", tables.percent(subnet["density"])),
+            ("weights kept", text.percent(subnet["density"])),
             *measures(subnet.get("validation", {})),
         ]
         for subnet in summary["subnets"]
@@ -136,8 +150,8 @@ def _subnet_rows(subnets: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     found = [dict(measures(subnet.get("validation", {}))) for subnet in subnets]
     names = list(dict.fromkeys(name for own in found for name in own))
     rows = [
-        [tables.percent(subnet["sparsity"]), tables.percent(subnet["density"]),
-         *(own.get(name, tables.MISSING) for name in names)]
+        [text.percent(subnet["sparsity"]), text.percent(subnet["density"]),
+         *(own.get(name, text.MISSING) for name in names)]
         for subnet, own in zip(subnets, found, strict=True)
     ]  # fmt: skip
     return [["sparsity", "weights kept", *names], *rows] if rows else []
@@ -147,27 +161,27 @@ def _columns(found: Mapping[str, list[tuple[str, str]]]) -> Table:
     table = Table(box=box.HORIZONTALS, padding=(0, 1, 0, 0))
     table.add_column("measure", no_wrap=True)
     for name in found:
-        table.add_column(name, justify="right")
+        table.add_column(Text(printable(name)), justify="right")
     columns = [dict(pairs) for pairs in found.values()]
     for measure in dict.fromkeys(name for column in columns for name in column):
-        table.add_row(measure, *(column.get(measure, tables.MISSING) for column in columns))
+        table.add_row(measure, *(column.get(measure, text.MISSING) for column in columns))
     return table
 
 
 def _facts(run: Run) -> list[tuple[str, str]]:
     config, summary = run.record.get("config", {}), run.summary
-    energy_kwh = tables.number(summary, "run_energy_kwh")
+    energy_kwh = number(summary, "run_energy_kwh")
     known = [
         ("started from", str(config.get("checkpoint") or "an untrained network")),
-        ("teacher", str(config.get("loss", {}).get("teacher") or tables.MISSING)),
-        ("trained on", str(config.get("train", {}).get("path", tables.MISSING))),
-        ("steps", str(summary.get("steps", tables.MISSING))),
-        ("batch", str(config.get("optim", {}).get("batch_size", tables.MISSING))),
-        ("wall time", tables.duration(summary.get("wall_time_s"))),
-        ("energy of this run", tables.si(energy_kwh and energy_kwh * 1e3, "Wh")),
-        ("carbon of this run", tables.si(summary.get("run_carbon_kgco2e"), "kgCO2e")),
+        ("teacher", str(config.get("loss", {}).get("teacher") or text.MISSING)),
+        ("trained on", str(config.get("train", {}).get("path", text.MISSING))),
+        ("steps", str(summary.get("steps", text.MISSING))),
+        ("batch", str(config.get("optim", {}).get("batch_size", text.MISSING))),
+        ("wall time", text.duration(summary.get("wall_time_s"))),
+        ("energy of this run", text.si(energy_kwh and energy_kwh * 1e3, "Wh")),
+        ("carbon of this run", text.si(summary.get("run_carbon_kgco2e"), "kgCO2e")),
     ]
-    return [(name, value) for name, value in known if value != tables.MISSING]
+    return [(name, value) for name, value in known if value != text.MISSING]
 
 
 def _pictures(run: Run) -> list[Picture]:

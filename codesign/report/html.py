@@ -10,7 +10,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from codesign.report import plots, tables
+from codesign.printable import printable
+from codesign.report import entries, plots, tables, text
+from codesign.report.claims import run_claims
 from codesign.runs import REPORT, Run, read_run, write_bytes
 
 if TYPE_CHECKING:
@@ -60,8 +62,13 @@ def write_report(folder: str | os.PathLike[str]) -> Path:
     shown = pictures(run)
     for picture in shown:
         write_bytes(run.path / picture.file, picture.png)
-    write_bytes(run.path / REPORT, render(run, shown).encode())
+    write_page(run.path, render(run, shown))
     return run.path / REPORT
+
+
+def write_page(folder: Path, page: str) -> None:
+    """Writes report.html; halves of surrogate pairs, which no file can hold, as escapes."""
+    write_bytes(folder / REPORT, page.encode("utf-8", "backslashreplace"))
 
 
 def pictures(run: Run) -> list[Picture]:
@@ -87,7 +94,8 @@ _WORDS = {
         "Scatter plot of zero-shot accuracy against total carbon of every design.",
         """Each point is a discrete design, measured. Stars are the references. The line is the
         Pareto front: no feasible design, references included, is both more accurate and lower
-        in carbon. Colour is latency; an orange-red edge marks a broken limit.""",
+        in carbon. Bars are one standard error over the test images, where it is known. Colour is
+        latency; an orange-red edge marks a broken limit.""",
     ),
     "carbon.png": (
         "Where the carbon comes from",
@@ -113,7 +121,7 @@ def line_names(designs: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[st
     """Names of the fixed networks and of the searched ones, in the order they are trained in."""
     names: tuple[list[str], list[str]] = ([], [])
     for design in designs:
-        names[tables.was_searched(design)].append(str(design.get("name", "")))
+        names[entries.was_searched(design)].append(str(design.get("name", "")))
     return names
 
 
@@ -132,17 +140,19 @@ def environment() -> Environment:
 
 def render(run: Run, shown: Sequence[Picture]) -> str:
     """The page as HTML."""
+    found = run_claims(run)
     return environment().get_template(_TEMPLATE).render(
-        name=run.name,
+        name=printable(run.name),
         seed=run.record.get("seed"),
         versions=run.record.get("versions", {}),
         config=json.dumps(run.record.get("config", {}), indent=2, ensure_ascii=False),
         facts=_facts(run),
         stacks=tables.stacked(tables.PAGE_STACKS),
         designs=run.designs,
-        savings=[str(saving) for saving in tables.savings(run.designs)],
+        claims=tables.claim_rows(found),
+        said=found.lines(),
         pictures=shown,
-        is_reference=tables.is_reference,
+        is_reference=entries.is_reference,
     )  # fmt: skip
 
 
@@ -150,19 +160,18 @@ def _facts(run: Run) -> list[tuple[str, str]]:
     """The run as a whole, what is known of it: (name, value)."""
     summary = run.summary
     known = [
-        ("designs found", str(sum(not tables.is_reference(d) for d in run.designs))),
-        ("steps", str(run.metrics[-1]["step"] + 1) if run.metrics else tables.MISSING),
-        ("hypervolume", tables.si(summary.get("hypervolume"), "")),
+        ("designs found", str(sum(not entries.is_reference(d) for d in run.designs))),
+        ("steps", str(run.metrics[-1]["step"] + 1) if run.metrics else text.MISSING),
         ("reference point", _point(summary.get("reference_point"))),
-        ("wall time", tables.duration(summary.get("wall_time_s"))),
-        ("energy of this run", tables.si(_watt_hours(summary), "Wh")),
-        ("carbon of this run", tables.si(summary.get("run_carbon_kgco2e"), "kgCO2e")),
+        ("wall time", text.duration(summary.get("wall_time_s"))),
+        ("energy of this run", text.si(_watt_hours(summary), "Wh")),
+        ("carbon of this run", text.si(summary.get("run_carbon_kgco2e"), "kgCO2e")),
     ]
-    return [(name, value) for name, value in known if value != tables.MISSING]
+    return [(name, value) for name, value in known if value != text.MISSING]
 
 
 def _watt_hours(summary: Mapping[str, Any]) -> float | None:
-    energy_kwh = tables.number(summary, "run_energy_kwh")
+    energy_kwh = entries.number(summary, "run_energy_kwh")
     return None if energy_kwh is None else energy_kwh * 1e3
 
 
@@ -170,14 +179,16 @@ def _point(point: Any) -> str:
     if isinstance(point, Mapping):
         return ", ".join(_measure(key, value) for key, value in point.items())
     if isinstance(point, list):
-        return ", ".join(str(value) for value in point)
-    return tables.MISSING
+        return ", ".join(printable(value) for value in point)
+    return text.MISSING
 
 
 def _measure(name: str, value: Any) -> str:
     """One named number in the unit that its name ends with: "carbon 858 mgCO2e"."""
     if name == "accuracy":
-        return f"accuracy {tables.percent(value)}"
+        return f"accuracy {text.percent(value)}"
     quantity, _, ending = name.rpartition("_")
     unit = {"kgco2e": "kgCO2e", "s": "s", "j": "J"}.get(ending)
-    return f"{name} {value}" if unit is None else f"{quantity} {tables.si(value, unit)}"
+    if unit is None:
+        return f"{printable(name)} {printable(value)}"
+    return f"{printable(quantity)} {text.si(value, unit)}"

@@ -20,7 +20,9 @@ from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from codesign.report.tables import cost, is_reference, number, si
+from codesign.printable import printable
+from codesign.report.entries import cost, is_reference, number
+from codesign.report.text import is_number, si
 
 DPI = 150
 BLUE, ORANGE, GREEN, VERMILION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
@@ -30,6 +32,10 @@ _PHASES = {"warmup": "#F3F3F3", "joint": "#E3EEF6", "tune": "#FBF1DD"}
 _FIXED = ("-", ":", "--", "-.")
 # More lines than this are told apart by a colour bar, not by a legend.
 _MOST_NAMES = 10
+
+# What is larger is no quantity of this field, and axes overflow on their way to it.
+_LARGEST = 1e30
+_LONGEST_NAME = 40
 
 Row = Mapping[str, Any]
 
@@ -45,6 +51,11 @@ def pareto(designs: Sequence[Row]) -> bytes | None:
     latencies = [p.latency_ms for p in points]
     drawn = _scatter(axes, found, "o", 70, "found", latencies)
     drawn = _scatter(axes, references, "*", 210, "reference", latencies) or drawn
+    axes.errorbar(
+        [p.carbon for p in points], [p.accuracy for p in points],
+        yerr=[p.standard_error for p in points],
+        fmt="none", ecolor=GREY, elinewidth=0.8, capsize=2, zorder=2.5,
+    )  # fmt: skip
     _front(axes, [p for p in points if p.on_front])
     if any(not p.feasible for p in points):
         axes.scatter(
@@ -94,14 +105,35 @@ def _scatter(
     )
 
 
+def name_text(name: Any) -> str:
+    """A name as a figure shows it: short, printable, no mathematics, never hidden.
+
+    matplotlib sets what stands between dollars as a formula and leaves labels that begin with
+    an underscore out of legends.
+    """
+    shown = printable(name)
+    shown = shown if len(shown) <= _LONGEST_NAME else shown[: _LONGEST_NAME - 1] + "…"
+    return (f" {shown}" if shown.startswith("_") else shown).replace("$", r"\$")
+
+
+def _drawable_steps(metrics: Iterable[Row]) -> list[Row]:
+    return [row for row in metrics if _drawable(row.get("step"))]
+
+
+def _drawable(value: Any) -> bool:
+    return is_number(value) and abs(value) <= _LARGEST
+
+
 class _Point:
     """A design as the Pareto figure draws it."""
 
     def __init__(self, design: Row) -> None:
-        self.name = str(design.get("name", ""))
+        self.name = name_text(design.get("name", ""))
         self.reference = is_reference(design)
         self.carbon = cost(design, "carbon_kgco2e") or 0.0
         self.accuracy = 100 * (number(design, "accuracy") or 0.0)
+        error = number(design, "accuracy_standard_error")
+        self.standard_error = 100 * error if error is not None and 0 <= error <= 1 else 0.0
         self.latency_ms = 1e3 * (cost(design, "latency_s") or 0.0)
         self.feasible = design.get("feasible") is not False
         self.on_front = design.get("pareto") is True
@@ -109,8 +141,10 @@ class _Point:
     @staticmethod
     def complete(design: Row) -> bool:
         """Whether the design can be drawn on a logarithmic axis of carbon."""
-        carbon = cost(design, "carbon_kgco2e")
-        return carbon is not None and carbon > 0 and number(design, "accuracy") is not None
+        carbon, latency = cost(design, "carbon_kgco2e"), cost(design, "latency_s") or 0.0
+        if carbon is None or carbon < 1 / _LARGEST:
+            return False
+        return all(map(_drawable, (carbon, latency, number(design, "accuracy"))))
 
 
 def _front(axes: Axes, points: list[_Point]) -> None:
@@ -185,10 +219,11 @@ def _within(box: Any, frame: Any) -> bool:
 
 def carbon(designs: Sequence[Row]) -> bytes | None:
     """Operational and embodied carbon of each design, stacked; embodied by part if known."""
-    shown = [d for d in designs if cost(d, "carbon_kgco2e") is not None]
-    if not shown:
+    known = [(d, _carbon_parts(d)) for d in designs if cost(d, "carbon_kgco2e") is not None]
+    known = [(d, part) for d, part in known if all(map(_drawable, part.values()))]
+    if not known:
         return None
-    parts = [_carbon_parts(d) for d in shown]
+    shown, parts = [d for d, _ in known], [part for _, part in known]
     kinds = [kind for kind in _CARBON_COLOURS if any(kind in part for part in parts)]
     figure, axes = new_figure(8.0, 1.5 + 0.34 * len(shown))
     places = np.arange(len(shown))
@@ -203,7 +238,7 @@ def carbon(designs: Sequence[Row]) -> bytes | None:
         start += width
     for place, total in enumerate(start):
         axes.text(total, place, f"  {si(total, 'kgCO2e')}", va="center", fontsize=8, color=GREY)
-    names = [f"{d.get('name', '')}{' *' if is_reference(d) else ''}" for d in shown]
+    names = [f"{name_text(d.get('name', ''))}{' *' if is_reference(d) else ''}" for d in shown]
     axes.set_yticks(places, names, fontsize=8)
     axes.invert_yaxis()
     axes.margins(y=0.02)
@@ -229,9 +264,8 @@ def _carbon_parts(design: Row) -> dict[str, float]:
     parts = {"operational": cost(design, "operational_kgco2e") or 0.0}
     breakdown = design["costs"].get("breakdown")
     split = breakdown.get("embodied_kgco2e") if isinstance(breakdown, Mapping) else None
-    if isinstance(split, Mapping) and {"chip", "dram"} <= set(split):
-        parts["embodied: chip"] = float(split["chip"])
-        parts["embodied: DRAM"] = float(split["dram"])
+    if isinstance(split, Mapping) and all(is_number(split.get(k)) for k in ("chip", "dram")):
+        parts |= {"embodied: chip": split["chip"], "embodied: DRAM": split["dram"]}
     else:
         parts["embodied"] = cost(design, "embodied_kgco2e") or 0.0
     return parts
@@ -247,6 +281,7 @@ def trajectories(
       space: choices by group and dimension, {"vision": {"layers": [2, 4]}, ...}.
       names: a name for each line, where known.
     """
+    metrics = _drawable_steps(metrics)
     rows = [row for row in metrics if isinstance(row.get("relaxed"), Mapping)]
     dimensions = list(dict.fromkeys(key for row in rows for key in row["relaxed"]))
     dimensions = [key for key in dimensions if _varies(key, space)]
@@ -294,7 +329,7 @@ def _trajectory(
     if choices:
         shown = choices[:: math.ceil(len(choices) / 6)]
         axes.set_yticks(shown, [f"{choice:g}" for choice in shown])
-    axes.set_title(key.replace(".", " ").replace("_", " "), fontsize=8.5)
+    axes.set_title(name_text(key.replace(".", " ").replace("_", " ")), fontsize=8.5)
     axes.tick_params(labelsize=7)
 
 
@@ -308,6 +343,7 @@ def training(
       names: of the searched designs, whose losses come last.
       fixed: of the networks that are not searched, whose losses come first.
     """
+    metrics = _drawable_steps(metrics)
     rows = [row for row in metrics if _as_list(row.get("loss"))]
     if not rows:
         return None
@@ -342,9 +378,9 @@ def _shade_phases(axes: Axes, metrics: Sequence[Row]) -> None:
     ]
     for i, (phase, steps) in enumerate(spans):
         end = spans[i + 1][1][0] if i + 1 < len(spans) else steps[-1]
-        axes.axvspan(steps[0], end, color=_PHASES.get(phase, "#EEEEEE"), zorder=0, linewidth=0)
+        axes.axvspan(steps[0], end, color=_PHASES.get(str(phase), "#EEEEEE"), zorder=0, linewidth=0)
         axes.annotate(
-            str(phase), (steps[0], 1), xycoords=("data", "axes fraction"), xytext=(3, -3),
+            name_text(phase), (steps[0], 1), xycoords=("data", "axes fraction"), xytext=(3, -3),
             textcoords="offset points", va="top", fontsize=8, color=GREY,
         )  # fmt: skip
 
@@ -369,7 +405,8 @@ def _line_key(
     handles = []
     count = len(styles)
     if 1 < count <= _MOST_NAMES:
-        known = names if len(names) == count else [f"design {i}" for i in range(count)]
+        numbered = [f"design {i}" for i in range(count)]
+        known = [name_text(name) for name in names] if len(names) == count else numbered
         handles = [Line2D([], [], label=n, **s) for s, n in zip(styles, known, strict=True)]
     elif count > 1:
         handles = [Line2D([], [], label=f"design {i}", **styles[i]) for i in (0, count - 1)]
@@ -403,7 +440,7 @@ def _choices(key: str, space: Mapping[str, Any]) -> list[float]:
         value = value.get(name) if isinstance(value, Mapping) else None
     if not isinstance(value, Sequence) or isinstance(value, str):
         return []
-    return sorted(float(v) for v in value if isinstance(v, (int, float)))
+    return sorted(float(v) for v in value if _drawable(v))
 
 
 def _varies(key: str, space: Mapping[str, Any]) -> bool:
@@ -422,7 +459,7 @@ def _as_list(value: Any) -> list[Any]:
 
 
 def _at(values: Sequence[Any], i: int) -> float:
-    return values[i] if i < len(values) and values[i] is not None else math.nan
+    return float(values[i]) if i < len(values) and _drawable(values[i]) else math.nan
 
 
 def plain_log_ticks(axes: Axes) -> None:

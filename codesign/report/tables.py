@@ -1,90 +1,30 @@
-"""Designs as tables, savings against the references, and numbers with their prefixes."""
+"""Designs and runs as tables."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, TypeGuard
+from typing import Any
 
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
-MISSING = "–"
-
-_PREFIXES = {-15: "f", -12: "p", -9: "n", -6: "µ", -3: "m", 0: "", 3: "k", 6: "M", 9: "G", 12: "T"}
-_NO_PREFIX = ("mm²", "")
-
-
-def si(value: Any, unit: str, digits: int = 3) -> str:
-    """A number with an SI prefix: si(1.23e-3, "s") is "1.23 ms".
-
-    Args:
-      value: in `unit`; None or NaN gives a dash.
-      unit: "s", "J", "kgCO2e", ...; one that starts with "kg" is counted in grams;
-        "mm²" takes no prefix.
-      digits: significant digits.
-    """
-    if not _is_number(value):
-        return MISSING
-    number, unit = (value * 1e3, unit[1:]) if unit.startswith("kg") else (value, unit)
-    if number == 0 or unit in _NO_PREFIX:
-        return f"{_significant(number, digits)} {unit}".rstrip()
-    # Rounding first, so that 999.7 ms becomes 1.00 s.
-    number = float(f"{number:.{digits - 1}e}")
-    # A tonne of CO2e is not a MgCO2e to anyone, so grams stop at kilo.
-    top = 3 if unit.startswith("g") else max(_PREFIXES)
-    exponent = math.floor(math.log10(abs(number)) / 3 + 1e-9) * 3
-    exponent = min(max(exponent, min(_PREFIXES)), top)
-    return f"{_significant(number / 10.0**exponent, digits)} {_PREFIXES[exponent]}{unit}"
-
-
-def _significant(number: float, digits: int) -> str:
-    """`number` with `digits` significant digits, in plain notation where it is short."""
-    if number == 0:
-        return "0"
-    if not 1e-4 <= abs(number) < 1e7:
-        return f"{number:.{digits - 1}e}"
-    number = float(f"{number:.{digits - 1}e}")
-    return f"{number:.{max(digits - 1 - math.floor(math.log10(abs(number))), 0)}f}"
-
-
-def percent(value: Any) -> str:
-    """A share as percent: percent(0.5) is "50.0 %"; None gives a dash."""
-    return f"{100 * value:.1f} %" if _is_number(value) else MISSING
-
-
-def _is_number(value: Any) -> TypeGuard[float]:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return False
-    return math.isfinite(value)
-
-
-def cost(design: Mapping[str, Any], key: str) -> float | None:
-    """One number of a design's costs, or None where it is not known."""
-    costs = design.get("costs")
-    value = costs.get(key) if isinstance(costs, Mapping) else None
-    return float(value) if _is_number(value) else None
-
-
-def number(design: Mapping[str, Any], key: str) -> float | None:
-    """One number of a design's own, such as "accuracy", or None where it is not known."""
-    value = design.get(key)
-    return float(value) if _is_number(value) else None
-
-
-def is_reference(design: Mapping[str, Any]) -> bool:
-    """Whether the design is a reference, not one that the run found."""
-    return design.get("role") == "reference"
-
-
-def was_searched(design: Mapping[str, Any]) -> bool:
-    """Whether the joint phase moved the design: found ones, and dense rivals of families."""
-    return not is_reference(design) or any(
-        key.startswith("target_") and value is not None for key, value in design.items()
-    )
+from codesign.printable import printable
+from codesign.report.claims import Claims
+from codesign.report.entries import cost, is_reference, number
+from codesign.report.seeds import Over
+from codesign.report.text import (
+    MISSING,
+    duration,
+    is_number,
+    percent,
+    percent_interval,
+    share,
+    si,
+    significant,
+)
 
 
 def tower_text(tower: Any) -> str:
@@ -101,12 +41,12 @@ def accelerator_text(accelerator: Any) -> tuple[str, str]:
     """An accelerator in short: its cores and arrays, and its memories."""
     if not isinstance(accelerator, Mapping):
         return MISSING, ""
-    keys = ("cores", "pe_x", "pe_y", "l2_kib", "l2_words_per_cycle")
-    cores, pe_x, pe_y, l2, words = (_plain(accelerator.get(key)) for key in keys)
+    keys = ("cores", "pe_x", "pe_y", "l2_kib", "l2_bytes_per_cycle")
+    cores, pe_x, pe_y, l2, rate = (_plain(accelerator.get(key)) for key in keys)
     glb = accelerator.get("glb_mib")
-    glb_text = _capacity(glb) if _is_number(glb) else MISSING
+    glb_text = _capacity(glb) if is_number(glb) else MISSING
     plural = "" if cores == "1" else "s"
-    return f"{cores} core{plural} {pe_x}x{pe_y}", f"L2 {l2}K/{words} G {glb_text}"
+    return f"{cores} core{plural} {pe_x}x{pe_y}", f"L2 {l2}K/{rate} G {glb_text}"
 
 
 def _capacity(mib: float) -> str:
@@ -114,7 +54,7 @@ def _capacity(mib: float) -> str:
 
 
 def _plain(value: Any) -> str:
-    return f"{value:g}" if _is_number(value) else MISSING
+    return f"{value:g}" if is_number(value) else MISSING
 
 
 def _flag(value: Any) -> str:
@@ -146,18 +86,18 @@ def _part(design: Mapping[str, Any], *keys: str) -> Any:
 def _role(design: Mapping[str, Any]) -> str:
     """The design's role, and the sparsities of its subnets: "found 30/80%"."""
     levels = design.get("sparsity") or []
-    sparse = "/".join(f"{100 * level:.0f}" for level in levels if _is_number(level))
-    return str(design.get("role", MISSING)) + (f" {sparse}%" if sparse else "")
+    sparse = "/".join(f"{100 * level:.0f}" for level in levels if is_number(level))
+    return printable(design.get("role", MISSING)) + (f" {sparse}%" if sparse else "")
 
 
 COLUMNS = (
-    Column("design", lambda d: str(d.get("name", MISSING)), left=True),
+    Column("design", lambda d: printable(d.get("name", MISSING)), left=True),
     Column("role", _role, left=True),
     Column("vision", lambda d: tower_text(_part(d, "architecture", "vision")), left=True),
     Column("text", lambda d: tower_text(_part(d, "architecture", "text")), left=True),
     Column("array", lambda d: accelerator_text(d.get("accelerator"))[0], left=True),
     Column("memory", lambda d: accelerator_text(d.get("accelerator"))[1], left=True),
-    Column("accuracy", lambda d: percent(d.get("accuracy"))),
+    Column("accuracy", lambda d: share(d.get("accuracy"), d.get("accuracy_standard_error"))),
     Column("recall@1", lambda d: percent(d.get("recall_at_1"))),
     Column("latency", lambda d: si(cost(d, "latency_s"), "s")),
     Column("energy", lambda d: si(cost(d, "energy_j"), "J")),
@@ -210,7 +150,7 @@ def stacked(titles: Iterable[Iterable[str]]) -> list[list[Column]]:
 def designs_table(designs: Sequence[Mapping[str, Any]], title: str = "") -> Table:
     """The designs as a rich table for a terminal of 105 characters."""
     table = Table(
-        title=title or None,
+        title=Text(printable(title)) if title else None,
         box=box.HORIZONTALS,
         show_lines=True,
         padding=(0, 1, 0, 0),
@@ -235,157 +175,173 @@ _CAPTION = (
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class Saving:
-    """What the cheapest design as accurate as a reference saves.
-
-    Attributes:
-      reference: the reference's name.
-      accuracy: the reference's accuracy, a share.
-      carbon_kgco2e: the reference's total carbon.
-      design: the cheapest feasible found design that is as accurate, which means not
-        below the reference by more than the standard error of its measured accuracy
-        (its `accuracy_standard_error`; 0 where not known); None: none is.
-      design_accuracy: its accuracy.
-      design_carbon_kgco2e: its total carbon.
-      saved_kgco2e: reference minus design; negative where the design costs more.
-      saved_share: the same as a share of the reference.
-    """
-
-    reference: str
-    accuracy: float
-    carbon_kgco2e: float
-    design: str | None = None
-    design_accuracy: float | None = None
-    design_carbon_kgco2e: float | None = None
-    saved_kgco2e: float | None = None
-    saved_share: float | None = None
-
-    def __str__(self) -> str:
-        """One line for people."""
-        at = f"{self.reference} ({percent(self.accuracy)}, {si(self.carbon_kgco2e, 'kgCO2e')})"
-        if self.saved_kgco2e is None:
-            return f"{at}: no feasible design found is as accurate"
-        verb = "saves" if self.saved_kgco2e >= 0 else "costs"
-        more = "" if self.saved_kgco2e >= 0 else " more"
-        share = percent(abs(self.saved_share)) if self.saved_share is not None else MISSING
-        return (
-            f"{at}: {self.design} ({percent(self.design_accuracy)}, "
-            f"{si(self.design_carbon_kgco2e, 'kgCO2e')}) {verb} "
-            f"{si(abs(self.saved_kgco2e), 'kgCO2e')}{more}, {share}"
-        )
+def claims_table(found: Claims) -> Table:
+    """The figures of a run as a rich table, with their intervals."""
+    table = Table(box=box.HORIZONTALS, padding=(0, 2, 0, 0))
+    table.add_column("figure")
+    table.add_column("value", justify="right")
+    table.add_column("95 % interval", justify="right")
+    table.add_column("design")
+    for figure, value, interval, design in claim_rows(found):
+        table.add_row(figure, value, interval, Text(design))
+    return table
 
 
-def savings(designs: Iterable[Mapping[str, Any]]) -> list[Saving]:
-    """For each reference, what the cheapest design as accurate saves in total carbon.
-
-    Only designs that are not infeasible count; references whose accuracy or carbon is
-    not known are left out.
-
-    Args:
-      designs: entries of designs.json.
-    """
-    designs = list(designs)
-    found = [d for d in designs if not is_reference(d) and d.get("feasible") is not False]
-    return [
-        _saving(reference, found)
-        for reference in designs
-        if is_reference(reference)
-        and cost(reference, "carbon_kgco2e") is not None
-        and number(reference, "accuracy") is not None
-    ]
+def claim_rows(found: Claims) -> list[tuple[str, str, str, str]]:
+    """Figure, value, interval, and the design that it is of, of each figure of a run."""
+    rows = []
+    if found.hypervolume is not None:
+        interval = interval_text(found.hypervolume_interval)
+        rows.append(("hypervolume", si(found.hypervolume, ""), interval, ""))
+    for at in found.matched:
+        if found.box is not None:
+            budget = f"{_level(at.share)} of the reference's {found.box.quantity}"
+            rows.append((
+                f"accuracy at {budget}, {found.box.text(at.cost)}",
+                share(at.accuracy, at.standard_error),
+                percent_interval(at.interval),
+                "no design costs as little" if at.design is None else printable(at.design),
+            ))  # fmt: skip
+    return rows
 
 
-def _saving(reference: Mapping[str, Any], found: list[Mapping[str, Any]]) -> Saving:
-    accuracy = number(reference, "accuracy") or 0.0
-    enough = accuracy - (number(reference, "accuracy_standard_error") or 0.0)
-    carbon = cost(reference, "carbon_kgco2e") or 0.0
-    name = str(reference.get("name", MISSING))
-    reaching = [
-        (design_carbon, design_accuracy, design)
-        for design in found
-        if (design_carbon := cost(design, "carbon_kgco2e")) is not None
-        and (design_accuracy := number(design, "accuracy")) is not None
-        and design_accuracy >= enough
-    ]
-    if not reaching:
-        return Saving(name, accuracy, carbon)
-    design_carbon, design_accuracy, design = min(reaching, key=lambda item: item[0])
-    return Saving(
-        reference=name,
-        accuracy=accuracy,
-        carbon_kgco2e=carbon,
-        design=str(design.get("name", MISSING)),
-        design_accuracy=design_accuracy,
-        design_carbon_kgco2e=design_carbon,
-        saved_kgco2e=carbon - design_carbon,
-        saved_share=(carbon - design_carbon) / carbon if carbon else None,
-    )
+def interval_text(interval: Sequence[float] | None) -> str:
+    """The ends of an interval of plain numbers; None gives a dash."""
+    return MISSING if interval is None else f"{interval[0]:.3f} to {interval[1]:.3f}"
+
+
+def _level(share: Any) -> str:
+    return f"{100 * share:.0f} %" if is_number(share) else MISSING
 
 
 def run_summary(
-    name: str, designs: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]
+    name: str, designs: Sequence[Mapping[str, Any]], summary: Mapping[str, Any],
+    found: Claims | None = None,
 ) -> dict[str, Any]:
     """One run in a comparison of runs, as plain JSON values.
 
+    Args:
+      name: the run's.
+      designs: entries of designs.json.
+      summary: summary.json.
+      found: what the designs show; None: not looked into.
+
     Returns:
       name, designs (how many were found), feasible (of these), accuracy (the best
-      feasible), carbon_kgco2e (the least feasible), and hypervolume, reference_point,
-      wall_time_s, run_carbon_kgco2e of summary.json, None where not known.
+      feasible), carbon_kgco2e (the least feasible), hypervolume, reference_point,
+      wall_time_s, run_carbon_kgco2e of summary.json, None where not known, and what
+      `Claims.summary` gives.
     """
-    found = [d for d in designs if not is_reference(d)]
-    good = [d for d in found if d.get("feasible") is not False]
+    feasible = [d for d in designs if not is_reference(d)]
+    good = [d for d in feasible if d.get("feasible") is not False]
     accuracies = [a for d in good if (a := number(d, "accuracy")) is not None]
     carbons = [c for d in good if (c := cost(d, "carbon_kgco2e")) is not None]
     kept = ("hypervolume", "reference_point", "wall_time_s", "run_carbon_kgco2e")
     return {
         "name": name,
-        "designs": len(found),
+        "designs": len(feasible),
         "feasible": len(good),
         "accuracy": max(accuracies, default=None),
         "carbon_kgco2e": min(carbons, default=None),
-    } | {key: summary.get(key) for key in kept}
+    } | {key: summary.get(key) for key in kept} | (found.summary() if found else {})
 
 
 def comparison_table(runs: Sequence[Mapping[str, Any]]) -> Table:
     """Runs side by side, from run_summary.
 
-    Hypervolumes are shown only where all runs measured them from one reference point:
-    others cannot be compared.
+    Hypervolumes and accuracies at matched cost are shown only where all runs measured them
+    from one reference point: others cannot be compared.
     """
     points = {json.dumps(run.get("reference_point")) for run in runs}
     comparable = len(points) == 1
-    note = None if comparable else "hypervolumes have different reference points: not shown"
-    table = Table(title="runs", caption=note, caption_justify="left")
+    note = (
+        "Accuracies: at shares of the reference's cost. Below each figure its 95 % interval "
+        "over the test images of that run."
+        if comparable
+        else "hypervolumes have different reference points: not shown"
+    )
+    table = Table(
+        title="runs", caption=note, caption_justify="left", box=box.HORIZONTALS,
+        padding=(0, 1, 0, 0), show_lines=True,
+    )  # fmt: skip
     table.add_column("run")
-    for heading in ("found", "feasible", "best accuracy", "least carbon", "hypervolume",
-                    "wall time", "run's own carbon"):  # fmt: skip
+    levels = _levels(runs) if comparable else []
+    headings = [f"at {_level(level)}" for level in levels]
+    for heading in ("found", "hypervolume", *headings, "wall time", "own\ncarbon"):
         table.add_column(heading, justify="right")
     for run in runs:
         volume = run.get("hypervolume") if comparable else None
+        interval = run.get("hypervolume_interval") if comparable else None
         table.add_row(
-            str(run["name"]),
-            str(run["designs"]),
-            str(run["feasible"]),
-            percent(run.get("accuracy")),
-            si(run.get("carbon_kgco2e"), "kgCO2e"),
-            si(volume, ""),
+            Text(_run_name(run)),
+            f"{run['feasible']} of {run['designs']}",
+            _below(si(volume, ""), interval, 1.0, 3),
+            *(_at_level(run, level) for level in levels),
             duration(run.get("wall_time_s")),
-            si(run.get("run_carbon_kgco2e"), "kgCO2e"),
+            si(run.get("run_carbon_kgco2e"), "kgCO2e").replace("CO2e", ""),
         )
     return table
 
 
-def duration(seconds: Any) -> str:
-    """A time as people say it: "4.20 s", "3 min 05 s", "2 h 07 min"."""
-    if not _is_number(seconds):
-        return MISSING
-    if seconds < 60:
-        return si(seconds, "s")
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest:02d} s"
-    return f"{minutes // 60} h {minutes % 60:02d} min"
+def _run_name(run: Mapping[str, Any]) -> str:
+    seed = run.get("seed")
+    return printable(run["name"]) + ("" if seed is None else f"\nseed {printable(seed)}")
+
+
+def _levels(runs: Sequence[Mapping[str, Any]]) -> list[float]:
+    matched = (at for run in runs for at in run.get("accuracy_at_cost", ()))
+    return list(dict.fromkeys(at["share"] for at in matched))
+
+
+def _at_level(run: Mapping[str, Any], level: float) -> str:
+    matched = {at["share"]: at for at in run.get("accuracy_at_cost", ())}
+    at = matched.get(level, {})
+    return _below(percent(at.get("accuracy")), at.get("interval"), 100.0, 1)
+
+
+def _below(figure: str, interval: Sequence[float] | None, scale: float, digits: int) -> str:
+    """A figure with its interval, in units of 1 / scale, in the line below."""
+    if interval is None:
+        return figure
+    low, high = (f"{scale * end:.{digits}f}" for end in interval)
+    return f"{figure}\n{low}–{high}"
+
+
+def seeds_table(groups: Sequence[Over]) -> Table:
+    """Mean and interval over the seeds of each config as a rich table."""
+    table = Table(
+        title="over seeds", caption=SEEDS_CAPTION, caption_justify="left",
+        box=box.HORIZONTALS, padding=(0, 2, 0, 0),
+    )  # fmt: skip
+    for heading in ("runs", "figure"):
+        table.add_column(heading)
+    for heading in ("mean", "95 % interval", "seeds"):
+        table.add_column(heading, justify="right")
+    for group in groups:
+        for i, (figure, mean, interval, count) in enumerate(seed_rows(group)):
+            name = printable(group.name) if i == 0 else ""
+            table.add_row(Text(name), figure, mean, interval, count)
+    return table
+
+
+SEEDS_CAPTION = (
+    "Student's interval of the mean over runs that differ in seed alone; accuracies at shares of "
+    "the reference's cost."
+)
+
+
+def seed_rows(group: Over) -> list[tuple[str, str, str, str]]:
+    """Figure, mean, interval and number of seeds of each figure of a group of runs."""
+    rows = []
+    for figure in group.figures:
+        shown = (
+            (si(figure.mean, ""), interval_text(figure.interval))
+            if figure.share is None
+            else (percent(figure.mean), percent_interval(figure.interval))
+        )
+        words = "hypervolume" if figure.share is None else f"accuracy at {_level(figure.share)}"
+        rows.append((words, *shown, str(figure.seeds)))
+    return rows
 
 
 # The totals of a design, as the table of `codesign cost` lists them: (field, name, unit).
@@ -413,7 +369,7 @@ def costs_table(costs: Mapping[str, Any]) -> Table:
     breakdown = costs.get("breakdown") or {}
     for field, name, unit in _TOTALS:
         total = costs.get(field)
-        text = f"{_significant(total, 3)} TOPS" if unit == "TOPS" and _is_number(total) else None
+        text = f"{significant(total, 3)} TOPS" if unit == "TOPS" and is_number(total) else None
         table.add_row(Text(name, style="bold"), text or si(total, unit), "")
         for part, value in breakdown.get(field, {}).items():
             table.add_row(f"  {part}", si(value, unit), percent(value / total if total else None))
@@ -438,5 +394,6 @@ def subnets_table(subnets: Sequence[Mapping[str, Any]]) -> Table:
             si(subnet.get("latency_s"), "s"), si(subnet.get("energy_j"), "J"),
             si(subnet.get("weight_bytes"), "B"),
         ]  # fmt: skip
-        table.add_row(*cells, *([percent(subnet.get("accuracy"))] if measured else []))
+        accuracy = share(subnet.get("accuracy"), subnet.get("accuracy_standard_error"))
+        table.add_row(*cells, *([accuracy] if measured else []))
     return table

@@ -5,11 +5,16 @@ import json
 import math
 import re
 
+import numpy as np
 import pytest
+from markupsafe import escape
 from rich.console import Console
 
 from codesign.errors import UserError
-from codesign.report import html, plots, write_report
+from codesign.printable import printable
+from codesign.report import finetune, html, plots, write_report
+from codesign.report.correct import correct_json
+from codesign.report.savings import savings
 from codesign.report.tables import (
     COLUMNS,
     accelerator_text,
@@ -18,10 +23,10 @@ from codesign.report.tables import (
     designs_table,
     duration,
     run_summary,
-    savings,
     si,
     tower_text,
 )
+from codesign.report.text import share_of
 from codesign.runs import RunFolder, read_run
 
 SPACE = {
@@ -45,7 +50,7 @@ def design(name, accuracy, carbon, role="found", **more):
             "pe_x": 8,
             "pe_y": 8,
             "l2_kib": 4,
-            "l2_words_per_cycle": 32,
+            "l2_bytes_per_cycle": 32,
             "glb_mib": 0.0625,
         },
         "scenario": {},
@@ -115,8 +120,16 @@ def folder(tmp_path):
     made = RunFolder.create(tmp_path / "quickstart", {"seed": 0, "space": SPACE})
     made.append_metrics(metrics())
     made.write_json("designs.json", DESIGNS)
+    made.write_json("correct.json", correct_json({d["name"]: right(d) for d in DESIGNS}))
     made.write_json("summary.json", SUMMARY)
     return made
+
+
+def right(entry, images=1000):
+    """Which of the images a design of this accuracy gets right, in an order of its own."""
+    counted = np.arange(images) < round(entry["accuracy"] * images)
+    order = np.random.default_rng(round(1e4 * entry["costs"]["carbon_kgco2e"]))
+    return order.permutation(counted)[None]
 
 
 @pytest.mark.parametrize(
@@ -137,10 +150,31 @@ def folder(tmp_path):
         (-0.002, "s", "-2.00 ms"),
         (None, "s", "–"),
         (math.nan, "s", "–"),
+        (1e308, "kgCO2e", "1.00e+308 kgCO2e"),
+        (1.7976931348623157e308, "", "1.80e+308"),
+        (10**400, "s", "–"),
     ],
 )
 def test_si(value, unit, text):
     assert si(value, unit) == text
+
+
+def test_measured_shares_have_their_standard_error():
+    assert share_of(0.9, 400) == "90.0 ± 1.5 %"
+    assert share_of(1.0, 400) == "100.0 ± 0.2 %"  # as if one of them had been wrong
+    assert share_of(0.9, None) == share_of(0.9, 0) == "90.0 %" and share_of(None, 400) == "–"
+    result = {
+        "images": 400, "zero_shot": {"classes": 10, "templates": 3, "top_1": 0.9, "top_5": 1.0},
+        "retrieval": {"captions": 1600, "image_to_text": {"recall_at_1": 0.5},
+                      "text_to_image": {"recall_at_1": 0.5}},
+    }  # fmt: skip
+    found = dict(finetune.measures(result))
+    assert found["zero-shot top-1"] == "90.0 ± 1.5 %"
+    assert found["image to text recall@1"] == "50.0 ± 2.5 %"
+    assert found["text to image recall@1"] == "50.0 ± 1.3 %"
+    assert finetune.headline(result) == (
+        "zero-shot 90.0 ± 1.5 %, recall@1 50.0 ± 2.5 % / 50.0 ± 1.3 %"
+    )
 
 
 def test_short_forms():
@@ -156,7 +190,8 @@ def test_savings_take_the_cheapest_feasible_design_as_accurate():
     assert largest.saved_kgco2e == pytest.approx(0.14)
     assert largest.saved_share == pytest.approx(0.14 / 0.55)
     assert str(largest) == (
-        "largest (67.0 %, 550 gCO2e): carbon-04 (68.0 %, 410 gCO2e) saves 140 gCO2e, 25.5 %"
+        "largest (67.0 %, 550 gCO2e): the cheapest measured no less accurate, carbon-04 (68.0 %, "
+        "410 gCO2e), costs less; how surely is not known without per-image results"
     )
     assert smallest.design == "carbon-00"
     assert hand_made.design is None and "no feasible design found" in str(hand_made)
@@ -171,7 +206,7 @@ def test_a_dearer_design_is_not_called_a_saving():
 def test_the_terminal_table_fits_and_cuts_nothing():
     console = Console(width=105, record=True, file=io.StringIO())
     full = design("full-scale-vit-b", 0.75, 250.0, accelerator={"cores": 4, "pe_x": 256, "pe_y": 64,
-        "l2_kib": 1024, "l2_words_per_cycle": 128, "glb_mib": 8})  # fmt: skip
+        "l2_kib": 1024, "l2_bytes_per_cycle": 128, "glb_mib": 8})  # fmt: skip
     full["architecture"] = {"vision": {"layers": 12, "width": 768, "heads": 12, "ffn": 3072}}
     console.print(designs_table([*DESIGNS, full], "quickstart"))
     text = console.export_text()
@@ -201,7 +236,8 @@ def test_report_is_one_self_contained_page(folder):
         assert (folder.path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
     assert page.count("data:image/png;base64,") == 4 and page.count(" alt=") == 4
     assert not re.search(r'(src|href)="(?!data:)', page) and "http" not in page
-    for expected in ("carbon-04", "saves 140 gCO2e", "7 min 12 s", "18.7 Wh", "4.20 gCO2e", "seed"):
+    for expected in ("carbon-04", "saves 25.5 % (95 % interval", "7 min 12 s", "18.7 Wh",
+                     "4.20 gCO2e", "seed", "equal in accuracy within noise"):  # fmt: skip
         assert expected in page
     assert write_report(folder.path).read_text() == page
 
@@ -217,6 +253,91 @@ def test_names_are_escaped(tmp_path):
     folder = RunFolder.create(tmp_path, {"seed": 0})
     folder.write_json("designs.json", [design("<script>", 0.5, 0.1)])
     assert "<script>" not in write_report(folder.path).read_text()
+
+
+HOSTILE = ("$x^$", "$\\frac{1}{$", "[/bold]", "[red]x", ":smile:", "\x1b[2J\x1b]0;t\x07", "a\nb",
+           "\ud800", "_hidden", "\u202egnp")  # fmt: skip
+
+
+def shown(*renderables):
+    """What a console of rich's own, with its markup, writes."""
+    console = Console(width=250, file=io.StringIO(), force_terminal=False)
+    for renderable in renderables:
+        console.print(renderable)
+    return console.file.getvalue()
+
+
+def unprintable(text):
+    return re.findall(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e\ud800-\udfff]", text)
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_any_name_is_shown_as_it_is(name):
+    text = shown(
+        designs_table([design(name, 0.5, 0.1, role=name)], name),
+        comparison_table([run_summary(name, DESIGNS, {})]),
+        finetune.comparison_table({name: {"steps": 3}}),
+    )
+    assert not unprintable(text)
+    assert text.count(printable(name)) == 5
+    assert (printable(name) == name) == name.isprintable()
+
+
+def test_any_name_is_reported(tmp_path):
+    """Of designs, in tables and figures, and of the run."""
+    folder = RunFolder.create(tmp_path, {"seed": 0}, name="".join(HOSTILE))
+    entries = [design(name, 0.5 + i / 40, 0.1 + i / 10) for i, name in enumerate(HOSTILE)]
+    entries += [design("r" * 5000, 0.5, 0.3, role="reference")]
+    folder.write_json("designs.json", entries)
+    count = len(entries)
+    folder.append_metrics([
+        {"step": i, "phase": "$^$", "loss": [1.0] * count, "relaxed": {"$^$": [1.0] * (count - 1)}}
+        for i in range(3)
+    ])  # fmt: skip
+    page = write_report(folder.path).read_text(encoding="utf-8")
+    assert not unprintable(page)
+    # Half a surrogate pair is written as a question mark.
+    written = [name.encode("utf-8", "replace").decode() for name in HOSTILE]
+    assert all(escape(printable(name)) in page for name in written)
+
+
+def test_names_in_figures_are_no_formulas_and_not_hidden():
+    figure, axes = plots.new_figure(3, 2)
+    for name in HOSTILE:
+        axes.plot([0], [0], label=plots.name_text(name))
+    drawn = [text.get_text() for text in axes.legend().get_texts()]
+    assert [text.strip().replace(r"\$", "$") for text in drawn] == [*map(printable, HOSTILE)]
+    assert plots.png(figure) and len(plots.name_text("x" * 5000)) == 40
+
+
+@pytest.mark.parametrize(
+    "number", [1e308, -1e308, 1.79e308, 5e-324, 10**299],
+    ids=["1e308", "-1e308", "1.79e308", "5e-324", "10**299"],
+)
+def test_any_number_is_reported(number, tmp_path):
+    """Dashes or plain text where a quantity cannot be drawn; no overflow."""
+    folder = RunFolder.create(tmp_path, {"seed": 0})
+    costs = {"latency_s": number, "energy_j": number, "area_mm2": number, "tops": number,
+             "operational_kgco2e": number, "embodied_kgco2e": number, "carbon_kgco2e": number,
+             "breakdown": {"embodied_kgco2e": {"chip": number, "dram": number}}}  # fmt: skip
+    entries = [
+        design("a", 0.5, 0.1, costs=costs), design("b", 0.5, 0.2) | {"accuracy": number},
+        design("c", 0.5, 0.3),
+        design("r", 0.5, 0.3, role="reference", costs=costs, accuracy_standard_error=number),
+    ]  # fmt: skip
+    folder.write_json("designs.json", entries)
+    folder.write_json("summary.json", {
+        "hypervolume": number, "best_cost": number, "wall_time_s": number,
+        "reference_point": {"carbon_kgco2e": number, "accuracy": 0.5}, "run_energy_kwh": number,
+    })  # fmt: skip
+    loss, relaxed = [number, 1.0], {"vision.layers": [number]}
+    folder.append_metrics([
+        {"step": step, "phase": "tune", "loss": loss, "relaxed": relaxed}
+        for step in (0, 1, 10**299)
+    ])  # fmt: skip
+    page = write_report(folder.path).read_text()
+    assert "inf" not in page.split("What was run")[0].replace("infeasible", "")
+    assert shown(designs_table(entries)) and (folder.path / "pareto.png").exists()
 
 
 def test_report_of_no_run(tmp_path):

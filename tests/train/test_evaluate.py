@@ -9,6 +9,7 @@ from codesign.train.data import DataConfig, load_data
 from codesign.train.evaluate import (
     class_embeddings,
     evaluate_clip,
+    evaluate_images,
     retrieval_recall,
     zero_shot_accuracy,
 )
@@ -97,6 +98,19 @@ def test_every_batch_size_gives_the_same_answer_in_one_compilation(data):
     assert 0.8 < results[0]["zero_shot_accuracy"] < 1
     # Every caption of a class embeds alike here, so both questions have one answer.
     assert results[0]["recall_at_1"] == results[0]["zero_shot_accuracy"]
+
+
+def test_results_of_each_image_are_in_the_splits_order(data):
+    image, text = encoders(data)
+    results = evaluate_images(image, text, data, "test", batch_size=64)
+    part, (classes, templates, context) = data.test, data.caption_ids.shape
+    captions = text(data.caption_ids.reshape(-1, context)).reshape(classes, templates, -1)
+    pixels = np.asarray(image(part.images))
+    nearest = np.argmax(pixels @ np.asarray(class_embeddings(captions)).T, axis=1)
+    np.testing.assert_array_equal(results.zero_shot, nearest == part.labels)
+    scores = evaluate_clip(image, text, data, "test")
+    assert scores["zero_shot_accuracy"] == results.zero_shot.mean() < 1
+    assert scores["recall_at_1"] == results.retrieved.mean()
 
 
 def test_test_split_is_the_one_asked_for(data):
