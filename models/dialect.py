@@ -18,14 +18,23 @@ in few ways, and all of them fit the one elastic `CLIP`:
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any, Literal
 
+from annotated_types import Ge, Gt, Le, doc
 from flax import nnx
 
 from codesign.architecture import TOWERS, Architecture, Tower
+from codesign.decode import decode
 
 LAYER_NORM_EPSILON = 1e-5  # of every released CLIP; Flax's default is 1e-6
+
+# What files may say of a network: larger than any real one, and small enough that to describe it
+# takes neither time nor memory.
+Size = Annotated[int, Ge(1), Le(10**6), doc("a positive whole number of a million at most")]
+Layers = Annotated[int, Ge(1), Le(10**4), doc("a positive whole number of ten thousand at most")]
+TokenId = Annotated[int, Ge(0), Le(2**31 - 1), doc("the id of a token, a whole number from 0")]
+Epsilon = Annotated[float, Gt(0), Le(0.1)]
+Activation = Literal["gelu", "quick_gelu"]
 
 
 class Present(nnx.Variable):
@@ -44,9 +53,9 @@ class TowerDialect:
         `present_heads` and `present_ffn`, both `Present`.
     """
 
-    head_dim: int | None = None
-    activation: str | None = None
-    epsilon: float = LAYER_NORM_EPSILON
+    head_dim: Size | None = None
+    activation: Activation | None = None
+    epsilon: Epsilon = LAYER_NORM_EPSILON
     ragged: bool = False
 
 
@@ -63,17 +72,50 @@ class Dialect:
 
     vision: TowerDialect = TowerDialect()
     text: TowerDialect = TowerDialect()
-    end_of_text: int | None = None
+    end_of_text: TokenId | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class _TowerFields:
+    """A `Tower` in a file, where its dimensions are numbers."""
+
+    layers: Layers
+    width: Size
+    heads: Size
+    ffn: Size
+
+
+@dataclasses.dataclass(frozen=True)
+class _ArchitectureFields:
+    """An `Architecture` in a file."""
+
+    vision: _TowerFields
+    text: _TowerFields
+    patch: Size
+    image: Size
+    channels: Size
+    context: Size
+    projection: Size
+    head_dim: Size
+    vocab: Size
+    activation: Activation
 
 
 def from_fields(
-    architecture: Mapping[str, Any], dialect: Mapping[str, Any]
+    architecture: Any, dialect: Any, where: str, at: str = ""
 ) -> tuple[Architecture, Dialect]:
     """What `dataclasses.asdict` made fields of, after a way through JSON.
 
+    Args:
+      architecture: fields of an Architecture.
+      dialect: fields of a Dialect.
+      where: the file they are from, for messages.
+      at: the dotted path of the architecture there.
+
     Raises:
-      TypeError, KeyError: fields that there are not, or too few.
+      UserError: one line that names the field that is missing, unknown or out of range.
     """
-    towers = {name: Tower(**architecture[name]) for name in TOWERS}
-    own = {name: TowerDialect(**dialect[name]) for name in TOWERS if name in dialect}
-    return Architecture(**{**architecture, **towers}), Dialect(**{**dialect, **own})
+    fields = dataclasses.asdict(decode(_ArchitectureFields, architecture, where, at=at, exact=True))
+    towers = {name: Tower(**fields[name]) for name in TOWERS}
+    own = decode(Dialect, dialect, where, at="dialect", exact=True)
+    return Architecture(**{**fields, **towers}), own

@@ -15,6 +15,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -23,8 +24,9 @@ from safetensors.numpy import save
 
 from codesign.architecture import TOWERS
 from codesign.errors import UserError
+from codesign.json_text import parse_json
 from codesign.models.clip import CLIP
-from codesign.models.gates import Gates, TowerGates
+from codesign.models.gates import Gates, TowerGates, full_gates
 from codesign.models.importance import Method
 from codesign.runs import write_bytes
 
@@ -80,20 +82,26 @@ def load_importance(path: str | os.PathLike[str], model: CLIP) -> Gates:
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} is damaged or no safetensors file: {error}") from None
+    except (SafetensorError, OSError, TypeError, ValueError, AttributeError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path} is damaged or no safetensors file: {reason}") from None
     if metadata.get("kind") != _KIND:
         raise UserError(f"{path} holds no importance scores; score the units first")
-    _check_architecture(path, json.loads(metadata["architecture"]), model)
-    if metadata["weights"] != fingerprint(model):
+    stored = parse_json(metadata.get("architecture", ""), f"{path} is damaged: its architecture")
+    if not isinstance(stored, dict):
+        raise UserError(f"{path} is damaged: its architecture is no object; score the units again")
+    _check_architecture(path, stored, model)
+    _check_scores(path, tensors, model)
+    if metadata.get("weights") != fingerprint(model):
         warnings.warn(
             f"{path}: scored were other weights of this architecture; score again unless they "
             "have hardly changed",
             stacklevel=2,
         )
 
+    fields = [field.name for field in dataclasses.fields(TowerGates)]
+
     def tower(name: str) -> TowerGates:
-        fields = [field.name for field in dataclasses.fields(TowerGates)]
         return TowerGates(**{f: jnp.asarray(tensors[f"{name}.{f}"]) for f in fields})
 
     return Gates(vision=tower("vision"), text=tower("text"))
@@ -119,6 +127,23 @@ def _check_architecture(path: Path, stored: dict[str, Any], model: CLIP) -> None
     ]
     if differ:
         raise UserError(f"{path} scores another network: its {'; '.join(differ)}")
+
+
+def _check_scores(path: Path, tensors: dict[str, np.ndarray], model: CLIP) -> None:
+    """Raises UserError unless every unit of the model has a finite score, and nothing else has."""
+    like = jax.eval_shape(lambda: full_gates(model.architecture))
+    units = {
+        f"{tower}.{name}": gates.shape
+        for tower in TOWERS
+        for name, gates in vars(getattr(like, tower)).items()
+    }
+    for name in sorted(units.keys() | tensors.keys()):
+        scores = tensors.get(name)
+        if scores is None or scores.shape != units.get(name) or scores.dtype != np.float32:
+            found = "missing" if scores is None else f"{scores.dtype} {scores.shape}"
+            raise UserError(f"{path} is damaged: '{name}' is {found}; score the units again")
+        if not np.isfinite(scores).all():
+            raise UserError(f"{path} is damaged: '{name}' holds NaN or infinity")
 
 
 def _flat(architecture: dict[str, Any]) -> dict[str, Any]:

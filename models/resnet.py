@@ -13,11 +13,14 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
+from annotated_types import Ge
 from flax import nnx
+
+from codesign.constraints import Count, first_problem
 
 STAGES = 3
 # Both sides alike also where a stride of 2 halves an even side, as in PyTorch.
@@ -35,17 +38,16 @@ class ResNetConfig:
       channels: colours of an image.
     """
 
-    depth: int = 8
-    width: int = 16
-    classes: int = 10
-    channels: int = 3
+    depth: Count = 8
+    width: Count = 16
+    classes: Annotated[int, Ge(2)] = 10
+    channels: Count = 3
 
     def __post_init__(self) -> None:
+        if (problem := first_problem(self)) is not None:
+            raise ValueError(problem)
         if self.depth < 8 or (self.depth - 2) % (2 * STAGES):
             raise ValueError(f"depth is {self.depth}: it must be 6n + 2, such as 8, 14 or 20")
-        for name, least in (("width", 1), ("classes", 2), ("channels", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} is {getattr(self, name)}: it must be at least {least}")
 
     @property
     def blocks(self) -> tuple[tuple[int, int, int], ...]:

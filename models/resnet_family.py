@@ -1,7 +1,7 @@
 """The packed family of a ResNet: one file, nested subnets, each with its own BatchNorms.
 
-    pack_resnet(model, pictures, names, masks, specs, (0.5, 0.8), own).save("family.safetensors")
-    model = load_resnet_family("family.safetensors").at(1)  # the 80 % subnet, zeros in place
+pack_resnet(model, pictures, names, masks, specs, (0.5, 0.8), own).save("family.safetensors")
+model = load_resnet_family("family.safetensors").at(1)  # the 80 % subnet, zeros in place
 """
 
 from __future__ import annotations
@@ -10,29 +10,57 @@ import dataclasses
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
+from annotated_types import Ge, Le
 from flax import nnx
 
+from codesign.decode import decode
 from codesign.dress.masks import Masks
 from codesign.dress.packed import PackedFamily, described, load_packed, pack
 from codesign.dress.rows import RowSpec
 from codesign.dress.trees import named_leaves
 from codesign.errors import UserError
+from codesign.models.dialect import Size
 from codesign.models.formats import ImageSettings
 from codesign.models.resnet import ResNet, ResNetConfig
-from codesign.models.subnets import FAMILY
+from codesign.models.subnets import FAMILY, check_parameters
 
 MODEL = "resnet"
 
 
+@dataclasses.dataclass(frozen=True)
+class _Network:
+    """A `ResNetConfig` in a file."""
+
+    # The deepest that was published has 1202 layers.
+    depth: Annotated[int, Ge(1), Le(2000)] = ResNetConfig.depth
+    width: Size = ResNetConfig.width
+    classes: Size = ResNetConfig.classes
+    channels: Size = ResNetConfig.channels
+
+
+@dataclasses.dataclass(frozen=True)
+class _About:
+    """What rebuilds the networks, as `pack_resnet` writes it."""
+
+    network: _Network
+    pictures: ImageSettings
+    class_names: tuple[str, ...]
+
+
 def pack_resnet(
-    model: ResNet, pictures: ImageSettings, class_names: Sequence[str], masks: Masks,
-    specs: Mapping[str, RowSpec], sparsities: Sequence[float], own: Sequence[Mapping[str, Any]],
-    *, dtype: str = "float32",
+    model: ResNet,
+    pictures: ImageSettings,
+    class_names: Sequence[str],
+    masks: Masks,
+    specs: Mapping[str, RowSpec],
+    sparsities: Sequence[float],
+    own: Sequence[Mapping[str, Any]],
+    *,
+    dtype: str = "float32",
 ) -> PackedFamily:
     """The packed family of a ResNet; `save` writes it.
 
@@ -117,24 +145,17 @@ def load_resnet_family(path: str | os.PathLike[str]) -> ResNetFamily:
       UserError: no such file, one cut off or damaged, or a family of another model.
     """
     packed = load_packed(_file(path), MODEL)
+    where = f"{path} does not describe a ResNet of ours"
+    about = decode(_About, packed.about, where, exact=True)
     try:
-        config = ResNetConfig(**packed.about["network"])
-        pictures = dict(packed.about["pictures"])
-        settings = ImageSettings(**pictures | {c: tuple(pictures[c]) for c in ("mean", "std")})
-        names = tuple(packed.about["class_names"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path} does not describe a ResNet of ours: {error}") from None
+        config = ResNetConfig(**dataclasses.asdict(about.network))
+    except ValueError as error:
+        raise UserError(f"{where}: {error}") from None
+    if about.pictures.channels != config.channels:
+        raise UserError(f"{where}: pictures of {about.pictures.channels} channels, not its own")
     wanted = named_leaves(nnx.state(_abstract(config, jnp.float32)))
-    found = {name: np.shape(values) for name, values in (packed.dense | packed.own[0]).items()}
-    found |= {name: kernel.shape for name, kernel in packed.kernels.items()}
-    for name in sorted(wanted.keys() | found.keys()):
-        shape = tuple(wanted[name].shape) if name in wanted else None
-        if found.get(name) != shape:
-            raise UserError(
-                f"{path} is of another network than it describes: '{name}' has shape "
-                f"{found.get(name)}, expected {shape}"
-            )
-    return ResNetFamily(packed, config, settings, names)
+    check_parameters(path, packed, wanted)
+    return ResNetFamily(packed, config, about.pictures, about.class_names)
 
 
 def _file(path: str | os.PathLike[str]) -> Path:

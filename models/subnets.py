@@ -193,23 +193,59 @@ def load_family(path: str | os.PathLike[str]) -> ClipFamily:
     """
     path = Path(path).expanduser()
     packed = load_packed(path / FAMILY if path.is_dir() else path, MODEL)
+    about, where = packed.about, f"{path} does not describe a CLIP of ours"
+    dialect_fields = about.get("dialect", dataclasses.asdict(Dialect()))
+    architecture, dialect = from_fields(
+        about.get("architecture"), dialect_fields, where, "architecture"
+    )
     try:
-        about = packed.about
-        architecture, dialect = from_fields(about["architecture"], about.get("dialect", {}))
         abstract = abstract_clip(architecture, dialect, dtype=jnp.float32, remat=False)
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path} does not describe a CLIP of ours: {error}") from None
-    wanted = {".".join(path): tuple(v.shape) for path, v in variables(abstract).items()}
-    found = {name: values.shape for name, values in (packed.dense | packed.own[0]).items()}
-    found |= {name: kernel.shape for name, kernel in packed.kernels.items()}
-    odd = [name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name)]
-    if odd:
-        name = min(odd)
-        raise UserError(
-            f"{path} is of another network than it describes: '{name}' has shape "
-            f"{found.get(name)}, expected {wanted.get(name)}"
-        )
+    except ValueError as error:
+        raise UserError(f"{where}: {error}") from None
+    wanted = {".".join(path): variable for path, variable in variables(abstract).items()}
+    check_parameters(path, packed, wanted)
+    axes = {".".join(path): letters for path, letters in parameter_axes(abstract).items()}
+    for name, kernel in packed.kernels.items():
+        # Packed blocks have their rows by the name, dense ones by the file.
+        if axes.get(name) not in _ROWS or kernel.spec != _spec(axes[name]):
+            raise UserError(f"{where}: the rows of '{name}' are not those of a CLIP")
     return ClipFamily(packed, architecture, dialect)
+
+
+def check_parameters(
+    path: str | os.PathLike[str], packed: PackedFamily, wanted: Mapping[str, Any]
+) -> None:
+    """Checks a family against the network that it describes.
+
+    Args:
+      path: of the file, for messages.
+      packed: the family.
+      wanted: every variable by name, or its shape and dtype.
+
+    Raises:
+      UserError: names the parameter that is missing, left over, of another shape or type.
+    """
+
+    there = packed.dense | packed.own[0]
+    kinds = {name: _kind(values) for name, values in there.items()}
+    kinds |= {name: _kind(kernel.values[0]) for name, kernel in packed.kernels.items()}
+    shapes = {name: tuple(v.shape) for name, v in (there | packed.kernels).items()}
+    for what, found, right in (
+        ("has shape", shapes, {name: tuple(v.shape) for name, v in wanted.items()}),
+        ("is", kinds, {name: _kind(v) for name, v in wanted.items()}),
+    ):
+        odd = [name for name in right.keys() | found.keys() if right.get(name) != found.get(name)]
+        if odd:
+            name = min(odd)
+            raise UserError(
+                f"{path} is of another network than it describes: '{name}' {what} "
+                f"{found.get(name)}, expected {right.get(name)}"
+            )
+
+
+def _kind(values: Any) -> str:
+    """Floats may be stored in fewer bits than they are computed with; nothing else may."""
+    return "floating" if jnp.issubdtype(values.dtype, jnp.floating) else str(values.dtype)
 
 
 def _spec(letters: str) -> RowSpec:

@@ -17,25 +17,35 @@ Tensors of the file, with the layers of a stacked kernel apart, as each has its 
     dense/NAME                  every other parameter
 
 The metadata's "family" is a JSON object: the kind of model and what rebuilds it, the
-sparsities, and each kernel's shape and axes.
+sparsities, and each kernel's shape and axes. "sha256" is of that text and of all tensors; files of
+older versions lack it.
+
+A file is taken only where every subnet is what was packed: finite values, nested counts, columns
+that occur once in a row. Else a dense kernel and the packed one might be two networks.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import itertools
 import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import ml_dtypes
 import numpy as np
+from annotated_types import Ge, Le, MinLen
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from codesign.constraints import ShareBelowOne
+from codesign.decode import decode
 from codesign.dress.rows import RowSpec, from_rows, to_rows
 from codesign.errors import UserError, did_you_mean
+from codesign.json_text import parse_json
 from codesign.runs import jsonable, write_bytes
 
 DTYPES = {
@@ -46,6 +56,29 @@ DTYPES = {
 _KIND = "codesign dress family"
 _VERSION = 1
 _CSR_INDEX_BYTES = 4  # of SciPy's CSR, and the least that PyTorch's takes
+
+_Axes = tuple[Annotated[int, Ge(0), Le(31)], ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class _KernelText:
+    """What a family's text says of a kernel."""
+
+    shape: tuple[Annotated[int, Ge(1), Le(2**31 - 1)], ...]
+    stacked: _Axes
+    inputs: _Axes
+    outputs: _Axes
+
+
+@dataclasses.dataclass(frozen=True)
+class _FamilyText:
+    """A family's text, the JSON in its metadata."""
+
+    version: Annotated[int, Ge(_VERSION), Le(_VERSION)]
+    model: str
+    about: dict[str, Any]
+    sparsities: Annotated[tuple[ShareBelowOne, ...], MinLen(1)]
+    kernels: dict[str, _KernelText]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,8 +215,9 @@ class PackedFamily:
                 for name, kernel in self.kernels.items()
             },
         }
-        metadata = {"kind": _KIND, "family": json.dumps(jsonable(described))}
+        text = json.dumps(jsonable(described))
         contiguous = {name: np.asarray(values, order="C") for name, values in tensors.items()}
+        metadata = {"kind": _KIND, "family": text, "sha256": _digest(text, contiguous)}
         write_bytes(path, save(contiguous, metadata))
 
 
@@ -204,7 +238,7 @@ def pack(
       parameters: every parameter by name, NumPy or JAX arrays.
       levels: of the pruned kernels by name, `Masks.levels`.
       specs: of the same kernels.
-      sparsities: of the K subnets, as reported; the masks decide what is kept.
+      sparsities: of the K subnets, as reported, increasing; the masks decide what is kept.
       own: K times the parameters a subnet has for itself, in place of the model's.
       dtype: of the values and of the dense floating-point parameters, a key of `DTYPES`.
       model: the kind of model.
@@ -219,6 +253,7 @@ def pack(
     if levels.keys() != specs.keys() or not levels:
         raise ValueError("levels and specs must name the same kernels, at least one")
     subnets = len(sparsities)
+    _check_sparsities(sparsities)
     own = [{}] * subnets if own is None else own
     if len(own) != subnets or any(each.keys() != own[0].keys() for each in own):
         raise ValueError(f"own needs the same names for each of the {subnets} subnets")
@@ -242,7 +277,8 @@ def pack(
             for name, spec in specs.items()
         },
         own=tuple(
-            {name: np.asarray(values, np.float32) for name, values in each.items()} for each in own
+            {name: _converted(name, np.asarray(values), "float32") for name, values in each.items()}
+            for each in own
         ),
         dense={name: dense(name) for name in parameters if name not in {*levels, *own[0]}},
     )
@@ -266,79 +302,149 @@ def load_packed(path: str | os.PathLike[str], model: str | None = None) -> Packe
             metadata = file.metadata() or {}
             if metadata.get("kind") != _KIND:
                 raise UserError(f"{path} is no packed family; `codesign dress` writes one")
-            about = json.loads(metadata["family"])
-            if about["version"] != _VERSION:
-                raise UserError(
-                    f"{path} has format version {about['version']}, this program reads "
-                    f"{_VERSION}; take the program that wrote it, or pack again"
-                )
-            if model is not None and about["model"] != model:
-                raise UserError(f"{path} is a family of a {about['model']} model, not of a {model}")
+            text = _text(metadata, path)
+            if model is not None and text.model != model:
+                raise UserError(f"{path} is a family of a {text.model} model, not of a {model}")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        return _family(about, tensors)
+        family = _family(text, tensors)
+        if metadata.get("sha256", "") not in ("", _digest(metadata["family"], tensors)):
+            raise ValueError("its checksum is that of other contents")
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} is cut off, damaged or no safetensors file: {error}") from None
-    except (ValueError, KeyError, TypeError, IndexError) as error:
-        reason = f"it lacks {error}" if isinstance(error, KeyError) else error
-        raise UserError(f"{path} is a damaged family: {reason}; pack it again") from None
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path} is cut off, damaged or no safetensors file: {reason}") from None
+    except (ValueError, TypeError, AttributeError, KeyError) as error:  # the last: of its dtypes
+        raise UserError(f"{path} is a damaged family: {error}; pack it again") from None
+    return family
 
 
 def described(path: str | os.PathLike[str]) -> dict[str, Any] | None:
     """What a family's file says of itself ("model", "sparsities", ...), from its header alone.
 
     None for anything else.
+
+    Raises:
+      UserError: a family whose text is damaged.
     """
     try:
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
-            found: dict[str, Any] = json.loads(metadata["family"])
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
+    except (OSError, SafetensorError, TypeError, ValueError):
         return None
-    return found if metadata.get("kind") == _KIND else None
+    if metadata.get("kind") != _KIND:
+        return None
+    return dataclasses.asdict(_text(metadata, Path(path)))
 
 
-def _family(about: Mapping[str, Any], tensors: dict[str, np.ndarray]) -> PackedFamily:
-    """The family of a file's contents; KeyError, ValueError where they are not one."""
-    subnets = len(about["sparsities"])
-    grouped: dict[str, dict[str, np.ndarray]] = {"dense": {}, "subnet": {}, "kernel": {}}
-    for name, values in tensors.items():
-        kind, rest = name.split("/", 1)
-        grouped[kind][rest] = values
-    own: list[dict[str, np.ndarray]] = [{} for _ in range(subnets)]
-    for name, values in grouped["subnet"].items():
-        number, rest = name.split("/", 1)
-        own[int(number)][rest] = values
-    return PackedFamily(
-        model=about["model"],
-        about=about["about"],
-        sparsities=tuple(about["sparsities"]),
-        kernels={
-            name: _kernel(name, described, grouped["kernel"], subnets)
-            for name, described in about["kernels"].items()
-        },
-        own=tuple(own),
-        dense=grouped["dense"],
-    )
+def _text(metadata: Mapping[str, str], path: Path) -> _FamilyText:
+    where = f"{path} is a damaged family"
+    found = parse_json(metadata.get("family", ""), where)
+    version = found.get("version") if isinstance(found, dict) else None
+    if type(version) is int and version != _VERSION:
+        raise UserError(
+            f"{path} has format version {version}, this program reads {_VERSION}; take the program "
+            "that wrote it, or pack again"
+        )
+    return decode(_FamilyText, found, where, exact=True)
+
+
+def _digest(text: str, tensors: Mapping[str, np.ndarray]) -> str:
+    """SHA-256 of a family: its text, and names, types, shapes and bytes of its tensors."""
+    digest = hashlib.sha256(text.encode())
+    for name, values in sorted(tensors.items()):
+        digest.update(f"\0{name}\0{values.dtype}\0{values.shape}\0".encode())
+        # As bytes, since not every dtype has a buffer.
+        digest.update(np.ascontiguousarray(values).reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
+
+
+def _check_sparsities(sparsities: Sequence[float]) -> None:
+    """Raises ValueError unless they increase within [0, 1)."""
+    ordered = all(a < b for a, b in itertools.pairwise(sparsities))
+    if not ordered or not all(0 <= sparsity < 1 for sparsity in sparsities):
+        shown = ", ".join(f"{sparsity:g}" for sparsity in sparsities)
+        raise ValueError(f"the sparsities {shown} do not increase within [0, 1)")
+
+
+def _family(text: _FamilyText, tensors: Mapping[str, np.ndarray]) -> PackedFamily:
+    """The family of a file's contents; ValueError where they are not one."""
+    subnets = len(text.sparsities)
+    _check_sparsities(text.sparsities)
+    left = dict(tensors)
+    kernels = {
+        name: _kernel(name, kernel, left, subnets) for name, kernel in sorted(text.kernels.items())
+    }
+    own = tuple(_below(f"subnet/{k}/", left) for k in range(subnets))
+    dense = _below("dense/", left)
+    if left:
+        raise ValueError(f"it has a tensor '{min(left)}', which no family of its text has")
+    if any(each.keys() != own[0].keys() for each in own):
+        raise ValueError("its subnets do not have the same parameters of their own")
+    if several := (kernels.keys() & own[0].keys()) | (dense.keys() & (kernels.keys() | own[0])):
+        raise ValueError(f"it has {min(several)} more than once")
+    for name, values in itertools.chain(dense.items(), *(each.items() for each in own)):
+        _check_values(name, values)
+    for name in own[0]:
+        if any(each[name].dtype != np.float32 for each in own):
+            raise ValueError(f"a subnet's {name} is not float32")
+        if any(each[name].shape != own[0][name].shape for each in own):
+            raise ValueError(f"the subnets have {name} in several shapes")
+    return PackedFamily(text.model, text.about, text.sparsities, kernels, own, dense)
+
+
+def _below(prefix: str, left: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The tensors under a prefix, taken out of those that are left."""
+    names = [name for name in left if name.startswith(prefix)]
+    return {name.removeprefix(prefix): left.pop(name) for name in names}
+
+
+def _check_values(name: str, values: np.ndarray) -> None:
+    """Raises ValueError for what `pack` does not make: other types, NaN and infinities."""
+    if values.dtype in DTYPES.values():
+        if not np.isfinite(values).all():
+            raise ValueError(f"{name} holds NaN or infinity")
+    elif values.dtype.kind not in "biu":
+        raise ValueError(f"{name} is {values.dtype}")
 
 
 def _kernel(
-    name: str, described: Mapping[str, Any], tensors: Mapping[str, np.ndarray], subnets: int
+    name: str, text: _KernelText, left: dict[str, np.ndarray], subnets: int
 ) -> PackedKernel:
-    shape = tuple(described["shape"])
-    spec = RowSpec(*(tuple(described[axes]) for axes in ("stacked", "inputs", "outputs")))
-    layers, rows, length = spec.sizes(shape)
-    counts = tensors[f"{name}/counts"]
-    values = tuple(tensors[f"{name}/{layer}/values"] for layer in range(layers))
-    columns = tuple(tensors[f"{name}/{layer}/columns"] for layer in range(layers))
-    if counts.shape != (subnets, layers) or (np.diff(counts, axis=0) > 0).any():
+    """A kernel, its tensors taken out of those that are left."""
+
+    def taken(rest: str) -> np.ndarray:
+        if f"kernel/{name}/{rest}" not in left:
+            raise ValueError(f"it lacks '{name}/{rest}'")
+        return left.pop(f"kernel/{name}/{rest}")
+
+    spec = RowSpec(text.stacked, text.inputs, text.outputs)
+    layers, rows, length = spec.sizes(text.shape)
+    counts = taken("counts")
+    nested = counts.dtype == np.int32 and counts.shape == (subnets, layers)
+    nested = nested and bool((np.diff(counts, axis=0) <= 0).all())
+    if not nested or counts.min() < 0 or counts.max() > length:
         raise ValueError(f"the counts of {name} are not of {subnets} nested subnets")
+    values, columns = [], []
     for layer in range(layers):
-        expected = (rows, counts[0, layer])
+        values.append(taken(f"{layer}/values"))
+        columns.append(taken(f"{layer}/columns"))
+        expected = (rows, int(counts[0, layer]))
         if not values[layer].shape == columns[layer].shape == expected:
             raise ValueError(f"layer {layer} of {name} does not have {expected} weights")
-        if columns[layer].size and columns[layer].max() >= length:
-            raise ValueError(f"layer {layer} of {name} has a column beyond its {length} inputs")
-    return PackedKernel(shape, spec, counts, values, columns)
+        if values[layer].dtype != values[0].dtype or values[0].dtype not in DTYPES.values():
+            raise ValueError(f"layer {layer} of {name} is {values[layer].dtype}")
+        _check_values(f"layer {layer} of {name}", values[layer])
+        _check_columns(f"layer {layer} of {name}", columns[layer], length)
+    return PackedKernel(text.shape, spec, counts, tuple(values), tuple(columns))
+
+
+def _check_columns(layer: str, columns: np.ndarray, length: int) -> None:
+    if columns.dtype != _smallest_index(length):
+        raise ValueError(f"{layer} has columns of type {columns.dtype}")
+    if columns.size and columns.max() >= length:
+        raise ValueError(f"{layer} has a column beyond its {length} inputs")
+    ordered = np.sort(columns, axis=1)
+    if (ordered[:, 1:] == ordered[:, :-1]).any():
+        raise ValueError(f"{layer} has a column twice in a row")
 
 
 def _pack_kernel(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import math
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -317,7 +319,7 @@ def test_without_a_library_it_says_so_once(
         monkeypatch.setenv("CXX", str(script))
         message = "slower: .*compiler fails: error: broken"
     else:
-        monkeypatch.setattr(build, "_compiler", lambda: sys.executable)
+        monkeypatch.setattr(build, "_compiler", lambda: [sys.executable])
         (tmp_path / "kernel").write_text("in the way")
         message = "slower: .*kernel cannot be written"
     values, columns = rows_of(18, 7, 5)
@@ -343,6 +345,202 @@ def test_two_processes_compile_at_once(tmp_path: Path) -> None:
     ]
     assert [process.communicate()[0].strip() for process in both] == [b"True", b"True"]
     assert len(list((tmp_path / "kernel").iterdir())) == 1  # nothing is left aside
+
+
+@pytest.fixture
+def builds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """Building without a compiler, in a cache of its own; grows by one with each build."""
+    monkeypatch.setenv("CODESIGN_CACHE", str(tmp_path / "cache"))
+    made: list[Path] = []
+
+    def compiled(_: Any, folder: Path) -> Path:
+        made.append(folder / "made.so")
+        made[-1].write_bytes(f"library {len(made)}".encode())
+        return made[-1]
+
+    monkeypatch.setattr(build, "_compiled", compiled)
+    monkeypatch.setattr(build, "_compiler", lambda: ["some-compiler"])
+    monkeypatch.setattr(build, "_run", lambda command: "1.0")
+    return made
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o022, 0o077])
+def test_a_build_is_kept_and_is_the_users_alone(builds: list[Path], umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        assert build.library() == build.library()
+    finally:
+        os.umask(before)
+    assert build.library().read_bytes() == b"library 1" and len(builds) == 1
+    library = build.library()
+    assert library.parent.parent.stat().st_mode & 0o077 == 0
+    assert [path.stat().st_mode & 0o077 for path in (library.parent, library)] == [0, 0]
+
+
+def _shorter(library: Path) -> None:
+    library.write_bytes(library.read_bytes()[:-1])
+
+
+def _linked(library: Path) -> None:
+    elsewhere = library.rename(library.parent.parent / "elsewhere")
+    library.symlink_to(elsewhere)
+
+
+DAMAGE: dict[str, Any] = {
+    "cut": _shorter,
+    "empty": lambda library: library.write_bytes(b""),
+    "other bytes": lambda library: library.write_bytes(b"library 2"),
+    "gone": lambda library: library.unlink(),
+    "a folder": lambda library: (library.unlink(), library.mkdir()),
+    "a link": _linked,
+    "no digest": lambda library: library.with_name("sha256").unlink(),
+    "another digest": lambda library: library.with_name("sha256").write_bytes(b"0" * 64),
+    "a binary digest": lambda library: library.with_name("sha256").write_bytes(b"\xff\n"),
+    "open file": lambda library: library.chmod(0o666),
+    "open digest": lambda library: library.with_name("sha256").chmod(0o620),
+    "open build": lambda library: library.parent.chmod(0o777),
+    "a file for a build": lambda library: (
+        shutil.rmtree(library.parent), library.parent.write_bytes(b"x")
+    ),
+    "a link for a build": lambda library: library.parent.symlink_to(
+        library.parent.rename(library.parent.with_name("elsewhere"))
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_build_is_made_anew(builds: list[Path], damage: str) -> None:
+    library = build.library()
+    DAMAGE[damage](library)
+    assert build.library() == library and library.read_bytes() == b"library 2"
+    assert build.library() == library and len(builds) == 2
+    assert not list(library.parent.parent.glob(".*"))  # nothing is left aside
+
+
+def test_another_process_is_quicker(builds: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = build._compiled
+
+    def while_another_compiles(compiler: Any, folder: Path) -> Path:
+        monkeypatch.setattr(build, "_compiled", ours)
+        build.library()
+        return ours(compiler, folder)
+
+    monkeypatch.setattr(build, "_compiled", while_another_compiles)
+    assert build.library().read_bytes() == b"library 1" and len(builds) == 2
+
+
+def test_what_a_kill_left_is_removed(builds: list[Path]) -> None:
+    old, new = (build.cache_folder() / f".aside-{name}" for name in ("old", "new"))
+    for folder in (old, new):
+        folder.mkdir(parents=True)
+    build.cache_folder().chmod(0o700)
+    os.utime(old, (0, 0))
+    build.library()
+    assert new.exists() and not old.exists() and builds
+
+
+@pytest.mark.parametrize("way", ["others", "group", "parent", "owner"])
+def test_a_folder_that_others_can_write_to_is_not_used(
+    builds: list[Path], monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    library = build.library()
+    folder = library.parent.parent
+    if way == "owner":
+        monkeypatch.setattr(os, "getuid", lambda: folder.stat().st_uid + 1)
+    else:
+        opened = folder.parent if way == "parent" else folder
+        opened.chmod({"others": 0o703, "group": 0o770, "parent": 0o777}[way])
+    message = {
+        "owner": "kernel belongs to another user; set CODESIGN_CACHE to a folder of your own",
+        "parent": "others can replace .*kernel, as .*cache is open to all; set CODESIGN_CACHE",
+    }.get(way, "others can write to .*kernel; chmod go-w it after a look, or set CODESIGN_CACHE")
+    with pytest.raises(build.CannotCompile, match=message):
+        build.library()
+    if way == "parent":
+        folder.parent.chmod(0o1777)  # sticky: as safe as /tmp
+        assert build.library() == library
+
+
+COMMANDS = {  # CXX, and the command that compiles: its program's words and its last options
+    "fake": (["fake"], []),
+    "fake -O2": (["fake", "-O2"], ["-O2"]),
+    "launcher fake": (["launcher", "fake"], []),
+    "launcher fake -O2 '-DNAME=a b'": (
+        ["launcher", "fake", "-O2", "-DNAME=a b"], ["-O2", "-DNAME=a b"],
+    ),
+    "launcher -n 5 fake": (["launcher", "-n", "5", "fake"], []),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("chosen", COMMANDS)
+def test_the_compiler_may_have_a_launcher_and_options(
+    chosen: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("fake", "launcher"):
+        (tmp_path / name).write_text("#!/bin/sh\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("CXX", chosen)
+    said: list[list[str]] = []
+    monkeypatch.setattr(build, "_run", lambda command: said.append([*command]) or "")
+    words, options = COMMANDS[chosen]
+    words = [str(tmp_path / words[0]), *words[1:]]
+    compiler = build._compiler()
+    build._key(compiler)
+    build._compiled(compiler, tmp_path)
+    assert said[0] == [*words, "--version"]
+    for command in said[1:-1]:
+        after_ours = command[: command.index("-c")].index("-w") + 1
+        assert command[: len(words)] == words
+        assert command[after_ours : after_ours + len(options)] == options
+    assert said[-1][: len(words) + 1] == [*words, "-shared"]
+
+
+@pytest.mark.parametrize(
+    ("chosen", "message"),
+    [("g++ '", 'CXX is "g\\+\\+ \'": No closing quotation'), ("none -O2", r"compiler \(none\)")],
+)
+def test_commands_that_are_none(chosen: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", chosen)
+    with pytest.raises(build.CannotCompile, match=message):
+        build._compiler()
+
+
+@needs_native
+@pytest.mark.slow
+def test_a_damaged_or_planted_library_is_not_run(tmp_path: Path) -> None:
+    """In processes of their own, which a library that is cut off would end by a signal."""
+    environment = {**os.environ, "CODESIGN_CACHE": str(tmp_path / "cache"), "CXX": "c++ -O2"}
+    program = "from codesign.dress.kernel import native; print(native.available())"
+
+    def run() -> tuple[str, str]:
+        done = subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, text=True, env=environment
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip(), done.stderr
+
+    assert run() == ("True", "")
+    library = next((tmp_path / "cache").rglob("*.so"))
+    whole = library.read_bytes()
+    for kept in (0, 100, len(whole) // 2, len(whole) - 1):
+        library.write_bytes(whole[:kept])
+        assert run() == ("True", "")
+        assert len(library.read_bytes()) == len(whole)
+    source = tmp_path / "planted.c"
+    source.write_text(
+        "#include <stdio.h>\n"
+        f'__attribute__((constructor)) void run(void) {{ fclose(fopen("{tmp_path}/run", "w")); }}'
+    )
+    subprocess.run(["c++", "-x", "c", "-shared", "-fPIC", source, "-o", library], check=True)
+    assert run() == ("True", "")  # of another hash: compiled anew
+    subprocess.run(["c++", "-x", "c", "-shared", "-fPIC", source, "-o", library], check=True)
+    digest = hashlib.sha256(library.read_bytes()).hexdigest()
+    library.with_name("sha256").write_text(digest)
+    (tmp_path / "cache" / "kernel").chmod(0o777)
+    out, said = run()
+    assert out == "False" and "others can write to" in said
+    assert not (tmp_path / "run").exists()
 
 
 # ---- layers ----------------------------------------------------------------------------------

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -171,10 +173,12 @@ print(float(abs(family.to_dense(1)["blocks.query"]).sum()))
     assert float(run.stdout) == pytest.approx(expected)
 
 
-def _rewritten(file: Path, to: Path, change: Any, drop: str = "") -> Path:
-    """The file with its description changed or a tensor dropped."""
+def _rewritten(file: Path, to: Path, change: Any, drop: str = "", checksum: bool = True) -> Path:
+    """The file with its description changed, or a tensor or its checksum dropped."""
     with safe_open(file, framework="numpy") as old:
         metadata = old.metadata()
+        if not checksum:
+            metadata.pop("sha256")
         tensors = {name: old.get_tensor(name) for name in old.keys() if name != drop}  # noqa: SIM118
     about = json.loads(metadata["family"])
     change(about, tensors)
@@ -201,6 +205,185 @@ def test_damaged_files(file: Path, tmp_path: Path, change: Any, drop: str, messa
     with pytest.raises(UserError, match=message) as caught:
         load_packed(path, "toy")
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def _put(name: str, *changes: tuple[Any, Any]) -> Any:
+    """A change of a tensor, at indices to values."""
+
+    def change(_: Any, tensors: dict[str, np.ndarray]) -> None:
+        for index, value in changes:
+            tensors[name][index] = value
+
+    return change
+
+
+def _recast(name: str, dtype: Any, view: bool = False) -> Any:
+    def change(_: Any, tensors: dict[str, np.ndarray]) -> None:
+        tensors[name] = tensors[name].view(dtype) if view else tensors[name].astype(dtype)
+
+    return change
+
+
+def _update(**values: Any) -> Any:
+    return lambda about, _: about.update(values)
+
+
+def _kernel_text(name: str, **values: Any) -> Any:
+    return lambda about, _: about["kernels"][name].update(values)
+
+
+FC, BIAS, NORM = "kernel/fc.kernel", "dense/bias", "subnet/1/norm.scale"
+FORGED: dict[str, tuple[Any, str]] = {
+    "NaN": (_put(f"{FC}/0/values", ((0, 0), np.nan)), "layer 0 of fc.kernel holds NaN or infinity"),
+    "infinity": (_put(BIAS, (1, -np.inf)), "bias holds NaN or infinity"),
+    "NaN in a norm": (_put(NORM, (2, np.nan)), "norm.scale holds NaN"),
+    "values as int": (_recast(f"{FC}/0/values", np.int32, view=True), "fc.kernel is int32"),
+    "values of another type": (
+        _recast("kernel/blocks.query/1/values", np.float16), "layer 1 of blocks.query is float16"),
+    "norm as int": (_recast(NORM, np.int32, view=True), "a subnet's norm.scale is not float32"),
+    "float64": (_recast(BIAS, np.float64), "bias is float64"),
+    "column twice": (
+        _put(f"{FC}/0/columns", ((2, 1), 0), ((2, 4), 0)), "layer 0 of fc.kernel has a column twice"
+    ),
+    "wide columns": (_recast(f"{FC}/0/columns", np.uint16), "fc.kernel has columns of type uint16"),
+    "signed columns": (_recast(f"{FC}/0/columns", np.int8, view=True), "columns of type int8"),
+    "counts not nested": (_put(f"{FC}/counts", ((1, 0), 6)), "not of 3 nested subnets"),
+    "negative counts": (_put(f"{FC}/counts", ((2, 0), -1)), "counts of fc.kernel are not of 3"),
+    "float counts": (_recast(f"{FC}/counts", np.float32), "counts of fc.kernel are not of 3"),
+    "sparsities beyond": (_update(sparsities=[-3, 0.5, 7]), r"sparsities\[0\] is -3, expected"),
+    "all is zero": (_update(sparsities=[0.2, 0.6, 1]), r"sparsities\[2\] is 1, expected"),
+    "sparsities reversed": (_update(sparsities=[0.9, 0.6, 0.2]), "0.9, 0.6, 0.2 do not increase"),
+    "sparsities equal": (_update(sparsities=[0.2, 0.6, 0.6]), "0.2, 0.6, 0.6 do not increase"),
+    "sparsity as text": (_update(sparsities=[0.2, "0.6", 0.9]), r"sparsities\[1\] is '0.6'"),
+    "no sparsities": (_update(sparsities=[]), r"sparsities is \[\]"),
+    "version as text": (_update(version="1"), "version is '1', expected"),
+    "model as list": (_update(model=["toy"]), r"model is \['toy'\], expected text"),
+    "unknown key": (_update(colour=1), "unknown key 'colour'"),
+    "kernels as list": (_update(kernels=[]), r"kernels is \[\], expected an object"),
+    "negative axis": (_kernel_text("fc.kernel", inputs=[-1]), r"kernels.fc.kernel.inputs\[0\] is"),
+    "axes twice": (_kernel_text("fc.kernel", inputs=[1]), "its RowSpec names"),
+    "an empty axis": (_kernel_text("fc.kernel", shape=[0, 4]), r"fc.kernel.shape\[0\] is 0"),
+    "a huge kernel": (_kernel_text("fc.kernel", shape=[2**31 - 1, 4]), "columns of type uint8"),
+    "a kernel less": (lambda about, _: about["kernels"].pop("fc.kernel"),
+                      "it has a tensor 'kernel/fc.kernel/0/columns'"),
+    "a subnet -1": (lambda _, t: t.update({"subnet/-1/norm.scale": t.pop(NORM)}),
+                    "it has a tensor 'subnet/-1/norm.scale'"),
+    "a name without group": (lambda _, t: t.update(bias=t.pop(BIAS)), "it has a tensor 'bias'"),
+    "a norm less": (lambda _, t: t.pop(NORM), "do not have the same parameters of their own"),
+    "a norm of another shape": (lambda _, t: t.update({NORM: np.ones(1, np.float32)}),
+                                "the subnets have norm.scale in several shapes"),
+    "a kernel and dense": (lambda _, t: t.update({"dense/fc.kernel": t[BIAS]}), "more than once"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", FORGED)
+@pytest.mark.parametrize("old", [False, True])
+def test_what_a_family_promises(file: Path, tmp_path: Path, case: str, old: bool) -> None:
+    """With and without a checksum, which older versions did not write."""
+    change, message = FORGED[case]
+    path = _rewritten(file, tmp_path / "f.safetensors", change, checksum=not old)
+    with pytest.raises(UserError, match=message) as caught:
+        load_packed(path, "toy")
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        _put(BIAS, (0, 0.5)),
+        _recast(BIAS, np.int32, view=True),
+        _put(f"{FC}/0/columns", (0, [4, 3, 2, 1, 0])),
+        _update(about={"width": 8}),
+        _update(sparsities=[0.2, 0.6, 0.8]),
+        lambda _, tensors: tensors.update({"dense/bins": tensors.pop(BIAS)}),
+    ],
+)
+def test_the_checksum_is_of_all_there_is(file: Path, tmp_path: Path, change: Any) -> None:
+    old = _rewritten(file, tmp_path / "old.safetensors", change, checksum=False)
+    load_packed(old)
+    new = _rewritten(file, tmp_path / "new.safetensors", change)
+    with pytest.raises(UserError, match="its checksum is that of other contents; pack it again"):
+        load_packed(new)
+
+
+def test_a_file_of_an_older_version(file: Path, tmp_path: Path) -> None:
+    old = _rewritten(file, tmp_path / "f.safetensors", lambda *_: None, checksum=False)
+    for k in range(3):
+        dense, again = load_packed(file).to_dense(k), load_packed(old).to_dense(k)
+        for name in dense.keys() | again.keys():
+            np.testing.assert_array_equal(dense[name], again[name], strict=True)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "{",
+        '{"version": NaN}',
+        "[" * 10**5,
+        '{"version": 1}',
+        '{"a": 1, "a": 1}',
+        "9" * 5000,
+    ],
+    ids=lambda text: text[:10],
+)
+def test_a_damaged_text(file: Path, tmp_path: Path, text: str) -> None:
+    with safe_open(file, framework="numpy") as old:
+        metadata = old.metadata() | {"family": text}
+        tensors = {name: old.get_tensor(name) for name in old.keys()}  # noqa: SIM118
+    save_file(tensors, tmp_path / "f", metadata)
+    for read in (load_packed, described):
+        with pytest.raises(UserError, match="f is a damaged family") as caught:
+            read(tmp_path / "f")
+        assert "\n" not in str(caught.value) and len(str(caught.value)) < 300
+
+
+def _mutated(data: bytes, rng: np.random.Generator) -> bytes:
+    """A file with something wrong: bits, bytes, a cut, a hole, or a piece moved."""
+    bytes_ = bytearray(data)
+    place, other = (int(x) for x in rng.integers(len(data), size=2))
+    match rng.integers(6):
+        case 0:
+            bytes_[place] ^= 1 << int(rng.integers(8))
+        case 1:
+            bytes_[place] = int(rng.integers(256))
+        case 2:
+            del bytes_[place:]
+        case 3:
+            del bytes_[place : place + int(rng.integers(1, 9))]
+        case 4:
+            bytes_[place:place] = rng.bytes(int(rng.integers(1, 9)))
+        case _:
+            bytes_[place : place + 8] = bytes_[other : other + 8]
+    return bytes(bytes_)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("where", ["header", "anywhere"])
+def test_mutations(file: Path, tmp_path: Path, where: str) -> None:
+    """Of a file's bytes: the same family or one line, in little time."""
+    data = file.read_bytes()
+    end = 8 + int.from_bytes(data[:8], "little") if where == "header" else len(data)
+    whole, path = load_packed(file), tmp_path / "f.safetensors"
+    rng, refused = np.random.default_rng(0), 0
+    for _ in range(600):
+        path.write_bytes(_mutated(data[:end], rng) + data[end:])
+        start, lines = time.perf_counter(), [""]
+        try:
+            family = load_packed(path)
+        except UserError as error:
+            lines = str(error).splitlines()
+            refused += 1
+        else:
+            assert (family.about, family.sparsities) == (whole.about, whole.sparsities)
+            for k in range(3):
+                dense, expected = family.to_dense(k), whole.to_dense(k)
+                assert dense.keys() == expected.keys()
+                for name, values in expected.items():
+                    np.testing.assert_array_equal(dense[name], values, strict=True)
+        assert len(lines) == 1 and time.perf_counter() - start < 5
+    assert refused > 500
 
 
 @pytest.mark.parametrize("kept", [0, 5, 300, -1])
@@ -234,6 +417,11 @@ def test_what_cannot_be_packed() -> None:
     uneven["fc.kernel"][0, 0] = 3 - uneven["fc.kernel"][0, 0]
     with pytest.raises(ValueError, match=r"rows of fc.kernel do not keep equally many"):
         pack(parameters, uneven, SPECS, SPARSITIES, model="toy")
+    for sparsities in ((0.2, 0.9, 0.6), (0.2, 0.6, 1.0), (-0.1, 0.6, 0.9), (0.2, 0.6, math.nan)):
+        with pytest.raises(ValueError, match=r"the sparsities .* do not increase within \[0, 1\)"):
+            pack(parameters, levels, SPECS, sparsities, model="toy")
+    with pytest.raises(ValueError, match=r"norm.scale holds NaN or infinity"):
+        packed(own=[{"norm.scale": np.full(3, np.nan)}] * 3)
     with pytest.raises(ValueError, match="levels up to 3, the family 2 subnets"):
         pack(parameters, levels, SPECS, SPARSITIES[:2], model="toy")
     with pytest.raises(ValueError, match="bias overflows in float16"):

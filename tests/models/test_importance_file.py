@@ -4,10 +4,12 @@ import dataclasses
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 import pytest
+from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from codesign.architecture import Architecture, Tower
@@ -86,4 +88,34 @@ def test_files_that_are_no_scores_are_refused(
         load_importance(path, model)
     save_file({"weight": np.ones(3)}, path)
     with pytest.raises(UserError, match="holds no importance scores"):
+        load_importance(path, model)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("vision.heads", lambda x: x * np.nan, "'vision.heads' holds NaN or infinity"),
+        ("vision.heads", lambda x: x.view(np.int32), "'vision.heads' is int32"),
+        ("text.ffn", lambda x: x[:, 1:].copy(), "'text.ffn' is float32"),
+        ("text.layers", lambda x: None, "'text.layers' is missing"),
+        ("architecture", lambda x: "[1]", "its architecture is no object"),
+        ("architecture", lambda x: x.replace("}", ""), "its architecture is not JSON"),
+        ("architecture", lambda x: None, "its architecture is not JSON"),
+    ],
+)
+def test_damaged_scores_are_refused(
+    tmp_path: Path, small: Architecture, random_clip: Callable[..., CLIP], scores: Gates,
+    name: str, change: Callable[[Any], Any], message: str,
+) -> None:  # fmt: skip
+    model, path = random_clip(small), tmp_path / "importance.safetensors"
+    save_importance(path, scores, model, "taylor")
+    with safe_open(path, framework="numpy") as file:
+        metadata = file.metadata()
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    part = metadata if name in metadata else tensors
+    part[name] = change(part[name])
+    if part[name] is None:
+        del part[name]
+    save_file(tensors, path, metadata)
+    with pytest.raises(UserError, match=f"is damaged: {message}"):
         load_importance(path, model)

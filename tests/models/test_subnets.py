@@ -165,16 +165,44 @@ def test_families_of_other_models(file: Path, tmp_path: Path) -> None:
         load_family(other)
     with safe_open(file, framework="numpy") as old:
         metadata = old.metadata()
+        metadata.pop("sha256")  # as older versions wrote it
         tensors = {name: old.get_tensor(name) for name in old.keys()}  # noqa: SIM118
     for change, message in (
         ({"projection": 6}, r"'text.projection' has shape \(8, 5\), expected \(8, 6\)"),
         ({"image": 9}, "does not describe a CLIP of ours: image 9 is not a multiple"),
+        ({"patch": ""}, "does not describe a CLIP of ours: architecture.patch is '', expected a"),
+        ({"head_dim": 1.5}, "architecture.head_dim is 1.5, expected a positive whole number"),
+        ({"text": None}, "architecture.text is None, expected an object"),
     ):
         about = json.loads(metadata["family"])
         about["about"]["architecture"] |= change
         save_file(tensors, other, {**metadata, "family": json.dumps(about)})
         with pytest.raises(UserError, match=message):
             load_family(other)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        # A square kernel, whose axes its shape does not tell.
+        (lambda about, _: about["kernels"]["vision.blocks.query"].update(
+            inputs=[2, 3], outputs=[1]),
+         "the rows of 'vision.blocks.query' are not those of a CLIP"),
+        (lambda _, t: t.update({"dense/vision.positions":
+                                t["dense/vision.positions"].view(np.int32)}),
+         "another network than it describes: 'vision.positions' is int32, expected floating"),
+    ],
+)  # fmt: skip
+def test_families_whose_packed_and_dense_clips_would_differ(
+    file: Path, tmp_path: Path, change: Any, message: str
+) -> None:
+    with safe_open(file, framework="numpy") as old:
+        tensors = {name: old.get_tensor(name) for name in old.keys()}  # noqa: SIM118
+        kind, about = old.metadata()["kind"], json.loads(old.metadata()["family"])
+    change(about, tensors)
+    save_file(tensors, tmp_path / "x", {"kind": kind, "family": json.dumps(about)})
+    with pytest.raises(UserError, match=message):
+        load_family(tmp_path / "x")
 
 
 # ---- on the packed weights -------------------------------------------------------------------
