@@ -242,10 +242,11 @@ class CLIP(nnx.Module):
     def encode_image(
         self, images: jax.Array, gates: Gates | None = None
     ) -> tuple[jax.Array, Intermediates]:
-        """Images [B,S,S,C] -> (L2-normalised f32 [B,E], intermediates).
+        """Normalised images [B,S,S,C] -> (L2-normalised f32 [B,E], intermediates).
 
         Raises:
-          ValueError: images of another size than the architecture's.
+          ValueError: images of another size than the architecture's; whole numbers, which are
+            pixels that are not normalised yet.
         """
         a = self.architecture
         expected = (a.image, a.image, a.channels)
@@ -255,6 +256,11 @@ class CLIP(nnx.Module):
                 f"images have shape {images.shape}, the model needs "
                 f"[batch, {a.image}, {a.image}, {a.channels}] (NHWC)"
                 + ("; images.transpose(0, 2, 3, 1) gives it" if channels_first else "")
+            )
+        if not jnp.issubdtype(images.dtype, jnp.floating):
+            raise ValueError(
+                f"images are {images.dtype}: pixels, not normalised yet; normalise them with the "
+                "checkpoint's processor, load_processor(...).images(pictures) or .normalise(pixels)"
             )
         return self.vision(images, None if gates is None else gates.vision)
 

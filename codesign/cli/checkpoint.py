@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from codesign.errors import UserError
+from codesign.printable import printable
 
 if TYPE_CHECKING:
     from codesign.models import CLIP
@@ -26,6 +27,11 @@ def add_checkpoint_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--head-dim", type=int, nargs="+", metavar="N",
         help="channels of a head (of vision and of text), where no config tells it",
+    )  # fmt: skip
+    parser.add_argument(
+        "--weights", choices=("raw", "averaged"),
+        help="of a training checkpoint with both: those of its last step, or their average over "
+        "the steps (default)",
     )  # fmt: skip
     parser.add_argument(
         "--subnet", type=int, metavar="K",
@@ -44,8 +50,9 @@ def load(args: argparse.Namespace, path: str, **more: Any) -> CLIP:
     if head_dim is not None:
         head_dim = head_dim[0] if len(head_dim) == 1 else tuple(head_dim)
     return load_clip(
-        path, image=args.image, activation=args.activation, head_dim=head_dim, **more
-    )
+        path, image=args.image, activation=args.activation, head_dim=head_dim,
+        weights=args.weights, **more,
+    )  # fmt: skip
 
 
 def _check_no_family(path: str) -> None:
@@ -69,6 +76,8 @@ def _subnet(args: argparse.Namespace, path: str, **more: Any) -> CLIP:
         raise UserError(f"--subnet {args.subnet}: {path} has subnets 0 to {len(family) - 1}")
     if args.activation is not None or args.head_dim is not None:
         raise UserError(f"{path} tells its activation and head width itself; leave them out")
+    if args.weights is not None:
+        raise UserError(f"{path} holds one set of weights; leave --weights out")
     clip = family.clip(args.subnet, **more)
     return clip if args.image is None else with_image_size(clip, args.image)
 
@@ -82,4 +91,4 @@ def notes_to_stderr() -> Iterator[list[str]]:
         yield told
     told += [str(note.message) for note in notes if note.category is UserWarning]
     for note in told:
-        print(f"codesign: {note}", file=sys.stderr)
+        print(f"codesign: {printable(note)}", file=sys.stderr)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from codesign.cli.arguments import add_command
 from codesign.cli.checkpoint import add_checkpoint_options, load, notes_to_stderr
 from codesign.cli.output import print_json
+from codesign.printable import printable
 
 if TYPE_CHECKING:
     from codesign.models import CLIP
@@ -55,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     from codesign.report.tables import tower_text
 
     vision, text = (tower_text(architecture[tower]) for tower in ("vision", "text"))
-    print(f"{args.out}: vision {vision}, text {text}")
+    print(f"{printable(args.out)}: vision {vision}, text {text}")
     return 0
 
 

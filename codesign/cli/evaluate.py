@@ -97,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _run_classifier(args: argparse.Namespace, family: ResNetFamily, dtype: Any) -> int:
     """The accuracy of one subnet of a classifier's family."""
-    from codesign.report.tables import percent
+    from codesign.report.text import share_of
     from codesign.train.dress.classifier_data import (
         PictureProcessor,
         measure,
@@ -106,7 +106,7 @@ def _run_classifier(args: argparse.Namespace, family: ResNetFamily, dtype: Any) 
     )
     from codesign.train.progress import counting
 
-    for option in ("image", "activation", "head_dim", "tokenizer"):
+    for option in ("image", "activation", "head_dim", "weights", "tokenizer"):
         if getattr(args, option) is not None:
             name = option.replace("_", "-")
             raise UserError(f"--{name} is for a CLIP; {args.checkpoint} is a ResNet's family")
@@ -128,6 +128,6 @@ def _run_classifier(args: argparse.Namespace, family: ResNetFamily, dtype: Any) 
             "split": args.split, "network": dataclasses.asdict(family.config), **result,
         })  # fmt: skip
         return 0
-    top_1, images = percent(result["classification"]["top_1"]), f"{result['images']:,}"
-    console().print(f"top-1 {top_1} of {images} images", highlight=False)
+    top_1 = share_of(result["classification"]["top_1"], result["images"])
+    console().print(f"top-1 {top_1} of {result['images']:,} images", highlight=False)
     return 0

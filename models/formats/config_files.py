@@ -9,32 +9,30 @@ OpenCLIP does not look at, for what OpenCLIP's own keys cannot say.
 from __future__ import annotations
 
 import dataclasses
+import math
+import typing
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from codesign.architecture import TOWERS, Architecture, Tower
+from codesign.decode import decode
 from codesign.errors import UserError
-from codesign.models.dialect import LAYER_NORM_EPSILON, Dialect, TowerDialect
-from codesign.models.formats.files import HF_CONFIG, OPENCLIP_CONFIG
+from codesign.json_text import read_json
+from codesign.models.dialect import (
+    LAYER_NORM_EPSILON,
+    Activation,
+    Dialect,
+    Epsilon,
+    Layers,
+    Size,
+    TokenId,
+    TowerDialect,
+)
+from codesign.models.formats.files import HF_CONFIG, OPENCLIP_CONFIG, is_clip_config
 from codesign.models.formats.layout import Sizes, TowerSizes
 from codesign.models.transformer import ACTIVATIONS
-from codesign.runs import read_json
 
-# Values of absent keys: transformers' CLIPConfig, which leaves defaults out of the file.
-_HF_DEFAULTS: dict[str, dict[str, Any]] = {
-    "vision": {
-        "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12,
-        "num_attention_heads": 12, "num_channels": 3, "image_size": 224, "patch_size": 32,
-        "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5,
-    },
-    "text": {
-        "hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 12,
-        "num_attention_heads": 8, "vocab_size": 49408, "max_position_embeddings": 77,
-        "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5, "eos_token_id": 49407,
-    },
-}  # fmt: skip
-_HF_PROJECTION = 512
 # The end-of-text id by which HuggingFace means "the largest id", whatever it is.
 HF_LARGEST_ID = 2
 
@@ -55,12 +53,108 @@ _OPENCLIP_USUAL: dict[str, tuple[Any, ...]] = {
 
 
 @dataclasses.dataclass(frozen=True)
+class _HfVision:
+    """A CLIPVisionConfig: transformers leaves defaults out of the file."""
+
+    hidden_size: Size = 768
+    intermediate_size: Size = 3072
+    num_hidden_layers: Layers = 12
+    num_attention_heads: Size = 12
+    num_channels: Size = 3
+    image_size: Size = 224
+    patch_size: Size = 32
+    hidden_act: str = "quick_gelu"
+    layer_norm_eps: Epsilon = 1e-5
+
+
+@dataclasses.dataclass(frozen=True)
+class _HfText:
+    """A CLIPTextConfig."""
+
+    hidden_size: Size = 512
+    intermediate_size: Size = 2048
+    num_hidden_layers: Layers = 12
+    num_attention_heads: Size = 8
+    vocab_size: Size = 49408
+    max_position_embeddings: Size = 77
+    hidden_act: str = "quick_gelu"
+    layer_norm_eps: Epsilon = 1e-5
+    eos_token_id: TokenId | tuple[TokenId] = 49407
+
+
+@dataclasses.dataclass(frozen=True)
+class _HfConfig:
+    """A CLIPConfig, its towers not yet looked at.
+
+    The legacy *_config_dict wins where it says anything, as in transformers.
+    """
+
+    vision_config: dict[str, Any] | None = None
+    vision_config_dict: dict[str, Any] | None = None
+    text_config: dict[str, Any] | None = None
+    text_config_dict: dict[str, Any] | None = None
+    projection_dim: Size = 512
+
+    def tower(self, name: str) -> dict[str, Any]:
+        plain, legacy = getattr(self, f"{name}_config"), getattr(self, f"{name}_config_dict")
+        return (plain or {}) | (legacy or {})
+
+
+@dataclasses.dataclass(frozen=True)
+class _NormSettings:
+    eps: Epsilon = LAYER_NORM_EPSILON
+
+
+@dataclasses.dataclass(frozen=True)
+class _OpenclipVision:
+    """What is looked at in OpenCLIP's vision_cfg."""
+
+    head_width: Size = 64
+    image_size: Size | tuple[Size, Size] | None = None
+    patch_size: Size | tuple[Size, Size] | None = None
+    width: Size | None = None
+    layers: Layers | None = None
+    norm_kwargs: _NormSettings | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class _OpenclipText:
+    """What is looked at in OpenCLIP's text_cfg."""
+
+    width: Size = 512
+    heads: Size = 8
+    layers: Layers | None = None
+    context_length: Size | None = None
+    vocab_size: Size | None = None
+    norm_kwargs: _NormSettings | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class _OpenclipModel:
+    """OpenCLIP's model_cfg."""
+
+    vision_cfg: _OpenclipVision
+    text_cfg: _OpenclipText
+    embed_dim: Size | None = None
+    quick_gelu: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
 class TowerSaid:
     """Of one tower; None: not said."""
 
-    head_dim: int | None = None
-    activation: str | None = None
-    epsilon: float = LAYER_NORM_EPSILON
+    head_dim: Size | None = None
+    activation: Activation | None = None
+    epsilon: Epsilon = LAYER_NORM_EPSILON
+
+
+@dataclasses.dataclass(frozen=True)
+class _Ours:
+    """Our section of an OpenCLIP config."""
+
+    vision: TowerSaid
+    text: TowerSaid
+    end_of_text: TokenId | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +166,9 @@ class Said:
       vision: of the image tower.
       text: of the text tower.
       end_of_text: see `Dialect`.
-      sizes: all dimensions, from HuggingFace's config only.
+      sizes: all dimensions, from HuggingFace's config beside its own tensors only.
+      described: dimensions by name that are not taken from it, since beside a pruned network
+        they are those of its origin.
     """
 
     by: str = ""
@@ -80,6 +176,26 @@ class Said:
     text: TowerSaid = TowerSaid()
     end_of_text: int | None = None
     sizes: Sizes | None = None
+    described: Mapping[str, int] = dataclasses.field(default_factory=dict)
+
+    def otherwise(self, sizes: Sizes) -> list[str]:
+        """Dimensions of a network that are not as described, such as 'vision width 768, not 64'."""
+        found = _dimensions(sizes)
+        return [
+            f"{name} {said}, not {found[name]}"
+            for name, said in self.described.items() if said != found[name]
+        ]  # fmt: skip
+
+
+def _dimensions(sizes: Sizes) -> dict[str, int]:
+    """Names that tell a user what differs."""
+    vision, text = sizes.vision, sizes.text
+    return {
+        "vision width": vision.width, "vision layers": len(vision.qkv),
+        "text width": text.width, "text layers": len(text.qkv),
+        "image size": sizes.patch * math.isqrt(max(vision.tokens - 1, 0)), "patch": sizes.patch,
+        "context": text.tokens, "vocabulary": sizes.vocab, "projection": vision.projection,
+    }  # fmt: skip
 
 
 def read_config(folder: Path, huggingface: bool) -> Said:
@@ -97,9 +213,11 @@ def read_config(folder: Path, huggingface: bool) -> Said:
         return _huggingface(_json(hf), hf)
     if openclip.is_file():
         return _openclip(_json(openclip), openclip)
-    if hf.is_file() and _is_clip(config := _json(hf)):
+    if hf.is_file() and is_clip_config(config := _json(hf)):
         # Of the same network in another format: its sizes are not this file's to keep.
-        return dataclasses.replace(_huggingface(config, hf), sizes=None, end_of_text=None)
+        said = _huggingface(config, hf)
+        described = {} if said.sizes is None else _dimensions(said.sizes)
+        return dataclasses.replace(said, sizes=None, end_of_text=None, described=described)
     return Said()
 
 
@@ -110,114 +228,116 @@ def _json(path: Path) -> Mapping[str, Any]:
     return config
 
 
-def _is_clip(config: Mapping[str, Any]) -> bool:
-    return config.get("model_type", "clip") == "clip" and (
-        "vision_config" in config or "text_config" in config
-    )
-
-
 def _huggingface(config: Mapping[str, Any], path: Path) -> Said:
-    if not _is_clip(config):
+    if not is_clip_config(config):
         raise UserError(
             f"{path} describes a '{config.get('model_type')}' model; only 'clip' is supported"
         )
-    parts: dict[str, dict[str, Any]] = {}
-    for tower in TOWERS:
-        # The legacy *_config_dict wins where it says anything, as in transformers.
-        said = (config.get(f"{tower}_config") or {}) | (config.get(f"{tower}_config_dict") or {})
-        parts[tower] = _HF_DEFAULTS[tower] | said
-    projection = config.get("projection_dim", _HF_PROJECTION)
-    vision, text = parts["vision"], parts["text"]
-
-    def whole(part: Mapping[str, Any], key: str) -> int:
-        if type(part[key]) is not int or part[key] < 1:
-            raise UserError(f"{path}: {key} is {part[key]!r}, expected a positive whole number")
-        return part[key]
-
-    def of_tower(part: Mapping[str, Any], tokens: int) -> tuple[TowerSizes, TowerSaid]:
-        width, heads = whole(part, "hidden_size"), whole(part, "num_attention_heads")
-        if width % heads:
-            raise UserError(f"{path}: hidden_size {width} is not a multiple of {heads} heads")
-        layers = whole(part, "num_hidden_layers")
-        sizes = TowerSizes(
-            width, tokens, projection, (width,) * layers,
-            (whole(part, "intermediate_size"),) * layers,
-        )  # fmt: skip
-        said = TowerSaid(
-            width // heads, _activation(part["hidden_act"], path), float(part["layer_norm_eps"])
-        )
-        return sizes, said
-
-    image, patch = whole(vision, "image_size"), whole(vision, "patch_size")
+    whole = decode(_HfConfig, config, str(path))
+    vision = decode(_HfVision, whole.tower("vision"), str(path), at="vision_config")
+    text = decode(_HfText, whole.tower("text"), str(path), at="text_config")
+    image, patch = vision.image_size, vision.patch_size
     if image % patch:
         raise UserError(f"{path}: image_size {image} is not a multiple of patch_size {patch}")
-    vision_sizes, vision_said = of_tower(vision, (image // patch) ** 2 + 1)
-    text_sizes, text_said = of_tower(text, whole(text, "max_position_embeddings"))
-    end = text["eos_token_id"]
-    if isinstance(end, list) and len(end) == 1:
-        end = end[0]
-    if type(end) is not int:
-        raise UserError(f"{path}: text_config.eos_token_id is {end!r}, expected one id")
+    vision_tokens = (image // patch) ** 2 + 1
+    end = text.eos_token_id if isinstance(text.eos_token_id, int) else text.eos_token_id[0]
     return Said(
         by=path.name,
-        vision=vision_said,
-        text=text_said,
+        vision=_tower_said(vision, path),
+        text=_tower_said(text, path),
         end_of_text=None if end == HF_LARGEST_ID else end,
         sizes=Sizes(
-            vision_sizes, text_sizes, patch, whole(vision, "num_channels"),
-            whole(text, "vocab_size"),
+            _tower_sizes(vision, vision_tokens, whole.projection_dim),
+            _tower_sizes(text, text.max_position_embeddings, whole.projection_dim),
+            patch, vision.num_channels, text.vocab_size,
         ),
     )  # fmt: skip
 
 
-def _activation(name: Any, path: Path) -> str:
-    if name not in ACTIVATIONS:
+def _tower_said(tower: _HfVision | _HfText, path: Path) -> TowerSaid:
+    width, heads = tower.hidden_size, tower.num_attention_heads
+    if width % heads:
+        raise UserError(f"{path}: hidden_size {width} is not a multiple of {heads} heads")
+    activation = tower.hidden_act
+    if activation not in ACTIVATIONS:
         known = " and ".join(sorted(ACTIVATIONS))
-        raise UserError(f"{path}: the activation is {name!r}; supported are {known}")
-    return str(name)
+        raise UserError(f"{path}: the activation is {activation!r}; supported are {known}")
+    return TowerSaid(width // heads, typing.cast(Activation, activation), tower.layer_norm_eps)
+
+
+def _tower_sizes(tower: _HfVision | _HfText, tokens: int, projection: int) -> TowerSizes:
+    width, layers = tower.hidden_size, tower.num_hidden_layers
+    return TowerSizes(
+        width, tokens, projection, (width,) * layers, (tower.intermediate_size,) * layers
+    )
 
 
 def _openclip(config: Mapping[str, Any], path: Path) -> Said:
     if "codesign" in config:
-        return _ours(config["codesign"], path)
-    model = config.get("model_cfg", config)
-    parts = {tower: model.get(f"{tower}_cfg") for tower in TOWERS}
-    if not all(isinstance(part, dict) for part in parts.values()):
-        raise UserError(f"{path} is no OpenCLIP config: vision_cfg or text_cfg is missing")
-    for tower, part in parts.items():
+        ours = decode(_Ours, config["codesign"], str(path), at="codesign", exact=True)
+        for tower in TOWERS:
+            if getattr(ours, tower).activation is None:
+                raise UserError(f"{path}: codesign.{tower}.activation is None, expected its name")
+        return Said(path.name, ours.vision, ours.text, ours.end_of_text)
+    at = "model_cfg" if "model_cfg" in config else ""
+    stated = config.get("model_cfg", config)
+    model = decode(_OpenclipModel, stated, str(path), at=at)
+    _check_usual(stated, path)
+    vision, text = model.vision_cfg, model.text_cfg
+    for key in ("image_size", "patch_size"):
+        sides = getattr(vision, key)
+        if isinstance(sides, tuple) and sides[0] != sides[1]:
+            raise UserError(
+                f"{path}: vision_cfg.{key} is {list(sides)}; only square images and patches are "
+                "supported"
+            )
+    if text.width % text.heads:
+        raise UserError(
+            f"{path}: text_cfg.width {text.width} is not a multiple of {text.heads} heads"
+        )
+    activation: Activation = "quick_gelu" if model.quick_gelu else "gelu"
+    return Said(
+        by=path.name,
+        vision=TowerSaid(vision.head_width, activation, _epsilon(vision)),
+        text=TowerSaid(text.width // text.heads, activation, _epsilon(text)),
+        described=_described(model),
+    )
+
+
+def _check_usual(model: Mapping[str, Any], path: Path) -> None:
+    for tower in TOWERS:
+        part = model[f"{tower}_cfg"]
         for key, usual in _OPENCLIP_USUAL.items():
-            if key in part and part[key] not in usual:
+            # By type too: Python's 0 equals False.
+            if key in part and not any(
+                type(part[key]) is type(value) and part[key] == value for value in usual
+            ):
                 raise UserError(
                     f"{path}: {tower}_cfg.{key} = {part[key]!r} is not supported, "
                     f"only {usual[0]!r} is"
                 )
-    activation = "quick_gelu" if model.get("quick_gelu") else "gelu"
-    vision, text = parts["vision"], parts["text"]
-    try:
-        return Said(
-            by=path.name,
-            vision=TowerSaid(int(vision.get("head_width", 64)), activation, _epsilon(vision)),
-            text=TowerSaid(
-                int(text.get("width", 512)) // int(text.get("heads", 8)), activation, _epsilon(text)
-            ),
-        )
-    except (TypeError, ValueError, ZeroDivisionError) as error:
-        raise UserError(f"{path}: {error}") from None
 
 
-def _epsilon(part: Mapping[str, Any]) -> float:
-    return float((part.get("norm_kwargs") or {}).get("eps", LAYER_NORM_EPSILON))
+def _described(model: _OpenclipModel) -> dict[str, int]:
+    """The dimensions that an OpenCLIP config states."""
+    vision, text = model.vision_cfg, model.text_cfg
+    stated = {
+        "vision width": vision.width, "vision layers": vision.layers,
+        "text width": text.width, "text layers": text.layers,
+        "image size": _side(vision.image_size), "patch": _side(vision.patch_size),
+        "context": text.context_length, "vocabulary": text.vocab_size,
+        "projection": model.embed_dim,
+    }  # fmt: skip
+    return {name: number for name, number in stated.items() if type(number) is int}
 
 
-def _ours(section: Mapping[str, Any], path: Path) -> Said:
-    try:
-        vision, text = (TowerSaid(**section[tower]) for tower in TOWERS)
-        said = Said(path.name, vision, text, section["end_of_text"])
-    except (TypeError, KeyError) as error:
-        raise UserError(f"{path}: the section 'codesign' is not one of ours ({error})") from None
-    for tower in (vision, text):
-        _activation(tower.activation, path)
-    return said
+def _side(size: Any) -> Any:
+    """Of a square, which OpenCLIP may state as two sides."""
+    return size[0] if isinstance(size, tuple) else size
+
+
+def _epsilon(tower: _OpenclipVision | _OpenclipText) -> float:
+    return (tower.norm_kwargs or _NormSettings()).eps
 
 
 def huggingface_config(architecture: Architecture, dialect: Dialect, dtype: str) -> dict[str, Any]:
@@ -297,7 +417,7 @@ def _told(architecture: Architecture, dialect: Dialect, tower: str) -> TowerSaid
     own: TowerDialect = getattr(dialect, tower)
     return TowerSaid(
         own.head_dim or architecture.head_dim,
-        own.activation or architecture.activation,
+        typing.cast(Activation, own.activation or architecture.activation),
         own.epsilon,
     )
 

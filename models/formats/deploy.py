@@ -30,8 +30,9 @@ from jax import export
 
 from codesign.errors import UserError, did_you_mean
 from codesign.models.clip import CLIP
-from codesign.models.formats.files import TOKENIZER_FILES, locate_side_files
-from codesign.models.formats.processor import HF_PREPROCESSOR, ImageSettings, image_settings
+from codesign.models.formats.files import HF_PREPROCESSOR, TOKENIZER_FILES, locate_side_files
+from codesign.models.formats.processor import ImageSettings, image_settings
+from codesign.models.formats.safetensors_file import write_safetensors
 from codesign.models.formats.save import check_free, publish
 from codesign.runs import write_json
 
@@ -118,10 +119,8 @@ def export_stablehlo(
     }
 
     def write(aside: Path) -> None:
-        from safetensors.numpy import save_file
-
         tensors = {n: w for encoder in programs.values() for n, w in encoder.weights.items()}
-        save_file(tensors, aside / _WEIGHTS)
+        write_safetensors(aside / _WEIGHTS, tensors)
         for name, program in exported.items():
             (aside / f"{name}.stablehlo").write_bytes(program.serialize())
         shutil.copyfile(_EXAMPLE, aside / "example.py")

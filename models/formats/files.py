@@ -5,18 +5,20 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from codesign.errors import UserError
+from codesign.json_text import read_json
 from codesign.models.formats.safetensors_file import looks_like_safetensors, read_safetensors
+from codesign.models.formats.script import Script
+from codesign.models.formats.state_dicts import state_dicts
 from codesign.models.formats.tensor import Tensor
 from codesign.models.formats.torch_file import looks_like_torch, read_torch
-from codesign.runs import read_json
 
 HF_CONFIG = "config.json"
 OPENCLIP_CONFIG = "open_clip_config.json"
+HF_PREPROCESSOR = "preprocessor_config.json"
+HF_PROCESSOR = "processor_config.json"  # since transformers 5, for pictures and captions
 NATIVE_CONFIG = "architecture.json"
 NATIVE_WEIGHTS = "weights"
 
@@ -27,7 +29,7 @@ _HF_WEIGHTS = (
     "pytorch_model.bin.index.json",
 )
 _OPENCLIP_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
-_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
+_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -36,10 +38,12 @@ TOKENIZER_FILES = (
     "merges.txt",
 )
 # Small files that travel with weights.
-_SIDE_FILES = (HF_CONFIG, OPENCLIP_CONFIG, "preprocessor_config.json", *TOKENIZER_FILES)
+_SIDE_FILES = (
+    HF_CONFIG, OPENCLIP_CONFIG, HF_PREPROCESSOR, HF_PROCESSOR, *TOKENIZER_FILES
+)  # fmt: skip
 _HUB_NAME = re.compile(r"(?:hf-hub:)?([\w.-]+/[\w.-]+)")
-# How a state dict is wrapped by training programs.
-_WRAPPERS = ("state_dict", "model", "model_state_dict")
+# Beginnings of the tensors' names of each tower, whatever stands before them.
+_TOWERS = (r"(^|\.)(visual|vision_model)\.", r"(^|\.)(text|text_model|transformer)\.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,10 +64,20 @@ class Source:
 
 @dataclasses.dataclass(frozen=True)
 class Tensors:
-    """What a checkpoint's files hold: tensors by name, and whether TorchScript held them."""
+    """What a checkpoint's files hold.
 
-    tensors: dict[str, Tensor]
-    script: bool = False
+    Attributes:
+      dicts: tensors by name, of every state dict in a file by its place there; "": the whole.
+      script: of a TorchScript archive, what it tells beside its tensors.
+    """
+
+    dicts: dict[str, dict[str, Tensor]]
+    script: Script | None = None
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """Those of the first state dict."""
+        return next(iter(self.dicts.values()))
 
 
 def locate(path: str | os.PathLike[str], revision: str | None = None) -> Source:
@@ -82,7 +96,7 @@ def locate(path: str | os.PathLike[str], revision: str | None = None) -> Source:
         raise UserError(
             f"there is no file or folder {name}; a hub name looks like openai/clip-vit-base-patch16"
         )
-    folder = _from_hub(match[1], revision, [*_HF_WEIGHTS, *_OPENCLIP_WEIGHTS])
+    folder = _from_hub(match[1], revision, weights=True)
     return Source(name, folder, _weights_in(folder))
 
 
@@ -94,7 +108,7 @@ def locate_side_files(path: str | os.PathLike[str], revision: str | None = None)
     """
     match = _HUB_NAME.fullmatch(os.fspath(path))
     if not Path(path).expanduser().exists() and match and Path(path).suffix not in _SUFFIXES:
-        return _from_hub(match[1], revision, [])
+        return _from_hub(match[1], revision, weights=False)
     local = Path(path).expanduser()
     if not local.exists():
         return locate(path).folder  # raises
@@ -104,9 +118,11 @@ def locate_side_files(path: str | os.PathLike[str], revision: str | None = None)
 def _weights_in(folder: Path) -> Path:
     if (folder / NATIVE_CONFIG).is_file() and (folder / NATIVE_WEIGHTS).is_dir():
         return folder / NATIVE_WEIGHTS
-    for name in (*_HF_WEIGHTS, *_OPENCLIP_WEIGHTS):
-        if (folder / name).is_file():
-            return folder / name
+    known = [folder / name for name in _weights_beside(folder) if (folder / name).is_file()]
+    if len(known) > 1:
+        return next((file for file in known if _may_hold_a_clip(file)), known[0])
+    if known:
+        return known[0]
     others = sorted(f for f in folder.iterdir() if f.suffix in _SUFFIXES)
     if len(others) == 1:
         return others[0]
@@ -117,7 +133,38 @@ def _weights_in(folder: Path) -> Path:
     raise UserError(f"{folder} holds no checkpoint: no .safetensors, .bin or .pt file")
 
 
-def _from_hub(repo: str, revision: str | None, weights: list[str]) -> Path:
+def _weights_beside(folder: Path) -> tuple[str, ...]:
+    """Names of weights in order of preference.
+
+    timm keeps the image tower alone in HuggingFace's file names, beside OpenCLIP's file.
+    """
+    config = folder / HF_CONFIG
+    try:
+        foreign = config.is_file() and not is_clip_config(read_json(config))
+    except UserError:  # told when the weights are loaded, if they are those it describes
+        foreign = False
+    return (*_OPENCLIP_WEIGHTS, *_HF_WEIGHTS) if foreign else (*_HF_WEIGHTS, *_OPENCLIP_WEIGHTS)
+
+
+def is_clip_config(config: object) -> bool:
+    """Whether the JSON of a config.json is that of HuggingFace's CLIP."""
+    return (
+        isinstance(config, dict)
+        and config.get("model_type", "clip") == "clip"
+        and ("vision_config" in config or "text_config" in config)
+    )
+
+
+def _may_hold_a_clip(file: Path) -> bool:
+    """Whether both towers are there by name; a file that cannot be read tells so when loaded."""
+    try:
+        names = [name for tensors in read_tensors(file).dicts.values() for name in tensors]
+    except UserError:
+        return True
+    return all(any(re.search(tower, name) for name in names) for tower in _TOWERS)
+
+
+def _from_hub(repo: str, revision: str | None, weights: bool) -> Path:
     """Downloads one repository's checkpoint, or finds it in the hub's cache; its folder.
 
     File by file, because repositories hold the same weights in several formats.
@@ -150,7 +197,9 @@ def _from_hub(repo: str, revision: str | None, weights: list[str]) -> Path:
             ) from None
 
     found = [fetch(file) for file in _SIDE_FILES]
-    for file in weights:
+    config = next((path.parent for path in found if path is not None), None)
+    order = (*_HF_WEIGHTS, *_OPENCLIP_WEIGHTS) if config is None else _weights_beside(config)
+    for file in order if weights else ():
         path = fetch(file)
         if path is not None:
             found.append(path)
@@ -160,7 +209,8 @@ def _from_hub(repo: str, revision: str | None, weights: list[str]) -> Path:
     folders = [path.parent for path in found if path is not None]
     if not folders:
         place = "on the hub" if listed is not None else "in the hub's cache, and no network"
-        raise UserError(f"'{repo}' is no path here, and holds no CLIP checkpoint {place}")
+        what = "CLIP checkpoint" if weights else "tokenizer or config"
+        raise UserError(f"'{repo}' is no path here, and holds no {what} {place}")
     return folders[0]
 
 
@@ -171,17 +221,19 @@ def read_tensors(path: Path) -> Tensors:
       UserError: an unreadable, damaged or foreign file.
     """
     if path.name.endswith(".index.json"):
-        return Tensors(_read_shards(path))
+        return Tensors({"": _read_shards(path)})
     try:
         with path.open("rb") as file:
             start = file.read(64)
         if looks_like_safetensors(start):
-            return Tensors(read_safetensors(path))
+            return Tensors({"": read_safetensors(path)})
         if looks_like_torch(start):
-            obj, script = read_torch(path)
-            return Tensors(_flat(obj) if script else _state_dict(obj, path), script)
+            saved = read_torch(path)
+            if isinstance(saved, Script):
+                return Tensors({"": saved.tensors}, saved)
+            return Tensors(state_dicts(saved, path))
     except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from None
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from None
     if start.startswith(b"version https://git-lfs"):
         raise UserError(f"{path} is a git-lfs pointer, not the weights; run `git lfs pull`")
     size = path.stat().st_size
@@ -213,30 +265,3 @@ def _read_shards(index: Path) -> dict[str, Tensor]:
         if name not in tensors:
             raise UserError(f"{index.parent / shard} lacks the tensor '{name}' of {index.name}")
     return tensors
-
-
-def _state_dict(obj: Any, path: Path) -> dict[str, Tensor]:
-    """The state dict in what a program saved, which may be a whole training checkpoint."""
-    if isinstance(obj, Mapping):
-        if any(isinstance(value, Tensor) for value in obj.values()):
-            return {
-                str(name): value.renamed(str(name))
-                for name, value in obj.items()
-                if isinstance(value, Tensor)
-            }
-        for key in _WRAPPERS:
-            if isinstance(obj.get(key), Mapping):
-                return _state_dict(obj[key], path)
-        keys = ", ".join(map(str, list(obj)[:5]))
-        raise UserError(f"{path} holds no state dict: its entries are {keys or 'none'}")
-    raise UserError(f"{path} holds a {type(obj).__name__}, not a state dict")
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Tensor]:
-    flat: dict[str, Tensor] = {}
-    for key, value in tree.items():
-        if isinstance(value, Tensor):
-            flat[prefix + key] = value.renamed(prefix + key)
-        elif isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{key}.")
-    return flat

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
+import typing
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -22,14 +23,14 @@ import numpy as np
 from codesign.architecture import TOWERS, Architecture, Tower
 from codesign.errors import UserError
 from codesign.models.clip import CLIP
-from codesign.models.dialect import Dialect, TowerDialect
+from codesign.models.dialect import Activation, Dialect, TowerDialect
 from codesign.models.formats.assemble import (
     abstract_clip,
     assemble,
     parameter_axes,
     variables,
 )
-from codesign.models.formats.config_files import Said, read_config
+from codesign.models.formats.config_files import Said, TowerSaid, read_config
 from codesign.models.formats.files import Source, locate, read_tensors
 from codesign.models.formats.layout import (
     HUGGINGFACE,
@@ -42,9 +43,16 @@ from codesign.models.formats.layout import (
     present,
     to_parameters,
 )
-from codesign.models.formats.names import Named, check_buffers, check_masks, recognise
+from codesign.models.formats.names import (
+    Named,
+    Weights,
+    check_buffers,
+    check_masks,
+    recognise,
+)
 from codesign.models.formats.native import is_native, load_native
 from codesign.models.formats.positions import Method, resize_positions
+from codesign.models.formats.script import Script
 from codesign.models.transformer import ACTIVATIONS
 
 _USUAL_HEAD_DIM = 64
@@ -60,6 +68,7 @@ def load_clip(
     remat: bool = False,
     activation: str | None = None,
     head_dim: int | tuple[int, int] | None = None,
+    weights: Weights | None = None,
     revision: str | None = None,
 ) -> CLIP:
     """Loads a CLIP checkpoint of any of the known formats, which is detected.
@@ -67,9 +76,11 @@ def load_clip(
         clip = codesign.load_clip("openai/clip-vit-base-patch16")
         embeddings, _ = clip.encode_image(images)  # [B, 224, 224, 3] -> [B, 512]
 
-    Formats: HuggingFace folders and hub names; OpenCLIP state dicts and training checkpoints
-    (.safetensors, .pt, .bin; pickled code is never run), also OpenAI's own archives; TinyCLIP;
-    pruned CLIPs, whose dimensions are inferred from the tensors alone; our own Orbax folders.
+    Formats: HuggingFace folders and hub names; OpenCLIP state dicts, and the checkpoints that
+    training programs make of them (.safetensors, .pt, .bin, .ckpt; whatever lies beside the
+    weights, and under whatever prefix; pickled code is never run), also TorchScript such as
+    OpenAI's own archives; TinyCLIP; pruned CLIPs, whose dimensions are inferred from the tensors
+    alone; our own Orbax folders.
     A file's images and ids are prepared by `load_processor`.
 
     Args:
@@ -80,10 +91,13 @@ def load_clip(
       remat: recompute each block in the backward pass, for memory.
       activation: "gelu" or "quick_gelu", for a file without a config beside it.
       head_dim: channels of a head, or (vision's, text's), for such a file.
+      weights: "raw" or "averaged" (over the steps of a training), of a file that holds both;
+        default: the averaged ones, which trainings evaluate and publish.
       revision: of the hub repository: a branch, tag or commit.
 
     Warns:
-      UserWarning: an activation or a head width that had to be assumed.
+      UserWarning: an activation or a head width that had to be assumed; tensors beside the
+        CLIP, or other weights of it, that are not used; a config that describes another network.
 
     Raises:
       UserError: no checkpoint there, one that is damaged or of another kind of model, or
@@ -98,8 +112,11 @@ def load_clip(
         model = load_native(source.folder, dtype=dtype, remat=remat)
         if activation is not None or head_dim is not None:
             raise UserError(f"{path} tells its activation and head width itself; leave them out")
+        if weights is not None:
+            raise UserError(f"{path} holds one set of weights; leave weights out")
     else:
-        model, notes, method = _load_file(source, dtype, remat, activation, head_dim)
+        named = recognise(read_tensors(source.weights), str(source.weights), weights)
+        model, notes, method = _load_file(source, named, dtype, remat, activation, head_dim)
     for note in notes:
         warnings.warn(note, stacklevel=2)
     return model if image is None else with_image_size(model, image, method)
@@ -130,14 +147,17 @@ def with_image_size(model: CLIP, image: int, method: Method = "openclip") -> CLI
 
 def _load_file(
     source: Source,
+    named: Named,
     dtype: Any,
     remat: bool,
     activation: str | None,
     head_dim: int | tuple[int, int] | None,
 ) -> tuple[CLIP, list[str], Method]:
     where = str(source.weights)
-    named = recognise(read_tensors(source.weights), where)
     said = read_config(source.folder, named.layout is HUGGINGFACE)
+    notes = list(named.notes)
+    if named.script is not None:
+        said = _with_script(said, named.script, where, notes)
     sizes = said.sizes or measure(named.layout, named.tensors, where)
     told_by = said.by if said.sizes else "its other tensors"
     check(named.layout, sizes, named.tensors, where, told_by)
@@ -145,7 +165,13 @@ def _load_file(
     assumed: list[str] = []
     head_dims = _head_dims(sizes, named, said, head_dim, where, assumed)
     activations = _activations(named, said, activation, assumed)
-    notes = check_masks(named, sizes, head_dims, where)
+    notes += check_masks(named, sizes, head_dims, where)
+    otherwise = said.otherwise(sizes)
+    if otherwise:
+        notes.append(
+            f"{where}: {said.by} describes another network ({'; '.join(otherwise)}); taken from it "
+            "are only head widths, activation and epsilon"
+        )
     if assumed:
         notes.append(
             f"{where}: no config beside it tells, so assumed are {', '.join(assumed)}; "
@@ -168,6 +194,33 @@ def _load_file(
             values[tower, "blocks", "present_ffn"] = present(t.ffn, max(1, *t.ffn))
     method: Method = "huggingface" if named.layout is HUGGINGFACE else "openclip"
     return assemble(abstract, values), notes, "tinyclip" if named.tinyclip else method
+
+
+def _with_script(said: Said, script: Script, where: str, notes: list[str]) -> Said:
+    """What a TorchScript archive computes, before what a config beside it says."""
+    sides = script.setting(r"(.*\.)?visual\.image_size")
+    if isinstance(sides, tuple) and len(set(sides)) > 1:
+        raise UserError(f"{where} is for images of {sides} pixels; only square ones are supported")
+    activation = script.activation
+    if activation is not None and activation not in ACTIVATIONS:
+        raise UserError(f"{where}: its code computes {activation}, which is not supported")
+    towers: dict[str, Any] = {}
+    for tower, of_tower in (("vision", r"(.*\.)?visual\."), ("text", r"(?!.*visual\.)(.*\.)?")):
+        told: TowerSaid = getattr(said, tower)
+        head_dim = script.setting(of_tower + r"transformer\..*\.attn\.head_dim")
+        towers[tower] = dataclasses.replace(
+            told,
+            head_dim=head_dim if isinstance(head_dim, int) and head_dim > 0 else told.head_dim,
+            activation=typing.cast("Activation | None", activation or told.activation),
+        )
+    if activation is None:
+        return dataclasses.replace(said, **towers)
+    if said.vision.activation not in (None, activation):
+        notes.append(
+            f"{where}: {said.by} says the activation {said.vision.activation}, its code computes "
+            f"{activation}, which is taken"
+        )
+    return dataclasses.replace(said, by=said.by or f"the code of {where}", **towers)
 
 
 def _head_dims(
@@ -217,12 +270,11 @@ def _activations(
         raise UserError(f"activation is {option!r}, expected {known}")
     found: dict[str, str] = {}
     unsaid = False
-    # Those of transformers' config by default, and of OpenCLIP's.
-    usual = "quick_gelu" if named.layout is HUGGINGFACE else "gelu"
+    # Those of transformers' config by default, of OpenAI's archives, and of OpenCLIP's config.
+    openai = named.script is not None
+    usual = "quick_gelu" if named.layout is HUGGINGFACE or openai else "gelu"
     for tower in TOWERS:
         told = getattr(said, tower).activation
-        if told is None and named.openai:
-            told = "quick_gelu"
         if told is None and named.tinyclip:
             told = "gelu"
         _check_agree("the activation {}", told, option, said.by or "the checkpoint's format")
@@ -282,7 +334,7 @@ def _dialect(
         own_activation = activations[name] != activations["vision"]
         return TowerDialect(
             head_dim=head_dims[name] if own_head_dim else None,
-            activation=activations[name] if own_activation else None,
+            activation=typing.cast(Activation, activations[name]) if own_activation else None,
             epsilon=getattr(said, name).epsilon,
             ragged=is_ragged(getattr(sizes, name)),
         )

@@ -1,28 +1,48 @@
-"""Which format a file's tensor names belong to, and the names without their wrappings.
+"""Which CLIP of a file is meant, in which format, and its names without their wrappings.
 
 Training programs wrap a model, and every wrapper puts a word before its tensors' names:
 `module.` (distributed), `_orig_mod.` (compiled), `_image_encoder.` (TinyCLIP), `text.`
-(OpenCLIP with a separate text tower). What remains is HuggingFace's or OpenCLIP's naming.
+(OpenCLIP with a separate text tower), `model.` or `clip_model.` (a model that holds a CLIP).
+What remains is HuggingFace's or OpenCLIP's naming.
 """
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import re
 from collections.abc import Mapping
+from typing import Literal, get_args
 
 import numpy as np
 
 from codesign.errors import UserError
 from codesign.models.formats.files import Tensors
 from codesign.models.formats.layout import HUGGINGFACE, OPENCLIP, Layout, Sizes
+from codesign.models.formats.script import Script
 from codesign.models.formats.tensor import Tensor
 
-_TRAINING = re.compile(r"^(?:module\.|_orig_mod\.)+")
-_TINYCLIP = re.compile(
-    r"^(?:_image_encoder|_text_encoder|_logit_scale"
-    r"|image_encoder_without_ddp|text_encoder_without_ddp)\."
-)
+Weights = Literal["raw", "averaged"]
+
+_TINYCLIP = {
+    "_image_encoder", "_text_encoder", "_logit_scale", "image_encoder_without_ddp",
+    "text_encoder_without_ddp",
+}  # fmt: skip
+# Words that wrappers put anywhere in a name: of distributed training (DataParallel, FSDP,
+# DeepSpeed), of torch.compile and of checkpointed activations.
+_WRAPPERS = _TINYCLIP | {
+    "module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module",
+}  # fmt: skip
+# First words of a CLIP's own names; what stands before them is whose part the CLIP is.
+_VISION, _TEXT = {"visual", "vision_model"}, {"transformer", "text", "text_model"}
+_FIRST = _VISION | _TEXT | {
+    "visual_projection", "token_embedding", "positional_embedding", "ln_final", "text_projection",
+    "logit_scale", "logit_bias", "text_decoder",
+}  # fmt: skip
+# How averages of the weights over the steps of a training are called.
+_AVERAGED = re.compile(r"(?<![a-z])ema|ema(?![a-z])|averag|(?<![a-z])swa(?![a-z])|shadow|polyak")
+_RAW = re.compile(r"online|(?<![a-z])raw(?![a-z])")  # where ema-pytorch keeps both together
+_AVERAGE_COUNT = "n_averaged"  # of torch's AveragedModel
 _TINYCLIP_MASKS = "l0_module."
 # Buffers, and the scalars in OpenAI's archives: they repeat what other tensors or the code say.
 _BUFFERS = re.compile(
@@ -57,7 +77,8 @@ class Named:
       buffers: what repeats other tensors, by the same names.
       masks: TinyCLIP's pruning logits.
       tinyclip: named as TinyCLIP does: exact GELU and heads of 64 channels.
-      openai: from a TorchScript archive, which only OpenAI published: QuickGELU.
+      script: of a TorchScript archive, what it tells beside its tensors.
+      notes: what a user should know of the choice, a line each.
     """
 
     layout: Layout
@@ -65,35 +86,181 @@ class Named:
     buffers: dict[str, Tensor]
     masks: dict[str, Tensor]
     tinyclip: bool
-    openai: bool
+    script: Script | None = None
+    notes: tuple[str, ...] = ()
 
 
-def recognise(found: Tensors, where: str) -> Named:
+@dataclasses.dataclass(frozen=True)
+class _Found:
+    """One CLIP in a file.
+
+    Attributes:
+      place: keys and prefix.
+      tensors: by their names without wrappers.
+      beside: names of the tensors of the same state dict that belong to no CLIP.
+      averaged: whether they are averages over the steps of a training.
+    """
+
+    place: str
+    tensors: dict[str, Tensor]
+    beside: list[str]
+    averaged: bool
+
+
+def recognise(found: Tensors, where: str, weights: Weights | None = None) -> Named:
     """Detects the format and unwraps the names.
 
+    Args:
+      found: what the file holds.
+      where: the file, for messages.
+      weights: of a file with raw and averaged weights, which to take; None: the averaged ones,
+        with a note.
+
     Raises:
-      UserError: a model of another kind, or tensors that contradict each other.
+      UserError: a model of another kind, tensors that contradict each other, several CLIPs of
+        which none is meant, or none of the `weights` wanted.
     """
-    named: dict[str, Tensor] = {}
-    # The masks' names differ by their prefix alone, so they keep it.
-    masks = {name: t for name, t in found.tensors.items() if _TINYCLIP_MASKS in name}
-    tinyclip = bool(masks)
-    for full, tensor in found.tensors.items():
-        if full in masks:
-            continue
-        name = _TRAINING.sub("", full)
-        inner = _TINYCLIP.sub("", name)
-        tinyclip |= inner != name
-        name = _TRAINING.sub("", inner)
-        if name in named and not _same(named[name], tensor):
-            raise UserError(
-                f"{where}: '{named[name].name}' and '{full}' are one tensor by name, but differ"
-            )
-        named.setdefault(name, tensor)
+    by_place = {place: _clips(place, t, where) for place, t in found.dicts.items()}
+    clips = [clip for clips_there in by_place.values() for clip in clips_there]
+    elsewhere = [
+        f"{place}.{name}" for place, tensors in found.dicts.items() if not by_place[place]
+        for name, tensor in tensors.items() if len(tensor.shape) > 1  # no counters and states
+    ]  # fmt: skip
+    if not clips:  # one that is named as a CLIP in part, so that the error tells what it is
+        largest = max(found.dicts, key=lambda place: len(found.dicts[place]))
+        there = found.dicts[largest]
+        clips = [_Found(largest, _own(there, _usual_prefix(there), where), [], False)]
+    chosen, notes = _choose(clips, where, weights)
+    masks = {name: t for name, t in chosen.tensors.items() if _TINYCLIP_MASKS in name}
+    named = {name: t for name, t in chosen.tensors.items() if name not in masks}
     _refuse_foreign(named, where)
     named = _without_text_prefix(named)
     buffers = {n: named.pop(n) for n in list(named) if _BUFFERS.fullmatch(n)}
-    return Named(_layout(named, where), named, buffers, masks, tinyclip, found.script)
+    tinyclip = bool(masks) or any(
+        not _TINYCLIP.isdisjoint(t.name.split(".")) for t in chosen.tensors.values()
+    )
+    layout = _layout(named, where)
+    unused = chosen.beside + elsewhere
+    if unused:
+        which = f"the tensor '{unused[0]}'"
+        if len(unused) > 1:
+            which = f"{len(unused)} tensors, such as '{unused[0]}'"
+        notes.append(f"{where}: not used, being no part of the CLIP: {which}")
+    return Named(layout, named, buffers, masks, tinyclip, found.script, tuple(notes))
+
+
+def _clips(place: str, tensors: Mapping[str, Tensor], where: str) -> list[_Found]:
+    """The CLIPs of a state dict: what stands before the names of both towers."""
+    first_words: dict[str, set[str]] = collections.defaultdict(set)
+    for name in tensors:
+        prefix, own = _split(name)
+        first_words[prefix].add(own.partition(".")[0])
+    prefixes = [p for p, words in first_words.items() if words & _VISION and words & _TEXT]
+    owners = {name: _owner(name, prefixes) for name in tensors}
+    averages = any(name.rpartition(".")[2] == _AVERAGE_COUNT for name in tensors)
+    beside = [
+        name for name, owner in owners.items()
+        if owner is None and not name.endswith(_AVERAGE_COUNT)
+    ]  # fmt: skip
+    clips = []
+    for prefix in prefixes:
+        mine = {
+            name: tensors[name] for name, owner in owners.items()
+            if owner == prefix and not name.endswith(_AVERAGE_COUNT)
+        }  # fmt: skip
+        whole = ".".join(filter(None, (place, prefix)))
+        averaged = averages or _is_averaged(whole)
+        clips.append(_Found(whole, _own(mine, prefix, where), beside, averaged))
+    return clips
+
+
+def _is_averaged(place: str) -> bool:
+    """By the innermost word that tells."""
+    for word in reversed(place.lower().split(".")):
+        if _RAW.search(word):
+            return False
+        if _AVERAGED.search(word):
+            return True
+    return False
+
+
+def _words(name: str) -> list[str]:
+    return [word for word in name.split(".") if word not in _WRAPPERS]
+
+
+def _split(name: str) -> tuple[str, str]:
+    """'module.clip.visual.proj' -> ('clip', 'visual.proj')."""
+    words = _words(name)
+    start = next((i for i, word in enumerate(words) if word in _FIRST), 0)
+    return ".".join(words[:start]), ".".join(words[start:])
+
+
+def _owner(name: str, prefixes: list[str]) -> str | None:
+    """The longest of the prefixes that a name has."""
+    bare = ".".join(_words(name)) + "."
+    own = [p for p in prefixes if not p or bare.startswith(f"{p}.")]
+    return max(own, key=len, default=None)
+
+
+def _usual_prefix(tensors: Mapping[str, Tensor]) -> str:
+    return collections.Counter(_split(name)[0] for name in tensors).most_common(1)[0][0]
+
+
+def _own(tensors: Mapping[str, Tensor], prefix: str, where: str) -> dict[str, Tensor]:
+    """Tensors by their names without wrappers and the prefix.
+
+    TinyCLIP's masks, which differ by their wrappers alone, keep their whole names.
+
+    Raises:
+      UserError: two tensors of one name that differ.
+    """
+    own: dict[str, Tensor] = {}
+    for full, tensor in tensors.items():
+        bare = ".".join(_words(full))
+        name = bare[len(prefix) + 1 :] if prefix and bare.startswith(f"{prefix}.") else bare
+        name = full if _TINYCLIP_MASKS in full else name
+        if name in own and not _same(own[name], tensor):
+            raise UserError(
+                f"{where}: '{own[name].name}' and '{full}' are one tensor by name, but differ"
+            )
+        own.setdefault(name, tensor)
+    return own
+
+
+def _choose(clips: list[_Found], where: str, weights: Weights | None) -> tuple[_Found, list[str]]:
+    """The CLIP that is meant, and what to say of it."""
+    if weights is not None and weights not in get_args(Weights):
+        raise UserError(f"weights is {weights!r}, expected {' or '.join(get_args(Weights))}")
+    kinds: dict[str, list[_Found]] = {
+        "raw": [c for c in clips if not c.averaged], "averaged": [c for c in clips if c.averaged]
+    }  # fmt: skip
+    wanted = weights or ("averaged" if kinds["averaged"] else "raw")
+    if not kinds[wanted]:
+        raise UserError(f"{where} holds no {wanted} weights, only those {_place(clips[0])}")
+    chosen, *others = kinds[wanted]
+    differing = next((o for o in others if not _same_network(chosen, o)), None)
+    if differing is not None:
+        raise UserError(
+            f"{where} holds several CLIPs, {_place(chosen)} and {_place(differing)}; save the "
+            "state dict of one alone"
+        )
+    if weights is None and kinds["raw"] and kinds["averaged"]:
+        return chosen, [
+            f"{where} holds raw weights ({_place(kinds['raw'][0])}) and averaged ones "
+            f"({_place(chosen)}): taken are the averaged, which trainings "
+            "publish; weights='raw' (--weights raw) takes the others"
+        ]
+    return chosen, []
+
+
+def _place(clip: _Found) -> str:
+    return f"under '{clip.place}'" if clip.place else "at its top"
+
+
+def _same_network(a: _Found, b: _Found) -> bool:
+    return a.tensors.keys() == b.tensors.keys() and all(
+        _same(tensor, b.tensors[name]) for name, tensor in a.tensors.items()
+    )
 
 
 def _same(a: Tensor, b: Tensor) -> bool:

@@ -19,11 +19,12 @@ import orbax.checkpoint as ocp
 
 from codesign.architecture import Architecture
 from codesign.errors import UserError
+from codesign.json_text import read_json
 from codesign.models.clip import CLIP
 from codesign.models.dialect import Dialect, from_fields
 from codesign.models.formats.assemble import abstract_clip, assemble, variables
 from codesign.models.formats.files import NATIVE_CONFIG, NATIVE_WEIGHTS, Source
-from codesign.runs import read_json, write_json
+from codesign.runs import write_json
 
 
 def is_native(source: Source) -> bool:
@@ -104,8 +105,7 @@ def _restore(weights: Path) -> dict[str, np.ndarray]:
 
 def _read_config(path: Path) -> tuple[Architecture, Dialect]:
     fields = read_json(path)
-    try:
-        dialect = fields.pop("dialect", {})
-        return from_fields(fields, dialect)
-    except (TypeError, KeyError, AttributeError) as error:
-        raise UserError(f"{path} does not describe a CLIP of ours: {error}") from None
+    dialect: Any = dataclasses.asdict(Dialect())
+    if isinstance(fields, dict):
+        dialect = fields.pop("dialect", dialect)
+    return from_fields(fields, dialect, f"{path} does not describe a CLIP of ours")

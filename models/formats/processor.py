@@ -1,8 +1,9 @@
 """Pictures and captions as a checkpoint expects them: transformers' CLIP processors, no torch.
 
 Which tokenizer, size, mean and resampling is read from beside the checkpoint, in
-HuggingFace's spelling (preprocessor_config.json) or OpenCLIP's ("preprocess_cfg" in
-open_clip_config.json); where neither is, OpenAI's, which nearly every CLIP kept.
+HuggingFace's spelling (processor_config.json, before transformers 5 preprocessor_config.json) or
+OpenCLIP's ("preprocess_cfg" in open_clip_config.json); where none is, OpenAI's, which nearly
+every CLIP kept.
 """
 
 from __future__ import annotations
@@ -12,20 +13,30 @@ import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import jax
 import numpy as np
+from annotated_types import Ge, Le, MaxLen, MinLen
 
+from codesign.decode import decode
 from codesign.errors import RunError, UserError
+from codesign.json_text import read_json
 from codesign.models.clip import CLIP
-from codesign.models.formats.files import OPENCLIP_CONFIG, locate_side_files
-from codesign.runs import read_json, write_json
+from codesign.models.dialect import Size
+from codesign.models.formats.files import (
+    HF_PREPROCESSOR,
+    HF_PROCESSOR,
+    OPENCLIP_CONFIG,
+    locate_side_files,
+)
+from codesign.models.formats.pixels import in_mode, is_extreme, resized_middle
+from codesign.models.formats.text import clip_cleaned
+from codesign.runs import write_json
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-HF_PREPROCESSOR = "preprocessor_config.json"
 # Has OpenAI's vocabulary, with which OpenCLIP's checkpoints are trained too.
 _USUAL_TOKENIZER = "openai/clip-vit-base-patch32"
 _USUAL_VOCAB = 49408
@@ -33,6 +44,13 @@ _USUAL_VOCAB = 49408
 _MOST_PADDING = 127
 _RESAMPLE = {"bicubic": 3, "bilinear": 2}  # Pillow's codes
 
+# One for each colour. Pixels are in [0, 1], so a mean or deviation far beyond is none.
+_FEW = (MinLen(1), MaxLen(3))
+Means = Annotated[tuple[Annotated[float, Ge(-100), Le(100)], ...], *_FEW]
+Deviations = Annotated[tuple[Annotated[float, Ge(1e-6), Le(100)], ...], *_FEW]
+Grey = Annotated[int, Ge(0), Le(255)]
+
+Config = TypeVar("Config")
 Pixels = TypeVar("Pixels", np.ndarray, jax.Array)
 
 
@@ -51,12 +69,18 @@ class ImageSettings:
       fill: grey value 0..255 for "longest".
     """
 
-    size: int = 224
-    mean: tuple[float, ...] = (0.48145466, 0.4578275, 0.40821073)
-    std: tuple[float, ...] = (0.26862954, 0.26130258, 0.27577711)
-    resize: str = "shortest"
-    interpolation: str = "bicubic"
-    fill: int = 0
+    size: Size = 224
+    mean: Means = (0.48145466, 0.4578275, 0.40821073)
+    std: Deviations = (0.26862954, 0.26130258, 0.27577711)
+    resize: Literal["shortest", "squash", "longest"] = "shortest"
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    fill: Grey = 0
+
+    def __post_init__(self) -> None:
+        if len(self.mean) != len(self.std) or len(self.mean) not in (1, 3):
+            raise ValueError(
+                f"{len(self.mean)} means and {len(self.std)} deviations; give one of each, or three"
+            )
 
     @property
     def channels(self) -> int:
@@ -117,6 +141,7 @@ class Processor:
     def __init__(self, settings: ImageSettings, tokenizer: Any, context: int) -> None:
         self.settings, self.tokenizer, self.context = settings, tokenizer, context
         self._resize = _resizer(settings)
+        self._cleans = _is_clip(tokenizer)
         # In float64 once, so that float32 rounds a single time.
         self._offset = (255 * np.asarray(settings.mean)).astype(np.float32)
         self._scale = (1 / (255 * np.asarray(settings.std))).astype(np.float32)
@@ -125,15 +150,18 @@ class Processor:
         """A Pillow image, or a uint8 array [H,W] or [H,W,3], -> uint8 [S,S,C].
 
         Resized and cut, not yet normalised: a quarter of the memory of `images`, so what to
-        send to a device. Safe to call from several threads.
+        send to a device. Transparency is laid on white. Safe to call from several threads.
+
+        Raises:
+          ValueError: pixels of no agreed range, floating point or 32 bits.
         """
-        opened = _opened(picture)
-        if opened.mode != self.settings.mode:
-            opened = opened.convert(self.settings.mode)
+        opened = in_mode(_opened(picture), self.settings.mode)
         size = self.settings.size
         if opened.size != (size, size):  # else HuggingFace's steps only copy
             if self.settings.resize == "longest":
                 opened = _letterbox(opened, self.settings)
+            elif self.settings.resize == "shortest" and is_extreme(opened):
+                opened = resized_middle(opened, size, self.settings.interpolation)
             else:
                 # A batch of one, because pictures differ in size until here.
                 resized = self._resize([opened], return_tensors="np")["pixel_values"][0]
@@ -153,8 +181,14 @@ class Processor:
         return self.normalise(np.stack([self.pixels(one) for one in several]))
 
     def texts(self, texts: str | Sequence[str]) -> np.ndarray:
-        """Captions -> int32 [B, context]; a longer one is cut, its end-of-text token kept."""
+        """Captions -> int32 [B, context]; a longer one is cut, its end-of-text token kept.
+
+        CLIP's byte pairs get CLIP's cleaning first (`clip_cleaned`); other tokenizers have
+        their own, as their files say.
+        """
         texts = [texts] if isinstance(texts, str) else list(texts)
+        if self._cleans:
+            texts = [clip_cleaned(text) for text in texts]
         encoded = self.tokenizer(
             texts, padding="max_length", truncation=True, max_length=self.context,
             return_tensors="np",
@@ -177,7 +211,17 @@ class Processor:
                     os.replace(file, folder / file.name)
         except OSError as error:
             raise RunError(f"cannot write to {folder}: {error.strerror}") from error
-        write_json(folder / HF_PREPROCESSOR, self.settings.huggingface())
+        _write_image_settings(folder, self.settings)
+
+
+def _write_image_settings(folder: Path, settings: ImageSettings) -> None:
+    """Writes HuggingFace's config, also where a newer one there would be read before it."""
+    write_json(folder / HF_PREPROCESSOR, settings.huggingface())
+    both = folder / HF_PROCESSOR
+    if both.is_file():
+        there = read_json(both)
+        kept = there if isinstance(there, dict) else {}
+        write_json(both, kept | {"image_processor": settings.huggingface()})
 
 
 def make_processor(settings: ImageSettings, tokenizer: Any, context: int) -> Processor:
@@ -234,67 +278,123 @@ def image_settings(folder: Path) -> ImageSettings:
     Raises:
       UserError: settings that are not supported.
     """
-    huggingface, openclip = folder / HF_PREPROCESSOR, folder / OPENCLIP_CONFIG
-    try:
-        if huggingface.is_file():
-            return _from_huggingface(read_json(huggingface), huggingface)
-        if openclip.is_file():
-            return _from_openclip(read_json(openclip), openclip)
-    except (TypeError, AttributeError, KeyError) as error:
-        raise UserError(f"{folder}: the image preprocessing cannot be read: {error}") from None
+    both, huggingface, openclip = (
+        folder / name for name in (HF_PROCESSOR, HF_PREPROCESSOR, OPENCLIP_CONFIG)
+    )
+    if both.is_file():
+        # As transformers does: what version 5 nests in the processor's config comes first.
+        nested = _read(_HuggingfaceProcessor, both).image_processor
+        if nested is not None:
+            return _from_huggingface(nested, both)
+    if huggingface.is_file():
+        return _from_huggingface(_read(_Huggingface, huggingface), huggingface)
+    if openclip.is_file():
+        said = _read(_OpenclipConfig, openclip).preprocess_cfg
+        return _from_openclip(said or _Openclip(), openclip)
     return ImageSettings()
 
 
-def _from_huggingface(config: Mapping[str, Any], path: Path) -> ImageSettings:
-    usual = ImageSettings()
-    longest = config.get("resize_mode") == "longest"
-    size = config.get("size", usual.size)
-    size = {"shortest_edge": size} if isinstance(size, int) else size
-    crop = config.get("crop_size", usual.size)
-    crop = {"height": crop, "width": crop} if isinstance(crop, int) else crop
-    squash = "height" in size
-    side = size["height"] if squash else size["shortest_edge"]
-    steps = {step: config.get(f"do_{step}", True) for step in ("resize", "rescale", "normalize")}
-    steps["resize"] = steps["resize"] or longest
-    cropped = config.get("do_center_crop", True)
+@dataclasses.dataclass(frozen=True)
+class _Sides:
+    """A size in HuggingFace's words."""
+
+    shortest_edge: Size | None = None
+    height: Size | None = None
+    width: Size | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Huggingface:
+    """What is looked at in a preprocessor_config.json."""
+
+    size: Size | _Sides = ImageSettings.size
+    crop_size: Size | _Sides | None = ImageSettings.size
+    do_resize: bool | None = True
+    do_rescale: bool | None = True
+    do_normalize: bool | None = True
+    do_center_crop: bool | None = True
+    resample: int = _RESAMPLE[ImageSettings.interpolation]
+    rescale_factor: float = 1 / 255
+    image_mean: Means = ImageSettings.mean
+    image_std: Deviations = ImageSettings.std
+    resize_mode: str | None = None
+    fill_color: Grey = ImageSettings.fill
+
+
+@dataclasses.dataclass(frozen=True)
+class _HuggingfaceProcessor:
+    """What is looked at in a processor_config.json."""
+
+    image_processor: _Huggingface | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Openclip:
+    """What is looked at in OpenCLIP's preprocess_cfg."""
+
+    size: Size | tuple[Size, Size] = ImageSettings.size
+    mean: Means = ImageSettings.mean
+    std: Deviations = ImageSettings.std
+    interpolation: Literal["bicubic", "bilinear", "random"] = ImageSettings.interpolation
+    resize_mode: Literal["shortest", "squash", "longest"] = ImageSettings.resize
+    fill_color: Grey = ImageSettings.fill
+
+
+@dataclasses.dataclass(frozen=True)
+class _OpenclipConfig:
+    preprocess_cfg: _Openclip | None = None
+
+
+def _read(kind: type[Config], path: Path) -> Config:
+    return decode(kind, read_json(path), f"{path}: the image preprocessing cannot be read")
+
+
+def _from_huggingface(said: _Huggingface, path: Path) -> ImageSettings:
+    longest = said.resize_mode == "longest"
+    size = said.size if isinstance(said.size, _Sides) else _Sides(shortest_edge=said.size)
+    crop = said.crop_size
+    crop = crop if isinstance(crop, _Sides) else _Sides(height=crop, width=crop)
+    squash = size.height is not None
+    side = size.height if squash else size.shortest_edge
     codes = {code: name for name, code in _RESAMPLE.items()}
     supported = (
-        all(steps.values())
-        and abs(config.get("rescale_factor", 1 / 255) - 1 / 255) < 1e-9
-        and config.get("resample", 3) in codes
-        and (size["width"] == side if squash else cropped)
-        and (not cropped or crop == {"height": side, "width": side})
+        side is not None
+        and (said.do_resize or longest)
+        and said.do_rescale
+        and said.do_normalize
+        and abs(said.rescale_factor - 1 / 255) < 1e-9
+        and said.resample in codes
+        and (size.width == side if squash else said.do_center_crop)
+        and (not said.do_center_crop or (crop.height, crop.width) == (side, side))
     )
-    if not supported:
+    if side is None or not supported:
         raise UserError(
             f"{path}: only resizing to one size, cutting its centre, scaling to [0, 1] and "
             "normalising are supported; this config asks for another preprocessing"
         )
-    return ImageSettings(
-        side,
-        tuple(config.get("image_mean", usual.mean)),
-        tuple(config.get("image_std", usual.std)),
+    return _settings(
+        path, side, said.image_mean, said.image_std,
         "longest" if longest else "squash" if squash else "shortest",
-        codes[config.get("resample", 3)],
-        int(config.get("fill_color", usual.fill)) if longest else usual.fill,
-    )
+        codes[said.resample], said.fill_color if longest else ImageSettings.fill,
+    )  # fmt: skip
 
 
-def _from_openclip(config: Mapping[str, Any], path: Path) -> ImageSettings:
-    usual = ImageSettings()
-    said = config.get("preprocess_cfg") or {}
-    size = said.get("size", usual.size)
-    size = size if isinstance(size, int) else size[0]
-    interpolation = said.get("interpolation", usual.interpolation)
-    interpolation = usual.interpolation if interpolation == "random" else interpolation
-    resize = said.get("resize_mode", usual.resize)
-    if interpolation not in _RESAMPLE or resize not in ("shortest", "squash", "longest"):
-        raise UserError(
-            f"{path}: resize_mode {resize!r} with interpolation {interpolation!r} is not supported"
-        )
-    mean, std = tuple(said.get("mean", usual.mean)), tuple(said.get("std", usual.std))
-    fill = said.get("fill_color", usual.fill)
-    return ImageSettings(size, mean, std, resize, interpolation, int(fill))
+def _from_openclip(said: _Openclip, path: Path) -> ImageSettings:
+    sides = said.size if isinstance(said.size, tuple) else (said.size, said.size)
+    if len(set(sides)) != 1:
+        raise UserError(f"{path}: preprocess_cfg.size is {list(sides)}; only squares are supported")
+    usual = ImageSettings.interpolation
+    return _settings(
+        path, sides[0], said.mean, said.std, said.resize_mode,
+        usual if said.interpolation == "random" else said.interpolation, said.fill_color,
+    )  # fmt: skip
+
+
+def _settings(path: Path, *fields: Any) -> ImageSettings:
+    try:
+        return ImageSettings(*fields)
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from None
 
 
 def _resizer(settings: ImageSettings) -> Any:
@@ -326,7 +426,7 @@ def _letterbox(picture: Image, settings: ImageSettings) -> Image:
     from PIL import Image
 
     scale = settings.size / max(picture.size)
-    width, height = (round(side * scale) for side in picture.size)
+    width, height = (max(1, round(side * scale)) for side in picture.size)
     small = picture.resize((width, height), _RESAMPLE[settings.interpolation])
     fill = (settings.fill,) * settings.channels
     square = Image.new(settings.mode, (settings.size,) * 2, fill)
@@ -340,11 +440,26 @@ def _tokenizer(folder: Path, clip: CLIP, other: str | os.PathLike[str] | None) -
         if vocab != _USUAL_VOCAB:
             raise UserError(
                 f"no tokenizer is beside the checkpoint, and its vocabulary of {vocab} is not "
-                "OpenAI's; give tokenizer, a folder or hub name"
+                "OpenAI's; give tokenizer (--tokenizer), a folder or hub name"
             )
-        other = _USUAL_TOKENIZER
+        return _checked(_usual_tokenizer(), _USUAL_TOKENIZER, clip)
     place = folder if other is None else locate_side_files(other)
-    tokenizer = read_tokenizer(place)
+    return _checked(read_tokenizer(place), place, clip)
+
+
+def _usual_tokenizer() -> Any:
+    try:
+        return read_tokenizer(_USUAL_TOKENIZER)
+    except UserError as error:
+        raise UserError(
+            "no tokenizer is beside the checkpoint, and OpenAI's cannot be had from the hub or its "
+            f"cache ({error}); give tokenizer (--tokenizer), a folder or hub name"
+        ) from None
+
+
+def _checked(tokenizer: Any, place: Any, clip: CLIP) -> Any:
+    """A tokenizer, of the vocabulary and the end of text that a CLIP knows."""
+    vocab = clip.architecture.vocab
     if not 0 <= vocab - len(tokenizer) <= _MOST_PADDING:
         raise UserError(
             f"the tokenizer in {place} has {len(tokenizer)} words, the checkpoint's token table "
@@ -367,9 +482,7 @@ def read_tokenizer(path: str | os.PathLike[str]) -> Any:
     """
     place = locate_side_files(path)
     if not _has_tokenizer(place):
-        raise UserError(
-            f"{path} holds no tokenizer (tokenizer.json, or vocab.json and merges.txt)"
-        )
+        raise UserError(f"{path} holds no tokenizer (tokenizer.json, or vocab.json and merges.txt)")
     try:
         tokenizer = _read_tokenizer(place)
         ends_texts = tokenizer("a")["input_ids"][-1:] == [tokenizer.eos_token_id]
@@ -393,6 +506,13 @@ def _read_tokenizer(folder: Path) -> Any:
     if tokenizer.eos_token is None:
         _name_special_tokens(tokenizer, contents)
     return tokenizer
+
+
+def _is_clip(tokenizer: Any) -> bool:
+    """Whether these are CLIP's byte pairs."""
+    from transformers import CLIPTokenizer
+
+    return isinstance(tokenizer, CLIPTokenizer)
 
 
 def _name_special_tokens(tokenizer: Any, contents: Mapping[str, Any]) -> None:

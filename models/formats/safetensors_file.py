@@ -1,14 +1,16 @@
-"""Reading .safetensors files as views of the mapped file: nothing is copied before its use.
+"""Safetensors files. They are read as views of the mapped file: nothing is copied before its use.
 
-The format (github.com/huggingface/safetensors): the header's length as 8 bytes little
-endian, the header as JSON {name: {dtype, shape, data_offsets}}, then the data. Read here
-rather than by the safetensors library because that gives NumPy no bfloat16.
+The safetensors library reads and checks the header: tensors neither overlap nor leave holes,
+and they fill the file. So they lie one behind the other in its order of them; the values are
+taken from there, because the library gives NumPy neither bfloat16 nor views.
 """
 
 from __future__ import annotations
 
+import collections
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +23,15 @@ from codesign.models.formats.tensor import Tensor
 _DTYPES = {
     "BOOL": "?", "U8": "u1", "I8": "i1", "I16": "<i2", "U16": "<u2", "I32": "<i4", "U32": "<u4",
     "I64": "<i8", "U64": "<u8", "F16": "<f2", "BF16": ml_dtypes.bfloat16, "F32": "<f4",
-    "F64": "<f8", "F8_E4M3": ml_dtypes.float8_e4m3fn, "F8_E5M2": ml_dtypes.float8_e5m2,
+    "F64": "<f8", "C64": "<c8", "F8_E4M3": ml_dtypes.float8_e4m3fn,
+    "F8_E5M2": ml_dtypes.float8_e5m2,
 }  # fmt: skip
+_LENGTH_BYTES = 8  # of the header's length, little endian, before it
 
 
 def looks_like_safetensors(start: bytes) -> bool:
     """Whether a file with these first 16 bytes is meant to be safetensors."""
-    return len(start) > 8 and start[8:9] == b"{"
+    return len(start) > _LENGTH_BYTES and start[_LENGTH_BYTES : _LENGTH_BYTES + 1] == b"{"
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -36,32 +40,62 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
     Raises:
       UserError: a file cut short, or whose header does not describe its data.
     """
+    from safetensors import SafetensorError, safe_open
+
     data = np.memmap(path, np.uint8, mode="r")
-    length = int.from_bytes(data[:8].tobytes(), "little")
-    if length > data.size - 8:
-        raise UserError(_cut_off(path, data.size, length + 8))
+    place = _LENGTH_BYTES + int.from_bytes(data[:_LENGTH_BYTES].tobytes(), "little")
+    if place > data.size:
+        raise UserError(f"{path} is cut off: {data.size} bytes of {place} or more; fetch it again")
+    tensors: dict[str, Tensor] = {}
     try:
-        header = json.loads(data[8 : 8 + length].tobytes())
-        header.pop("__metadata__", None)
-        end = 8 + length + max((entry["data_offsets"][1] for entry in header.values()), default=0)
-        if end > data.size:
-            raise UserError(_cut_off(path, data.size, end))
-        return {
-            name: _tensor(name, entry, data, 8 + length, path) for name, entry in header.items()
-        }
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-        raise UserError(f"{path}: not a safetensors file ({error})") from None
+        with safe_open(path, framework="numpy") as file:
+            _check_names(data[_LENGTH_BYTES:place].tobytes(), path)
+            for name in file.offset_keys():
+                entry = file.get_slice(name)
+                kind, shape = entry.get_dtype(), tuple(entry.get_shape())
+                if kind not in _DTYPES:
+                    raise UserError(f"{path}: tensor '{name}' has the unknown dtype {kind}")
+                dtype = np.dtype(_DTYPES[kind])
+                tensors[name] = _tensor(name, shape, dtype, data, place)
+                place += math.prod(shape) * dtype.itemsize
+    except SafetensorError as error:
+        raise UserError(f"{path}: {_reason(str(error))}") from None
+    return tensors
 
 
-def _cut_off(path: Path, size: int, expected: int) -> str:
-    return f"{path} is cut off: {size} bytes of {expected}; fetch it again"
+def write_safetensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
+    """Writes a new file, readable by whom the umask lets read; OSError where the disk refuses."""
+    from safetensors.numpy import save_file
+
+    # The library writes a private temporary file and renames it.
+    path.touch()
+    mode = path.stat().st_mode
+    # transformers below version 5 asks for this note.
+    save_file(dict(tensors), path, metadata={"format": "pt"})
+    path.chmod(mode)
 
 
-def _tensor(name: str, entry: Any, data: np.ndarray, base: int, path: Path) -> Tensor:
-    if entry["dtype"] not in _DTYPES:
-        raise UserError(f"{path}: tensor '{name}' has the unknown dtype {entry['dtype']}")
-    dtype, shape = np.dtype(_DTYPES[entry["dtype"]]), tuple(entry["shape"])
-    begin, end = entry["data_offsets"]
-    if begin < 0 or end - begin != math.prod(shape) * dtype.itemsize:
-        raise UserError(f"{path}: tensor '{name}' of shape {list(shape)} has a wrong length")
-    return Tensor(name, shape, lambda: np.ndarray(shape, dtype, data, base + begin))
+def _reason(error: str) -> str:
+    error = " ".join(error.split())[:200]
+    if "not fully covered" in error:
+        return "the data are not as long as the header says: cut off or appended to; fetch it again"
+    return f"not a whole safetensors file ({error})"
+
+
+def _check_names(header: bytes, path: Path) -> None:
+    """Refuses a name that stands twice, of which the library takes one."""
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        names = dict(pairs)
+        if len(names) != len(pairs):
+            twice = collections.Counter(name for name, _ in pairs).most_common(1)[0][0]
+            raise UserError(f"{path}: two tensors are named '{twice[:100]}'")
+        return names
+
+    json.loads(header, object_pairs_hook=once)
+
+
+def _tensor(
+    name: str, shape: tuple[int, ...], dtype: np.dtype, data: np.ndarray, place: int
+) -> Tensor:
+    return Tensor(name, shape, lambda: np.ndarray(shape, dtype, data, place))

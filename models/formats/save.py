@@ -27,13 +27,15 @@ from codesign.models.formats.assemble import parameter_axes, variables
 from codesign.models.formats.config_files import huggingface_config, openclip_config
 from codesign.models.formats.files import (
     HF_CONFIG,
+    HF_PREPROCESSOR,
     OPENCLIP_CONFIG,
     TOKENIZER_FILES,
     locate_side_files,
 )
 from codesign.models.formats.layout import HUGGINGFACE, OPENCLIP, Layout, Sizes, TowerSizes
 from codesign.models.formats.native import write_native
-from codesign.models.formats.processor import HF_PREPROCESSOR, image_settings
+from codesign.models.formats.processor import image_settings
+from codesign.models.formats.safetensors_file import write_safetensors
 from codesign.runs import write_json
 
 Format = Literal["hf", "openclip", "native"]
@@ -128,10 +130,7 @@ def save_clip(
         tensors, name, config_name = contents.tensors(HUGGINGFACE), _HF_FILE, HF_CONFIG
 
     def write(aside: Path) -> None:
-        from safetensors.numpy import save_file
-
-        # transformers below version 5 asks for this note.
-        save_file(tensors, aside / name, metadata={"format": "pt"})
+        write_safetensors(aside / name, tensors)
         write_json(aside / config_name, config)
         write_beside(aside)
 

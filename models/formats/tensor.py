@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import NoReturn
 
 import ml_dtypes
 import numpy as np
@@ -26,6 +27,9 @@ class Tensor:
     name: str
     shape: tuple[int, ...]
     read: Callable[[], np.ndarray]
+
+    def __setstate__(self, _: object) -> NoReturn:
+        raise TypeError("a pickle alters a tensor")
 
     def renamed(self, name: str) -> Tensor:
         """The same tensor under the name it has in the whole file."""

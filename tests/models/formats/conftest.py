@@ -24,6 +24,7 @@ FILES = {
     "openclip": DATA / "openclip",
     "carbonclip": DATA / "carbonclip.pt",
     "tinyclip": DATA / "tinyclip.pt",
+    "training": DATA / "training" / "epoch_3.pt",
 }
 ANSWERS = (
     "image_features", "text_features", "image_embedding", "text_embedding", "logits", "loss",

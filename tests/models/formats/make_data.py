@@ -1,4 +1,4 @@
-"""Writes data/: four tiny checkpoints as their programs write them, and PyTorch's answers.
+"""Writes data/: tiny checkpoints as their programs write them, and PyTorch's answers.
 
     python tests/models/formats/make_data.py      # needs the extra [parity]
 
@@ -8,11 +8,12 @@ loss's gradient in every tensor the length and a projection. Weights are float16
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 import sys
-from collections import OrderedDict
-from pathlib import Path
+from collections import OrderedDict, defaultdict
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -209,6 +210,30 @@ def write_huggingface() -> None:
     write_answers("huggingface", huggingface_batch(11), *answers)
 
 
+def write_training(state: OrderedDict[str, torch.Tensor]) -> None:
+    """A training's checkpoint: these weights as averages, raw ones that differ in a tensor (to
+    be small), and what else may lie beside them."""
+    raw = state | {"visual.positional_embedding": 2 * state["visual.positional_embedding"]}
+    model = torch.nn.Linear(2, 1)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=np.float64(1e-3))
+    model(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    saved = {
+        "epoch": np.int64(3),
+        "state_dict": OrderedDict((f"module.clip_model.{k}", v) for k, v in raw.items()),
+        "model_ema": OrderedDict((f"module.{k}", v) for k, v in state.items()),
+        "optimizer": optimizer.state_dict(),
+        "scheduler": torch.optim.lr_scheduler.StepLR(optimizer, 2),
+        "args": argparse.Namespace(out=PurePosixPath("/runs"), lr=np.float32(1e-3)),
+        "best": defaultdict(list, {"loss": [np.float64(0.5)]}),
+        "history": np.arange(3.0),
+        "dtype": np.dtype("float32"),
+        "complex": torch.zeros(2, dtype=torch.complex64),
+    }
+    (DATA / "training").mkdir(exist_ok=True)
+    torch.save(saved, DATA / "training" / "epoch_3.pt")
+
+
 def main() -> None:
     DATA.mkdir(exist_ok=True)
     write_huggingface()
@@ -229,6 +254,7 @@ def main() -> None:
     }
     (DATA / "openclip" / "open_clip_config.json").write_text(json.dumps(config, indent=1) + "\n")
     write_answers("openclip", batch(12), *stored_reference("openclip", 12))
+    write_training(state)
 
     # qkv width larger than the width in one tower, smaller in the other; strided views.
     state = openclip_state((12, [(64, 20)] * 2), (70, [(64, 9)]), seed=3)

@@ -40,6 +40,24 @@ def test_convert_tells_what_it_assumed(
     assert told["notes"] == [] and told["architecture"]["vision"]["heads"] == 2
 
 
+def test_convert_takes_the_weights_that_are_wanted(
+    tmp_path: Path, files: dict[str, Path], capsys: pytest.CaptureFixture
+) -> None:
+    source, options = str(files["training"]), ["--to", "native", "--json", "--head-dim", "8", "4"]
+    options += ["--activation", "quick_gelu"]
+    notes: dict[str, list[str]] = {}
+    for weights in ("", "raw", "averaged"):
+        wanted = ["--weights", weights] if weights else []
+        assert main(["convert", source, str(tmp_path / f"x{weights}"), *options, *wanted]) == 0
+        notes[weights] = json.loads(capsys.readouterr().out)["notes"]
+    assert not notes["raw"] and not notes["averaged"]
+    assert len(notes[""]) == 1 and "taken are the averaged" in notes[""][0]
+    default, raw, averaged = (
+        codesign.load_clip(tmp_path / f"x{w}").vision.positions[...] for w in notes
+    )
+    assert (default == averaged).all() and (raw == 2 * averaged).all()
+
+
 def test_convert_to_stablehlo(
     tmp_path: Path, files: dict[str, Path], capsys: pytest.CaptureFixture
 ) -> None:

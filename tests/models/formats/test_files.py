@@ -38,6 +38,64 @@ def test_safetensors_of_every_dtype(tmp_path: Path) -> None:
     assert_equal(arrays(tmp_path / "x.safetensors"), stored)
 
 
+def entry(begin: Any, end: Any, shape: Any = (1,), dtype: str = "F32") -> dict[str, Any]:
+    return {"dtype": dtype, "shape": list(shape), "data_offsets": [begin, end]}
+
+
+def header(*tensors: Any) -> str:
+    """A header of tensors a, b, ...; a dict stands for a whole one, with a name twice if wanted."""
+    return "{" + ", ".join(f'"{"ab"[i]}": {json.dumps(t)}' for i, t in enumerate(tensors)) + "}"
+
+
+BROKEN_HEADERS: dict[str, tuple[str, int]] = {
+    "overlap": (header(entry(0, 4), entry(0, 4)), 4),
+    "partial overlap": (header(entry(0, 8, (2,)), entry(4, 12, (2,))), 12),
+    "hole": (header(entry(0, 4), entry(8, 12)), 12),
+    "hole at the start": (header(entry(4, 8)), 8),
+    "trailing bytes": (header(entry(0, 4)), 5),
+    "cut off": (header(entry(0, 4), entry(4, 8)), 7),
+    "float shape": (header(entry(0, 4, (1.0,))), 4),
+    "float offsets": (header(entry(0.0, 4.0)), 4),
+    "negative offset": (header(entry(-4, 0)), 0),
+    "negative shape": (header(entry(0, 4, (-1, -1))), 4),
+    "text as a shape": (header(entry(0, 4, "1")), 4),
+    "wrong length": (header(entry(0, 8)), 8),
+    "reversed": (header(entry(4, 0)), 4),
+    "huge": (header(entry(0, 4, (2**62, 4))), 4),
+    "many digits": (header(entry(0, 4)).replace("[1]", "[" + "9" * 5000 + "]"), 4),
+    "unknown dtype": (header(entry(0, 4, dtype="F31")), 4),
+    "half a byte": (header(entry(0, 1, (2,), "F4")), 1),
+    "a name twice": (header(entry(0, 4), entry(0, 4)).replace('"b"', '"a"'), 4),
+    "other tensors of a name": (header(entry(0, 4), entry(4, 8)).replace('"b"', '"a"'), 8),
+    "no object": ('{"a": 1}', 0),
+    "nested": ('{"a": ' + "[" * 5000 + "]" * 5000 + "}", 0),
+    "no JSON": ("{a: 1}", 0),
+    "not UTF-8": ("{\udcff}", 0),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN_HEADERS)
+def test_safetensors_whose_header_is_wrong(tmp_path: Path, case: str) -> None:
+    text, size = BROKEN_HEADERS[case]
+    content = text.encode(errors="surrogateescape")
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(len(content).to_bytes(8, "little") + content + bytes(size))
+    with pytest.raises(UserError, match=r"x.safetensors") as told:
+        read_tensors(path)
+    assert "\n" not in str(told.value) and len(str(told.value)) < 500
+
+
+def test_a_whole_header_is_read(tmp_path: Path) -> None:
+    """The table's good neighbour, in any order, with an empty tensor."""
+    content = header(entry(4, 8), entry(0, 4)).replace("}}", '}, "c": {"dtype": "F32", "shape": '
+                     '[0], "data_offsets": [4, 4]}}').encode()  # fmt: skip
+    path = tmp_path / "x.safetensors"
+    numbers = np.array([1.5, 2.5], np.float32)
+    path.write_bytes(len(content).to_bytes(8, "little") + content + numbers.tobytes())
+    found = arrays(path)
+    assert (found["a"], found["b"], found["c"].shape) == (2.5, 1.5, (0,))
+
+
 @pytest.mark.parametrize("zipped", [True, False])
 def test_torch_files_of_every_dtype_and_stride(tmp_path: Path, zipped: bool) -> None:
     torch = pytest.importorskip("torch")
@@ -256,6 +314,33 @@ def test_openclip_repositories(hub: Path, files: dict[str, Path]) -> None:
     assert locate("laion/one").weights == snapshot / "open_clip_model.safetensors"
     snapshot = fill(hub, "laion/two", both | {"model.safetensors": weights})
     assert locate("laion/two").weights == snapshot / "model.safetensors"
+
+
+TIMM = {"architecture": "vit_base_patch16_clip_224", "pretrained_cfg": {"tag": "laion2b"}}
+
+
+@pytest.mark.parametrize("config", [True, False])
+def test_timms_file_beside_openclips(
+    tmp_path: Path, files: dict[str, Path], config: bool, quiet_load: Callable
+) -> None:
+    """timm's image tower has HuggingFace's file name; its config.json, where it is there, tells."""
+    whole = arrays(files["openclip"] / "epoch_3.pt")
+    save_file({k: np.ascontiguousarray(v) if v.ndim else v for k, v in whole.items()},
+              tmp_path / "open_clip_model.safetensors")  # fmt: skip
+    save_file({"blocks.0.norm1.weight": np.ones(2)}, tmp_path / "model.safetensors")
+    beside = (files["openclip"] / "open_clip_config.json").read_text()
+    (tmp_path / "open_clip_config.json").write_text(beside)
+    if config:
+        (tmp_path / "config.json").write_text(json.dumps(TIMM))
+    assert locate(tmp_path).weights == tmp_path / "open_clip_model.safetensors"
+    assert quiet_load(tmp_path).architecture == quiet_load(files["openclip"]).architecture
+
+
+def test_timms_file_on_the_hub_is_not_fetched(hub: Path, files: dict[str, Path]) -> None:
+    weights = (files["huggingface"] / "model.safetensors").read_bytes()
+    both = {"open_clip_model.safetensors": weights, "model.safetensors": b""}
+    snapshot = fill(hub, "timm/vit", both | {"config.json": json.dumps(TIMM).encode()})
+    assert locate("timm/vit").weights == snapshot / "open_clip_model.safetensors"
 
 
 def test_only_one_copy_of_the_weights_is_downloaded(

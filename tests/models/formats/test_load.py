@@ -107,7 +107,7 @@ def test_wide_heads_of_openclips_large_towers(write: Callable, plain: Arrays) ->
 
     vision = TowerSizes(1664, 257, 1280, (1664,) * 48, (8192,) * 48)
     text = TowerSizes(1280, 77, 1280, (1280,) * 32, (5120,) * 32)
-    named = Named(OPENCLIP, {}, {}, {}, tinyclip=False, openai=False)
+    named = Named(OPENCLIP, {}, {}, {}, tinyclip=False)
     assumed: list[str] = []
     sizes = Sizes(vision, text, 14, 3, 49408)
     assert _head_dims(sizes, named, Said(), None, "x", assumed) == {"vision": 104, "text": 64}
@@ -281,6 +281,54 @@ def test_openclip_settings_that_are_not_supported(write: Callable, plain: Arrays
     (folder / "open_clip_config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match=r"text_cfg.no_causal_mask = True is not supported"):
         load_clip(folder)
+
+
+@pytest.mark.parametrize(("key", "side"), [("image_size", 8), ("patch_size", 4)])
+def test_rectangles_are_refused(
+    write: Callable, plain: Arrays, key: str, side: int, recwarn: Any
+) -> None:
+    """16 x 4 patches are as many as 8 x 8, so that tensors cannot tell them apart."""
+    folder = write(plain)
+    config = json.loads((folder / "open_clip_config.json").read_text())
+
+    def load_with(sides: list[int]) -> CLIP:
+        config["model_cfg"]["vision_cfg"][key] = sides
+        (folder / "open_clip_config.json").write_text(json.dumps(config))
+        return load_clip(folder)
+
+    with pytest.raises(UserError, match=rf"vision_cfg.{key} is \[16, 4\]; only square"):
+        load_with([16, 4])
+    assert load_with([side, side]).architecture.image == 8 and not recwarn.list
+
+
+def test_a_config_of_another_network_beside_openclips_tensors(
+    write: Callable, plain: Arrays, files: dict[str, Path]
+) -> None:
+    """As beside a pruned network: said, and only what tensors cannot tell is taken from it."""
+    folder = write(plain)
+    config = json.loads((folder / "open_clip_config.json").read_text())
+    config["model_cfg"]["vision_cfg"] |= {"width": 48, "image_size": 32}
+    (folder / "open_clip_config.json").write_text(json.dumps(config))
+    message = (
+        r"another network \(vision width 48, not 24; image size 32, not 8\); taken from it are"
+    )
+    with pytest.warns(UserWarning, match=message):
+        assert load_clip(folder).architecture.vision.width == 24
+    (folder / "open_clip_config.json").unlink()
+    config = json.loads((files["huggingface"] / "config.json").read_text())
+    config["text_config"]["num_attention_heads"] = 9  # whose width divides this network's too
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.warns(UserWarning, match=r"config.json describes another network \(text width 18,"):
+        load_clip(folder)
+
+
+def test_pixels_that_are_not_normalised_are_refused(
+    files: dict[str, Path], quiet_load: Callable
+) -> None:
+    clip = quiet_load(files["huggingface"])
+    for dtype in (jnp.uint8, jnp.int32, jnp.bool_):
+        with pytest.raises(ValueError, match=r"not normalised yet; .* checkpoint's processor"):
+            clip.encode_image(jnp.ones((1, 8, 8, 3), dtype))
 
 
 @pytest.mark.parametrize(

@@ -217,6 +217,65 @@ def test_settings_survive_both_spellings(tmp_path: Path) -> None:
     assert image_settings(tmp_path) == ImageSettings(336)
 
 
+def test_the_processors_config_of_transformers_5(tmp_path: Path) -> None:
+    """It is the only one that version 5 writes, and where both are there it comes first."""
+    settings = ImageSettings(64, (0.5,) * 3, (0.5,) * 3, interpolation="bilinear")
+    kind = getattr(transformers, "CLIPImageProcessorPil", None) or transformers.CLIPImageProcessor
+    processor = kind(
+        size={"shortest_edge": 64}, crop_size={"height": 64, "width": 64}, resample=2,
+        image_mean=[0.5] * 3, image_std=[0.5] * 3,
+    )  # fmt: skip
+    both = {"processor_class": "CLIPProcessor", "image_processor": processor.to_dict()}
+    (tmp_path / "processor_config.json").write_text(json.dumps(both))
+    assert image_settings(tmp_path) == settings
+    older = ImageSettings(32)
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(older.huggingface()))
+    assert image_settings(tmp_path) == settings
+    # One that says nothing of pictures leaves them to the other.
+    (tmp_path / "processor_config.json").write_text(json.dumps({"processor_class": "x"}))
+    assert image_settings(tmp_path) == older
+    both["image_processor"] = {"do_normalize": False}
+    (tmp_path / "processor_config.json").write_text(json.dumps(both))
+    with pytest.raises(UserError, match=r"processor_config.json: .* another preprocessing"):
+        image_settings(tmp_path)
+    (tmp_path / "processor_config.json").write_text("[]")
+    with pytest.raises(UserError, match="expected an object"):
+        image_settings(tmp_path)
+
+
+def test_saving_beside_the_processors_config(words: Any, tmp_path: Path) -> None:
+    """What was written is what is read, though another config there would come first."""
+    old = {"image_processor": ImageSettings(32).huggingface(), "processor_class": "CLIPProcessor"}
+    (tmp_path / "processor_config.json").write_text(json.dumps(old))
+    settings = ImageSettings(64, resize="squash")
+    make_processor(settings, words, 6).save(tmp_path)
+    assert image_settings(tmp_path) == settings
+
+
+def test_openclips_rectangles_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "open_clip_config.json"
+    path.write_text(json.dumps({"preprocess_cfg": {"size": [256, 64]}}))
+    with pytest.raises(UserError, match=r"preprocess_cfg.size is \[256, 64\]; only squares"):
+        image_settings(tmp_path)
+    path.write_text(json.dumps({"preprocess_cfg": {"size": [64, 64]}}))
+    assert image_settings(tmp_path) == ImageSettings(64)
+
+
+def test_no_tokenizer_and_no_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: Any
+) -> None:
+    import huggingface_hub.constants as constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    clip = grey_clip(49408)
+    clip.architecture.channels = 3
+    with pytest.raises(
+        UserError, match=r"no tokenizer is beside the checkpoint.*give tokenizer \(--"
+    ):
+        load_processor(tmp_path, clip)
+
+
 @pytest.mark.parametrize(
     "config",
     [

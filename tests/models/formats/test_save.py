@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,20 @@ def test_round_trips(
         back.vision.blocks.layer_rank[...] = clip.vision.blocks.layer_rank[...]
     assert_same(back, clip)
     assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077, 0o002])
+@pytest.mark.parametrize("format", ["hf", "openclip"])
+def test_weights_are_as_readable_as_their_config(
+    tmp_path: Path, files: dict[str, Path], quiet_load: Callable, format: Any, umask: int
+) -> None:
+    before = os.umask(umask)
+    try:
+        save_clip(quiet_load(files["openclip"]), tmp_path / "x", format)
+    finally:
+        os.umask(before)
+    modes = {file.name: file.stat().st_mode & 0o777 for file in (tmp_path / "x").iterdir()}
+    assert len(modes) == 2 and set(modes.values()) == {0o666 & ~umask}
 
 
 def test_stored_tensors_come_back_to_the_bit(

@@ -1,0 +1,246 @@
+"""What lies beside the weights is read as nothing, whatever it names, and nothing of it runs."""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import datetime
+import enum
+import pathlib
+import pickle
+import resource
+import sys
+import types
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from codesign.errors import UserError
+from codesign.models.formats.files import read_tensors
+from codesign.models.formats.pickles import Inert
+from codesign.models.formats.torch_file import read_torch
+
+
+class Colour(enum.Enum):
+    RED = 1
+
+
+class Settings:
+    """A class of a training program, whose instances are pickled by their attributes."""
+
+    def __init__(self) -> None:
+        self.lr = 0.1
+
+    class Inner:
+        """And one in it."""
+
+
+def beside() -> dict[str, Any]:
+    """What training programs are seen to save; pickled by NumPy's names of today."""
+    return {
+        "learning rate": np.float64(1e-3),
+        "step": np.int64(3),
+        "flag": np.bool_(True),
+        "array": np.arange(3.0),
+        "objects": np.array([1, "a"], object),
+        "dtype": np.dtype("float32"),
+        "generator": np.random.default_rng(0),
+        "numpy state": np.random.RandomState(0).get_state(),
+        "arguments": argparse.Namespace(out=pathlib.PurePosixPath("/a"), lr=np.float32(1)),
+        "counts": collections.Counter("aab"),
+        "default": collections.defaultdict(list, {"a": [1]}),
+        "queue": collections.deque([1, 2]),
+        "set": {1, 2},
+        "bytes": b"\xff\x00",
+        "bytearray": bytearray(b"abc"),
+        "complex": 1j,
+        "slice": slice(1, 2),
+        "enum": Colour.RED,
+        "enum key": {Colour.RED: 1},
+        "class": Settings,
+        "instance": Settings(),
+        "inner": Settings.Inner(),
+        "function": beside,
+        "time": datetime.datetime(2024, 1, 1),
+        "error": ValueError("x"),
+    }
+
+
+def write_zip(path: Path, content: bytes) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("x/data.pkl", content)
+    return path
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+@pytest.mark.parametrize("name", beside())
+def test_anything_may_lie_beside(tmp_path: Path, name: str, protocol: int) -> None:
+    content = pickle.dumps({"kept": 1, "other": beside()[name], "after": [2]}, protocol)
+    found = read_torch(write_zip(tmp_path / "x.pt", content))
+    assert found["kept"] == 1 and found["after"] == [2]
+
+
+def test_names_of_numpy_1(tmp_path: Path) -> None:
+    content = pickle.dumps({"lr": np.float64(1e-3), "array": np.ones(2)}, 2)
+    assert content.count(b"numpy._core.") == 2
+    found = read_torch(
+        write_zip(tmp_path / "x.pt", content.replace(b"numpy._core.", b"numpy.core."))
+    )
+    assert all(isinstance(value, Inert) for value in found.values())
+
+
+def test_nothing_named_is_run_or_imported(tmp_path: Path, monkeypatch: Any) -> None:
+    ran: list[Any] = []
+
+    class Probe:
+        def __new__(cls, *args: Any) -> Probe:
+            ran.append(args)
+            return super().__new__(cls)
+
+        def __setstate__(self, state: Any) -> None:
+            ran.append(state)
+
+    module = types.ModuleType("probe")
+    module.call, module.Probe = ran.append, Probe
+    monkeypatch.setitem(sys.modules, "probe", module)
+    string = b"X\x04\x00\x00\x00true"
+    pickles = {
+        "REDUCE": b"\x80\x02cprobe\ncall\n" + string + b"\x85R.",
+        "STACK_GLOBAL": b"\x80\x04\x8c\x05probe\x8c\x04call\x93" + string + b"\x85R.",
+        "INST": b"\x80\x02(" + string + b"iprobe\ncall\n.",
+        "OBJ": b"\x80\x02(cprobe\ncall\n" + string + b"o.",
+        "NEWOBJ": b"\x80\x02cprobe\nProbe\n)\x81}" + string + b"I1\nsb.",
+        "NEWOBJ_EX": b"\x80\x04cprobe\nProbe\n)}\x92.",
+        "result": b"\x80\x02cprobe\ncall\n" + string + b"\x85R" + string + b"\x85R.",
+        "getattr": b"\x80\x02c__builtin__\ngetattr\ncprobe\nProbe\n" + string + b"\x86R)R.",
+        "reconstructor": b"\x80\x02ccopy_reg\n_reconstructor\ncprobe\nProbe\nc__builtin__\nobject\n"
+        b"N\x87R.",
+        "items": b"\x80\x02cprobe\nProbe\n)\x81" + string + b"I1\ns.",
+        "append": b"\x80\x02cprobe\nProbe\n)\x81(I1\nI2\ne.",
+        "unknown module": b"\x80\x02cno_such_module\nf\n)R.",
+    }
+    for content in pickles.values():
+        found = read_torch(write_zip(tmp_path / "x.pt", content))
+        assert isinstance(found, Inert)
+    assert not ran and "no_such_module" not in sys.modules
+
+
+HOSTILE = [
+    "os.system", "posix.system", "nt.system", "subprocess.Popen", "builtins.eval",
+    "__builtin__.exec", "builtins.__import__", "builtins.open", "importlib.import_module",
+    "runpy.run_path", "shutil.rmtree", "socket.socket", "pickle.loads", "ctypes.CDLL",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_an_attack_is_called_so(tmp_path: Path, name: str) -> None:
+    content = b"\x80\x02}X\x01\x00\x00\x00ac%s\nX\x01\x00\x00\x00x\x85Rs."
+    content %= "\n".join(name.rsplit(".", 1)).encode()
+    with pytest.raises(UserError, match=f"asks to run '{name}'.*nothing was run"):
+        read_torch(write_zip(tmp_path / "x.pt", content))
+
+
+def altered(change: bytes) -> bytes:
+    """A pickle that changes a tensor, or its storage, after it is checked."""
+    storage = (
+        b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\n"
+        b"X\x01\x00\x00\x000X\x03\x00\x00\x00cpuK\x02tQ"
+    )
+    if change == b"storage":
+        return b"\x80\x02" + storage + b"}X\x05\x00\x00\x00countK\x63sb."
+    return (
+        b"\x80\x02}X\x01\x00\x00\x00actorch._utils\n_rebuild_tensor_v2\n(" + storage
+        + b"K\x00K\x02\x85K\x01\x85tR}X\x05\x00\x00\x00shapeK\x63\x85sbs."
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("what", [b"storage", b"tensor"])
+def test_a_pickle_cannot_alter_what_was_checked(tmp_path: Path, what: bytes) -> None:
+    write_zip(tmp_path / "x.pt", altered(what))
+    with zipfile.ZipFile(tmp_path / "x.pt", "a") as archive:
+        archive.writestr("x/data/0", bytes(8))
+    with pytest.raises(UserError, match=r"not a torch checkpoint \(.*alters"):
+        read_tensors(tmp_path / "x.pt")
+
+
+def loop() -> dict[str, Any]:
+    saved: dict[str, Any] = {"name": "x"}
+    saved["model"] = saved
+    return saved
+
+
+def nest(depth: int) -> Any:
+    saved: Any = {}
+    for _ in range(depth):
+        saved = {"model": saved}
+    return saved
+
+
+WITHOUT_WEIGHTS: dict[str, tuple[Callable[[], Any], str]] = {
+    "a loop": (loop, "holds no state dict: its entries are name, model"),
+    "a class": (lambda: Settings, "holds a class, not a state dict"),
+    "an object": (Settings, r"a whole object \('.*Settings'\), not a state dict; save its"),
+    "a model": (lambda: {"model": Settings()}, r"under 'model', not a state dict; save its"),
+    "a list": (lambda: [1], "holds a list, not a state dict"),
+    "no keys": (dict, "its entries are none"),
+    "numbers": (lambda: {10**5000: 1, 3: 2}, "its entries are none"),
+    "depth": (lambda: nest(300), "its entries are model"),
+}
+
+
+@pytest.mark.parametrize("case", WITHOUT_WEIGHTS)
+def test_files_without_weights(tmp_path: Path, case: str) -> None:
+    make, message = WITHOUT_WEIGHTS[case]
+    write_zip(tmp_path / "x.pt", pickle.dumps(make(), 2))
+    with pytest.raises(UserError, match=message) as told:
+        read_tensors(tmp_path / "x.pt")
+    assert "\n" not in str(told.value)
+
+
+def test_damaged_and_foreign_zips(tmp_path: Path) -> None:
+    """Compressed by each method and spoilt, encrypted, a name twice: one line each."""
+    path = tmp_path / "x.pt"
+    content = pickle.dumps({"a": list(range(1000))}, 2)
+    for method in (zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA):
+        with zipfile.ZipFile(path, "w", method) as archive:
+            archive.writestr("x/data.pkl", content)
+        spoilt = bytearray(path.read_bytes())
+        spoilt[60:120] = bytes(60)
+        path.write_bytes(spoilt)
+        with pytest.raises(UserError, match=r"damaged|cannot read") as told:
+            read_tensors(path)
+        assert "\n" not in str(told.value) and "None" not in str(told.value)
+    encrypted = bytearray(write_zip(path, content).read_bytes())
+    for mark, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        encrypted[encrypted.index(mark) + offset] |= 1
+    path.write_bytes(encrypted)
+    with pytest.raises(UserError, match="encrypted"):
+        read_tensors(path)
+    write_zip(path, content)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("x/data.pkX", content)
+    path.write_bytes(path.read_bytes().replace(b"data.pkX", b"data.pkl"))
+    with pytest.raises(UserError, match="two members of the archive have one name"):
+        read_tensors(path)
+
+
+def test_a_memo_of_any_index_costs_nothing(tmp_path: Path) -> None:
+    """Python's own reader in C sets 16 bytes aside for each index up to the largest."""
+    index = (1 << 25).to_bytes(4, "little")
+    write_zip(tmp_path / "x.pt", b"\x80\x02}r" + index + b"X\x01\x00\x00\x00aI1\ns.")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert read_torch(tmp_path / "x.pt") == {"a": 1}
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kB
+
+
+def test_what_is_compressed_is_bounded_before_it_is_expanded(tmp_path: Path) -> None:
+    path = tmp_path / "x.pt"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        archive.writestr("x/data.pkl", bytes(65 << 20))
+    assert path.stat().st_size < 1 << 20
+    with pytest.raises(UserError, match="compressed and claims 68,157,440 bytes"):
+        read_tensors(path)
