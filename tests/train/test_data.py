@@ -20,6 +20,7 @@ from codesign.train.data import (
     batch_indices,
     load_data,
     load_tokenizer,
+    repeats,
     template_indices,
     train_tokenizer,
 )
@@ -433,3 +434,10 @@ def test_augment_mirrors_about_half_the_images():
 def test_augment_by_nothing_is_the_identity():
     images = jax.random.normal(jax.random.key(0), (3, 5, 5, 2))
     np.testing.assert_array_equal(augment(jax.random.key(1), images, shift=0), images)
+
+
+def test_a_batch_larger_than_the_data_is_said():
+    assert repeats(12, 12) is None
+    line = repeats(64, 12)
+    assert "a batch of 64 holds some of the 12 pictures more than once" in line
+    assert "lower --optim.batch_size" in line and "\n" not in line

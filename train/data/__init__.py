@@ -4,7 +4,7 @@ Two sides: `load_data` holds a small set in memory as arrays, for a search; `ope
 `TrainingStream` and `evaluation_batches` read sets of any size as they go.
 """
 
-from codesign.train.data.batches import augment, batch_indices, template_indices
+from codesign.train.data.batches import augment, batch_indices, repeats, template_indices
 from codesign.train.data.captioned import CaptionedImages, Split, load_data
 from codesign.train.data.config import AugmentConfig, DataConfig, DataError, SourceConfig
 from codesign.train.data.sources import Sample, Source, open_source
@@ -43,6 +43,7 @@ __all__ = [
     "load_data",
     "load_tokenizer",
     "open_source",
+    "repeats",
     "template_indices",
     "train_tokenizer",
 ]

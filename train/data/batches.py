@@ -47,6 +47,25 @@ def batch_indices(seed: int, step_start: int, steps: int, batch_size: int, n: in
     return chosen.astype(np.int32).reshape(steps, batch_size)
 
 
+def repeats(batch_size: int, n: int, field: str = "optim.batch_size") -> str | None:
+    """One line where a batch is larger than the data and holds a picture more than once.
+
+    Args:
+      batch_size: images a step, of all processes.
+      n: images in the training set.
+      field: that sets the batch.
+
+    Returns:
+      The line, or None where a batch fits.
+    """
+    if batch_size <= n:
+        return None
+    return (
+        f"warning: a batch of {batch_size} holds some of the {n} pictures more than once, and "
+        f"contrast sets each against its own copies; lower --{field}"
+    )
+
+
 def template_indices(
     seed: int, step_start: int, steps: int, batch_size: int, templates: int
 ) -> np.ndarray:

@@ -44,4 +44,4 @@ PHOTO_TEMPLATES = (
 def captions(class_names: Sequence[str], templates: Sequence[str]) -> list[list[str]]:
     """Every caption, as [classes][templates]; underscores in a class name become spaces."""
     words = [name.replace("_", " ") for name in class_names]
-    return [[template.format(word) for template in templates] for word in words]
+    return [[template.replace("{}", word) for template in templates] for word in words]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+from codesign.constraints import Count, InnerShare, Natural, PositiveShare, Seed, ShareBelowOne
 from codesign.errors import UserError
 
 
@@ -33,11 +34,11 @@ class DataConfig:
 
     name: str = "digits"
     path: str | None = None
-    train_limit: int | None = None
-    seed: int = 0
-    validation_fraction: float | None = None
-    test_fraction: float = 0.2
-    context: int = 16
+    train_limit: Count | None = None
+    seed: Seed = 0
+    validation_fraction: InnerShare | None = None
+    test_fraction: InnerShare = 0.2
+    context: Count = 16
 
     @property
     def validation_share(self) -> float:
@@ -74,9 +75,9 @@ class SourceConfig:
 
     path: str
     split: str = "train"
-    limit: int | None = None
-    holdout: float = 0.0
-    seed: int = 0
+    limit: Count | None = None
+    holdout: ShareBelowOne = 0.0
+    seed: Seed = 0
     classes: str | None = None
     templates: str = "auto"
     image_column: str | None = None
@@ -95,6 +96,6 @@ class AugmentConfig:
       shift: largest random shift along each side, pixels; the edge is repeated.
     """
 
-    crop_scale: tuple[float, float] = (0.9, 1.0)
+    crop_scale: tuple[PositiveShare, PositiveShare] = (0.9, 1.0)
     flip: bool = False
-    shift: int = 0
+    shift: Natural = 0

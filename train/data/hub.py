@@ -7,7 +7,6 @@ ClassLabel or not.
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +16,8 @@ import numpy as np
 
 from codesign.train.data import captions
 from codesign.train.data.config import DataConfig, DataError
+from codesign.train.data.decode import decode
+from codesign.train.data.files import read_file
 from codesign.train.data.raw import RawImages, RawSplit, stratified_split
 
 _HUB_NAME = "uoft-cs/cifar10"
@@ -215,11 +216,9 @@ def _decode_one(image: dict[str, Any] | None) -> np.ndarray:
     """An encoded image as uint8 [32, 32, 3]; other sizes are resampled to 32 x 32."""
     from PIL import Image
 
-    if image is None or (image["bytes"] is None and not image["path"]):
+    if image is None or not (image["bytes"] or image["path"]):
         raise ValueError("the row holds no image")
-    source = image["path"] if image["bytes"] is None else io.BytesIO(image["bytes"])
-    with Image.open(source) as opened:
-        rgb = opened.convert("RGB")
+    rgb = decode(image["bytes"] or read_file(Path(image["path"])), "RGB")
     if rgb.size != (_SIDE, _SIDE):
         rgb = rgb.resize((_SIDE, _SIDE), Image.Resampling.BICUBIC)
     return np.asarray(rgb)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 import math
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from codesign.models.formats.pixels import in_mode
 from codesign.train.data.captions import captions as class_captions
 from codesign.train.data.config import AugmentConfig, DataError
+from codesign.train.data.decode import decode
 from codesign.train.data.sources.base import Source
 
 if TYPE_CHECKING:
@@ -59,18 +60,13 @@ def decoded(
     Of a larger JPEG, the decoder may give a half, quarter or eighth, if still of `least_side`:
     a photograph of 2048 x 1536 takes half the time.
     """
-    from PIL import Image, UnidentifiedImageError
-
     try:
         stored = source.image(index)
         if isinstance(stored, np.ndarray):
-            return Image.fromarray(stored).convert(mode)
-        with Image.open(io.BytesIO(stored)) as opened:
-            if least_side is not None:
-                opened.draft(None, (least_side, least_side))
-            return opened.convert(mode)
-    except UnidentifiedImageError:
-        return Unreadable(f"{source.where(index)}: {len(stored)} bytes that are no picture")
+            from PIL import Image
+
+            return in_mode(Image.fromarray(stored), mode)
+        return decode(stored, mode, least_side)
     # Pillow's decoders, fed with noise, raise nearly everything: SyntaxError, struct.error, ...
     except Exception as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]

@@ -6,11 +6,12 @@ not bend ("a photo of a apple"): released weights were measured so.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from codesign.errors import UserError
+from codesign.json_text import parse_json
 from codesign.train.data import captions
 from codesign.train.data.config import DataError
 
@@ -183,25 +184,44 @@ def load_class_names(path: str, known: Sequence[str], classes: int) -> tuple[str
     Raises:
       DataError: no such file, not of these forms, or not of the data's length.
     """
-    file = Path(path).expanduser()
-    if not file.is_file():
-        raise DataError(f"classes is {path}: there is no such file")
-    text = _read(file)
-    found: Any = _parse_json(file, text) if text.lstrip()[:1] in ("[", "{") else None
+    file, found = read_class_names(path)
     if isinstance(found, dict):
         missing = [name for name in known if name not in found]
         if missing or not known:
             lacks = f"no name for {missing[0]!r}" if known else "names, but the data have none"
             raise DataError(f"{file} has {lacks}; give a list of all {classes} names instead")
-        found = [found[name] for name in known]
-    elif found is None:
-        found = [line.strip() for line in text.splitlines() if line.strip()]
-    if not all(isinstance(name, str) and name for name in found):
-        raise DataError(f"{file}: every class name must be a text that is not empty")
+        return tuple(found[name] for name in known)
     wanted = len(known) or classes
     if len(found) != wanted if known else len(found) < wanted:
         raise DataError(f"{file} has {len(found)} class names, the data have {wanted} classes")
     return tuple(found)
+
+
+def read_class_names(path: str) -> tuple[Path, dict[str, str] | list[str]]:
+    """The file, and the names in it: a list by label, or {known name: better one}.
+
+    Raises:
+      DataError: no such file, or not of these forms.
+    """
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise DataError(f"classes is {path}: there is no such file")
+    text = _read(file)
+    found: Any = _lines(file, text)
+    if text.lstrip()[:1] in ("[", "{"):
+        found = _parse_json(file, text)
+    names = list(found.values()) if isinstance(found, dict) else found
+    if not all(isinstance(name, str) and name.strip() for name in names):
+        raise DataError(f"{file}: every class name must be a text that is not empty")
+    return file, found
+
+
+def _lines(file: Path, text: str) -> list[str]:
+    """The lines of a text, without blank ones at its end; within, each would move all below it."""
+    lines = [line.strip() for line in text.rstrip().split("\n")]
+    if text.strip() and "" in lines:
+        raise DataError(f"{file} line {lines.index('') + 1} is blank: the class has no name")
+    return lines if text.strip() else []
 
 
 def _read(path: Path) -> str:
@@ -213,6 +233,6 @@ def _read(path: Path) -> str:
 
 def _parse_json(path: Path, text: str) -> Any:
     try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path} is not JSON: {error.msg} at line {error.lineno}") from None
+        return parse_json(text, str(path))
+    except UserError as error:
+        raise DataError(str(error)) from None

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from codesign.train.data import DataError, prompts
+from codesign.train.data.captions import captions
 from codesign.train.data.prompts import load_class_names, load_templates
 
 
@@ -91,3 +92,20 @@ def test_wrong_class_names(text: str, known: tuple, message: str, tmp_path: Path
     assert "\n" not in str(caught.value)
     with pytest.raises(DataError, match="classes is absent: there is no such file"):
         load_class_names("absent", known, 2)
+
+
+def test_braces_of_a_template_are_its_own(tmp_path: Path) -> None:
+    file = tmp_path / "templates.txt"
+    file.write_bytes(b'\xef\xbb\xbfjson {"a"} {}\r\n\r\nset {0} of {c}\n')
+    templates = load_templates(str(file), ())
+    assert templates == ('json {"a"} {}', "set {0} of {}")
+    assert captions(("big_{}cat",), templates) == [['json {"a"} big {}cat', "set {0} of big {}cat"]]
+
+
+def test_a_blank_line_moves_no_names(tmp_path: Path) -> None:
+    file = tmp_path / "names"
+    file.write_bytes(b"\xef\xbb\xbfox\r\nyak\r\n\r\n")
+    assert load_class_names(str(file), (), 2) == ("ox", "yak")
+    file.write_text("ox\n\nyak\n")
+    with pytest.raises(DataError, match="names line 2 is blank: the class has no name"):
+        load_class_names(str(file), (), 2)

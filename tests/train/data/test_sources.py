@@ -208,6 +208,49 @@ def test_folders_without_data(tmp_path: Path, picture: Callable) -> None:
     assert "place has two folders for validation: val, valid" in message()
 
 
+@pytest.mark.parametrize("form", ["list", "lines", "object", "none"])
+def test_classes_that_are_numbers_go_by_number(
+    form: str, tmp_path: Path, picture: Callable, number_of: Callable
+) -> None:
+    numbers = [0, 2, 3, 10, 11]  # 1 and 4 to 9 have no pictures
+    for number in numbers:
+        (tmp_path / "data" / str(number)).mkdir(parents=True)
+        (tmp_path / "data" / str(number) / "a.png").write_bytes(picture(number))
+    names = [f"name {i}" for i in range(12)]
+    file = tmp_path / "names"
+    file.write_text(
+        {
+            "list": json.dumps(names),
+            "lines": "\ufeff" + "\r\n".join(names) + "\n",
+            "object": json.dumps({str(i): name for i, name in enumerate(names)}),
+            "none": "",
+        }[form]
+    )
+    classes = None if form == "none" else str(file)
+    source = open_source(SourceConfig(str(tmp_path / "data"), classes=classes))
+    assert [number_of(source.image(i)) for i in range(5)] == numbers
+    named = [source.class_names[label] for label in source.labels]
+    assert named == [str(i) if form == "none" else f"name {i}" for i in numbers]
+
+
+@pytest.mark.parametrize(
+    ("folders", "names", "message"),
+    [
+        (["1", "2", "3"], 3, "3 class names, for the classes 0 to 2, but .* has a class 3; give"),
+        (["0", "00"], 2, "the classes 0 and 00 have one number"),
+    ],
+)
+def test_ambiguous_numbers_are_refused(
+    folders: list[str], names: int, message: str, tmp_path: Path, picture: Callable
+) -> None:
+    for name in folders:
+        (tmp_path / "data" / name).mkdir(parents=True)
+        (tmp_path / "data" / name / "a.png").write_bytes(picture(0))
+    (tmp_path / "names").write_text("name\n" * names)
+    with pytest.raises(DataError, match=message):
+        open_source(SourceConfig(str(tmp_path / "data"), classes=str(tmp_path / "names")))
+
+
 # Splits, limit, seeds
 
 
@@ -369,3 +412,14 @@ def test_broken_parquet_and_absent_hub_names(
     monkeypatch.setattr(datasets, "load_dataset", unreachable)
     with pytest.raises(DataError, match=r"^cannot load someone/things .*Hub$"):
         open_source(SourceConfig("someone/things"))
+
+
+@pytest.mark.parametrize("label", [2**31, 2**32, 2**32 + 1, 2**40])
+def test_parquet_labels_beyond_32_bits(
+    label: int, datasets: Any, tmp_path: Path, picture: Callable
+) -> None:
+    rows = {"image": [{"bytes": picture(0), "path": None}] * 2, "label": [0, label]}
+    datasets.Dataset.from_dict(rows).to_parquet(tmp_path / "a.parquet")
+    (tmp_path / "names").write_text("cat\ndog\n")
+    with pytest.raises(DataError, match=f"row 1 has label {label} in column label: classes are"):
+        open_source(SourceConfig(str(tmp_path / "a.parquet"), classes=str(tmp_path / "names")))

@@ -59,6 +59,18 @@ class Source:
         return Sample(self.image(i), self.captions(i), int(self.labels[i]), self.where(i))
 
 
+_LONGEST_NAME = 200
+
+
+def printable(place: object) -> str:
+    """A path or name as a message shows it: one line, cut short, without control characters."""
+    text = str(place)
+    if len(text) > _LONGEST_NAME:
+        half = _LONGEST_NAME // 2
+        text = f"{text[:half]}...{text[-half:]}"
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 # The splits a format knows, opened when asked for; UNSPLIT alone where it knows none.
 UNSPLIT = ""
 Splits = Mapping[str, Callable[[], Source]]

@@ -16,7 +16,14 @@ from codesign.train.data import captions, prompts
 from codesign.train.data.config import DataError, SourceConfig
 from codesign.train.data.raw import stratified_split
 from codesign.train.data.sources import digits, folders, parquet, shards, table
-from codesign.train.data.sources.base import UNSPLIT, Source, Splits, joined, subset
+from codesign.train.data.sources.base import (
+    UNSPLIT,
+    Source,
+    Splits,
+    joined,
+    printable,
+    subset,
+)
 from codesign.train.data.sources.braces import expand
 
 Progress = Callable[[int, int], object]
@@ -56,15 +63,17 @@ def open_source(config: SourceConfig, progress: Progress | None = None) -> Sourc
         order = np.random.default_rng(config.seed).permutation(len(source))
         source = subset(source, np.sort(order[: config.limit]))
     if not len(source):
-        raise DataError(f"{source.name} holds no pictures in split {config.split}")
-    names = source.class_names
+        why = f": {source.lost[0]}" if source.lost else ""
+        raise DataError(f"{source.name} holds no pictures in split {config.split}{why}")
     if config.classes is not None:
-        names = prompts.load_class_names(config.classes, names, int(source.labels.max()) + 1)
+        source = _named(source, config.classes)
+    names = source.class_names
+    _check_labels(source)
     own = source.templates
     if not own and {name.lower() for name in names} == set(captions.CIFAR10_NAMES):
         own = captions.PHOTO_TEMPLATES
     templates = prompts.load_templates(config.templates, own)
-    source = dataclasses.replace(source, class_names=names, templates=templates)
+    source = dataclasses.replace(source, templates=templates)
     _check_described(source)
     return source
 
@@ -78,6 +87,39 @@ def _check(config: SourceConfig) -> None:
         raise DataError(f"seed is {config.seed}: it must be at least 0")
     if not config.path:
         raise DataError("path is empty: name a folder, a table, shards or digits")
+
+
+def _named(source: Source, path: str) -> Source:
+    """With the class names of a file: by number where the data's own are numbers.
+
+    ImageNetV2's folders are 0 to 999: as text, 10 comes before 2, and a class without pictures
+    has no folder. So a list goes by the numbers.
+    """
+    labels, known = source.labels, source.class_names
+    numbers = folders.class_numbers(known)
+    file, listed = prompts.read_class_names(path)
+    if numbers is None or isinstance(listed, dict):
+        names = prompts.load_class_names(path, known, int(labels.max()) + 1)
+        return dataclasses.replace(source, class_names=names)
+    if max(numbers) >= len(listed):
+        raise DataError(
+            f"{file} has {len(listed)} class names, for the classes 0 to {len(listed) - 1}, but "
+            f"{source.name} has a class {max(numbers)}; give a JSON object from each class to "
+            "its name"
+        )
+    by_number = np.where(labels >= 0, np.asarray(numbers, np.int32)[labels], -1)
+    return dataclasses.replace(source, labels=by_number.astype(np.int32), class_names=tuple(listed))
+
+
+def _check_labels(source: Source) -> None:
+    """Refuses classes beyond the names, which no caption could be right for."""
+    names, largest = source.class_names, int(source.labels.max())
+    if names and largest >= len(names):
+        where = printable(source.where(int(source.labels.argmax())))
+        raise DataError(
+            f"{where} is of class {largest}, but there are names for {len(names)} classes, 0 to "
+            f"{len(names) - 1}; complete them, or give classes, a file with one name a line"
+        )
 
 
 def _check_described(source: Source) -> None:
@@ -165,7 +207,9 @@ def _read_folder(path: Path, config: SourceConfig, progress: Progress | None) ->
         if not parts:
             return _read_flat(path, config, progress)
         # Classes are numbered over all splits, though one may lack some.
-        classes = sorted({name for part in parts.values() for name in folders.class_folders(part)})
+        classes = folders.class_order(
+            name for part in parts.values() for name in folders.class_folders(part)
+        )
         splits: dict[str, Callable[[], Source]] = {}
         for name, part in parts.items():
             flat = _read_flat(part, config, progress, classes)

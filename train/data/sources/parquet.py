@@ -13,13 +13,9 @@ import numpy as np
 from codesign.train.data import hub
 from codesign.train.data.captions import CIFAR10_NAMES
 from codesign.train.data.config import DataError, SourceConfig
+from codesign.train.data.files import read_file
 from codesign.train.data.sources.base import Source, Splits
-from codesign.train.data.sources.table import (
-    CAPTION_COLUMNS,
-    pick_column,
-    read_file,
-    texts_of,
-)
+from codesign.train.data.sources.table import CAPTION_COLUMNS, pick_column, texts_of
 
 _IMAGE_COLUMNS = ("img", "image")
 
@@ -92,10 +88,16 @@ def _labels(rows: Any, label: str | None, name: str) -> np.ndarray:
     """int32 [N], -1 where there is none."""
     if label is None:
         return np.full(len(rows), -1, np.int32)
-    values = rows.select_columns([label]).with_format("numpy")[label][:]
-    values = np.asarray(values)
+    values = np.asarray(rows.select_columns([label]).with_format("numpy")[label][:])
     if values.dtype.kind not in "iu":
         raise DataError(f"column {label} of {name} must hold whole numbers: each its class")
+    largest = np.iinfo(np.int32).max
+    if values.size and values.max() > largest:
+        row = int(values.argmax())
+        raise DataError(
+            f"{name} row {row} has label {values[row]} in column {label}: classes are numbered "
+            f"from 0, up to {largest}"
+        )
     names = getattr(rows.features[label], "names", None)
     if names and values.size and values.max() >= len(names):
         row = int(values.argmax())

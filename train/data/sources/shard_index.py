@@ -29,6 +29,8 @@ import numpy as np
 from codesign.errors import RunError
 from codesign.runs import write_bytes
 from codesign.train.data.config import DataError
+from codesign.train.data.files import MOST_BYTES
+from codesign.train.data.sources.base import printable
 from codesign.train.data.sources.folders import IMAGE_SUFFIXES
 
 TEXT, JSON = 1, 2  # kinds of captions; 0 is none
@@ -36,7 +38,13 @@ TEXT, JSON = 1, 2  # kinds of captions; 0 is none
 _CAPTIONS = {"txt": TEXT, "caption": TEXT, "json": JSON}
 _BLOCK = 512
 # Of the files in the cache: a change of their contents needs another number.
-_VERSION = 1
+_VERSION = 2
+# Bytes of a sample's name: an index holds them all at one width.
+_LONGEST_KEY = 255
+# Bytes of a caption, of a class's number, of a picture, and of what tar says of one member.
+_MOST_CAPTION = 1 << 24
+_MOST_NUMBER = 64
+_MOST_HEADER = 1 << 20
 _THREADS = 8
 # A process takes as long to start as to walk a few shards.
 _SHARDS_A_PROCESS = 16
@@ -51,6 +59,7 @@ class ShardIndex:
       image: int64 [N, 2], offset and length of the picture.
       caption: int64 [N, 3], kind (TEXT, JSON or 0 for none), offset and length.
       label: int32 [N], -1 where there is no .cls.
+      left_out: text [M], a line on each sample that is not read.
       lost: why the end of the shard cannot be read; empty where it is whole.
     """
 
@@ -58,6 +67,7 @@ class ShardIndex:
     image: np.ndarray
     caption: np.ndarray
     label: np.ndarray
+    left_out: np.ndarray
     lost: str = ""
 
 
@@ -184,21 +194,33 @@ def index_shard(path: Path) -> ShardIndex:
       DataError: no plain tar file, links, or members that point outside.
     """
     samples: dict[str, dict[str, Any]] = {}
-    lost = ""
+    left_out: list[str] = []
     try:
         with open(path, "rb") as file:
             size = os.fstat(file.fileno()).st_size
             lost = "empty file" if size == 0 else _walk(path, file, size, samples)
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}") from None
-    whole = {key: parts for key, parts in samples.items() if "image" in parts}
+    whole: dict[bytes, dict[str, Any]] = {}
+    for name, parts in samples.items():
+        # A name need not be UTF-8: its bytes are kept.
+        key = name.encode("utf-8", "surrogateescape")
+        why = parts.get("lost") or ("" if "image" in parts else "no picture that can be read")
+        if len(key) > _LONGEST_KEY:
+            why = f"a name of {len(key):,} bytes; up to {_LONGEST_KEY} are read"
+        if why:
+            left_out.append(f"{printable(key.decode(errors='replace'))}: {why}")
+        else:
+            whole[key] = parts
+    parts_of = list(whole.values())
     return ShardIndex(
-        key=np.asarray([key.encode() for key in whole], np.bytes_).reshape(len(whole)),
-        image=np.asarray([p["image"] for p in whole.values()], np.int64).reshape(-1, 2),
-        caption=np.asarray([p.get("caption", (0, 0, 0)) for p in whole.values()], np.int64).reshape(
+        key=np.asarray(list(whole), np.bytes_).reshape(len(whole)),
+        image=np.asarray([p["image"] for p in parts_of], np.int64).reshape(-1, 2),
+        caption=np.asarray([p.get("caption", (0, 0, 0)) for p in parts_of], np.int64).reshape(
             -1, 3
         ),
-        label=np.asarray([p.get("label", -1) for p in whole.values()], np.int32),
+        label=np.asarray([p.get("label", -1) for p in parts_of], np.int32),
+        left_out=np.asarray(left_out, np.str_).reshape(len(left_out)),
         lost=lost,
     )
 
@@ -211,25 +233,46 @@ def _walk(path: Path, file: BinaryIO, size: int, samples: dict[str, dict[str, An
             # It would keep every header of the shard; the stubs do not know the list.
             tar.members = []  # type: ignore[attr-defined]
             _check_member(path, member)
+            if member.size < 0:  # or the walk would go back, for ever
+                break
             end = member.offset_data + -(-member.size // _BLOCK) * _BLOCK
             if member.offset_data + member.size > size:
                 samples.pop(_split_name(member.name)[0], None)
-                return f"cut short within {member.name}"
+                return f"cut short within {printable(member.name)}"
             if member.isreg():
                 key, suffix = _split_name(member.name)
-                _add(path, file, member, suffix, samples.setdefault(key, {}))
+                _add(file, member, suffix, samples.setdefault(key, {}))
     # tarfile takes a damaged header, or none, for the archive's end, which is a block of zeros.
     file.seek(end)
     after = file.read(_BLOCK)
     if len(after) == _BLOCK and not any(after):
         return ""
     samples.pop(key, None)  # of which members may be lost
-    return f"cut short or damaged after {key}"
+    return f"cut short or damaged after {printable(key)}"
+
+
+class _Headers:
+    """A shard as tarfile reads it, which takes a member's long name at any length it claims."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.seek, self.tell = file.seek, file.tell
+
+    def read(self, size: int = -1) -> bytes:
+        """Some bytes.
+
+        Raises:
+          tarfile.ReadError: more than any header has.
+        """
+        if not 0 <= size <= _MOST_HEADER:
+            raise tarfile.ReadError("header too long")
+        return self._file.read(size)
 
 
 def _plain_tar(path: Path, file: BinaryIO) -> tarfile.TarFile:
     try:
-        return tarfile.open(fileobj=file, mode="r:")
+        headers: Any = _Headers(file)
+        return tarfile.open(fileobj=headers, mode="r:")
     except tarfile.TarError:
         raise DataError(
             f"{path} is no plain tar file: unpack it where it is compressed, or fetch it again"
@@ -240,7 +283,8 @@ def _next(tar: tarfile.TarFile) -> tarfile.TarInfo | None:
     """The next member; None at the end and where the headers are damaged."""
     try:
         return tar.next()
-    except tarfile.TarError:
+    # A pax header's numbers may be none, or too large to seek.
+    except (tarfile.TarError, ValueError, OverflowError):
         return None
 
 
@@ -260,20 +304,34 @@ def _split_name(name: str) -> tuple[str, str]:
     return folder + slash + stem, suffix.lower()
 
 
-def _add(
-    path: Path, file: BinaryIO, member: tarfile.TarInfo, suffix: str, parts: dict[str, Any]
-) -> None:
+def _add(file: BinaryIO, member: tarfile.TarInfo, suffix: str, parts: dict[str, Any]) -> None:
     """Notes what a member is to its sample."""
     place = (member.offset_data, member.size)
     if f".{suffix}" in IMAGE_SUFFIXES:
+        if member.size > MOST_BYTES:
+            parts["lost"] = f"a picture of {member.size:,} bytes; up to {MOST_BYTES:,} are read"
         parts.setdefault("image", place)
     elif suffix in _CAPTIONS:
+        if member.size > _MOST_CAPTION:
+            parts["lost"] = f"a text of {member.size:,} bytes; up to {_MOST_CAPTION:,} are read"
         kind = _CAPTIONS[suffix]
         if "caption" not in parts or kind < parts["caption"][0]:
             parts["caption"] = (kind, *place)
     elif suffix == "cls":
-        file.seek(member.offset_data)
-        try:
-            parts["label"] = max(int(file.read(member.size)), -1)
-        except ValueError:
-            raise DataError(f"{path}: member {member.name!r} holds no class number") from None
+        label = _class_number(file, member)
+        if label is None:
+            parts["lost"] = f"member {printable(member.name)!r} holds no class number"
+        else:
+            parts["label"] = label
+
+
+def _class_number(file: BinaryIO, member: tarfile.TarInfo) -> int | None:
+    """The class in a .cls, -1 for none where it is below 0; None where it is no 32-bit number."""
+    if member.size > _MOST_NUMBER:
+        return None
+    file.seek(member.offset_data)
+    try:
+        number = int(file.read(member.size))
+    except ValueError:
+        return None
+    return max(number, -1) if number <= np.iinfo(np.int32).max else None

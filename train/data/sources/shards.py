@@ -16,7 +16,8 @@ import numpy as np
 
 from codesign.oracle.cache import default_cache
 from codesign.train.data.config import SourceConfig
-from codesign.train.data.sources.base import Source
+from codesign.train.data.prompts import read_class_names
+from codesign.train.data.sources.base import Source, printable
 from codesign.train.data.sources.shard_index import TEXT, ShardIndex, kept_indices
 from codesign.train.data.sources.table import CAPTION_COLUMNS, texts_of
 
@@ -58,7 +59,7 @@ def _source(paths: Sequence[Path], indices: Sequence[ShardIndex], config: Source
             return ()
         try:
             return _texts(int(kind), _read(paths[shard[i]], offset, length), keys)
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return ()  # no caption then: training skips the sample and counts it
 
     places = (paths[0].parent, paths[0].parent.parent)
@@ -68,18 +69,14 @@ def _source(paths: Sequence[Path], indices: Sequence[ShardIndex], config: Source
         labels=np.concatenate([index.label for index in indices]),
         captions=captions,
         image=lambda i: _read(paths[shard[i]], *image[i]),
-        where=lambda i: f"{paths[shard[i]]}: {key[i].decode(errors='replace')}",
-        class_names=_class_names(names) if names else (),
+        where=lambda i: f"{paths[shard[i]]}: {printable(key[i].decode(errors='replace'))}",
+        class_names=tuple(read_class_names(str(names))[1]) if names else (),
         lost=tuple(
-            f"{path}: {index.lost}"
+            f"{path}: {why}"
             for path, index in zip(paths, indices, strict=True)
-            if index.lost
+            for why in [*index.left_out.tolist(), *([index.lost] if index.lost else [])]
         ),
     )
-
-
-def _class_names(file: Path) -> tuple[str, ...]:
-    return tuple(line for line in file.read_text(encoding="utf-8").splitlines() if line.strip())
 
 
 def _read(path: Path, offset: Any, length: Any) -> bytes:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import csv
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 
 from codesign.train.data.config import DataError, SourceConfig
-from codesign.train.data.sources.base import Source
+from codesign.train.data.files import read_file
+from codesign.train.data.sources.base import Source, printable
+from codesign.train.data.sources.rows import header_of, separator_of, split_rows
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson")
 # The table of a folder, where it holds several.
@@ -20,8 +22,9 @@ IMAGE_COLUMNS = ("file_name", "filepath", "image", "path")
 CAPTION_COLUMNS = ("caption", "captions", "text", "title")
 # Files looked for at once: all missing means a wrong folder, not a few lost pictures.
 _LOOKED_FOR = 16
-# A caption of a web page may be longer than the csv module's 128 KiB.
-_LONGEST_FIELD = 1 << 27
+# Characters of a line: more than any caption has, less than memory minds.
+_LONGEST_LINE = 1 << 26
+_NO_UTF8 = "is no text in UTF-8"
 
 
 def read(path: Path, config: SourceConfig) -> Source:
@@ -32,15 +35,26 @@ def read(path: Path, config: SourceConfig) -> Source:
     """
     captions: dict[str, list[str]] = {}
     lost: list[str] = []
-    for number, row, image, caption in _rows(path, config):
-        texts = texts_of(row.get(caption))
-        if not row.get(image) or not texts:
-            lacking = caption if row.get(image) else image
-            lost.append(f"{path} line {number}: no {lacking}")
+    unreadable: list[str] = []
+    rows = 0
+    for number, image, texts, why in _rows(path, config):
+        rows += 1
+        if not why:
+            captions.setdefault(str(image), []).extend(texts_of(texts))
             continue
-        captions.setdefault(str(row[image]), []).extend(texts)
+        lost.append(f"{path} line {number}: {why}")
+        if image is None:
+            unreadable.append(
+                f"{path} {why}, in line {number}"
+                if why is _NO_UTF8
+                else f"{path} line {number} {why}"
+            )
+    # A few damaged lines are counted; a file of them is another file than it was taken for.
+    if unreadable and 2 * len(unreadable) >= rows:
+        raise DataError(unreadable[0])
     if not captions:
-        raise DataError(f"{path} is empty: no row with a picture and a caption")
+        why = f", such as {lost[0]}" if lost else ""
+        raise DataError(f"{path} is empty: no row with a picture and a caption{why}")
     files = list(captions)
     folder = path.parent
     _check_files(path, [folder / file for file in files[:_LOOKED_FOR]])
@@ -50,21 +64,9 @@ def read(path: Path, config: SourceConfig) -> Source:
         labels=np.full(len(files), -1, np.int32),
         captions=lambda i: several[i],
         image=lambda i: read_file(folder / files[i]),
-        where=lambda i: str(folder / files[i]),
+        where=lambda i: printable(folder / files[i]),
         lost=tuple(lost),
     )
-
-
-def read_file(path: Path) -> bytes:
-    """A picture's file.
-
-    Raises:
-      OSError: "no such file" and the like, without the path: messages name it anyway.
-    """
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise OSError((error.strerror or str(error)).lower()) from None
 
 
 def pick_column(
@@ -85,64 +87,130 @@ def pick_column(
     return found
 
 
-def _rows(path: Path, config: SourceConfig) -> Iterator[tuple[int, Mapping[str, Any], str, str]]:
-    """(line, row, image column, caption column) of every row."""
-    read_rows = _json_rows if path.suffix in (".jsonl", ".ndjson") else _csv_rows
-    columns: tuple[str, str] | None = None
+def _rows(path: Path, config: SourceConfig) -> Iterator[tuple[int, Any, Any, str]]:
+    """(line, picture, captions, why not) of every row.
+
+    `why not` is empty where the row is used, the picture None where the line cannot be read at all.
+    """
+    read_rows = _json_rows if path.suffix.lower() in (".jsonl", ".ndjson") else _separated_rows
     try:
-        # newline="": the csv module wants to see line ends within quotes.
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            for number, row in read_rows(file, path):
-                columns = columns or (
-                    pick_column(config.image_column, IMAGE_COLUMNS, list(row), str(path), "images"),
-                    pick_column(
-                        config.caption_column, CAPTION_COLUMNS, list(row), str(path), "captions"
-                    ),
-                )
-                yield number, row, *columns
+        # newline="": the csv module wants to see line ends within quotes. Bytes that are not
+        # UTF-8 are told from text by the surrogates they become.
+        with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+            yield from read_rows(_lines(file, path), path, config)
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise DataError(f"{path} is no text in UTF-8") from None
 
 
-def _csv_rows(file: Any, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    csv.field_size_limit(_LONGEST_FIELD)
-    header = file.readline()
-    # OpenCLIP writes tables with tabs and calls them .csv.
-    tabs = path.suffix == ".tsv" or header.count("\t") > header.count(",")
-    delimiter = "\t" if tabs else ","
-    columns = next(csv.reader([header], delimiter=delimiter), [])
-    reader = csv.DictReader(file, fieldnames=columns, delimiter=delimiter, restval="")
-    try:
-        for row in reader:
-            yield reader.line_num + 1, row
-    except csv.Error as error:
-        raise DataError(f"{path} line {reader.line_num + 1} is not CSV: {error}") from None
+def _lines(file: TextIO, path: Path) -> Iterator[str]:
+    number = 0
+    while line := file.readline(_LONGEST_LINE):
+        number += 1
+        if len(line) == _LONGEST_LINE:
+            raise DataError(f"{path} line {number} is longer than {_LONGEST_LINE:,} characters")
+        yield line
 
 
-def _json_rows(file: Any, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    for number, line in enumerate(file, 1):
+def _columns(path: Path, config: SourceConfig, known: Sequence[str]) -> tuple[str, str]:
+    """Names of the columns with pictures and with captions."""
+    image = pick_column(config.image_column, IMAGE_COLUMNS, known, str(path), "images")
+    return image, pick_column(config.caption_column, CAPTION_COLUMNS, known, str(path), "captions")
+
+
+def _separated_rows(
+    lines: Iterator[str], path: Path, config: SourceConfig
+) -> Iterator[tuple[int, Any, Any, str]]:
+    def found(names: Sequence[str]) -> bool:
+        wanted = ((config.image_column, IMAGE_COLUMNS), (config.caption_column, CAPTION_COLUMNS))
+        return all(any(n in names for n in ([one] if one else usual)) for one, usual in wanted)
+
+    first = 1
+    for header in lines:
+        if header.strip():
+            break
+        first += 1
+    else:
+        return
+    if not _is_text(header):
+        raise DataError(f"{path} is no text in UTF-8")
+    separator = separator_of(header, path.suffix, found)
+    names = header_of(header, separator)
+    image, caption = map(names.index, _columns(path, config, names))
+    for number, fields in split_rows(lines, separator, len(names)):
+        fields, why = _fitted(fields, len(names), caption, separator)
+        if not _is_text("".join(fields)):
+            yield first + number, None, None, _NO_UTF8
+        elif why:
+            yield first + number, "", None, why
+        else:
+            lacking = [names[c] for c in (image, caption) if not fields[c].strip()]
+            why = f"no {lacking[0]}" if lacking else ""
+            yield first + number, fields[image].strip(), fields[caption], why
+
+
+def _fitted(fields: list[str], columns: int, caption: int, separator: str) -> tuple[list[str], str]:
+    """As many fields as columns, or why there are not."""
+    while len(fields) > columns and not fields[-1].strip():
+        fields = fields[:-1]
+    if len(fields) <= columns:
+        return fields + [""] * (columns - len(fields)), ""
+    if caption == columns - 1:  # what follows can only be more of it
+        return [*fields[:caption], separator.join(fields[caption:])], ""
+    return fields, f"{len(fields)} fields, the header has {columns}; put the caption in quotes"
+
+
+def _json_rows(
+    lines: Iterator[str], path: Path, config: SourceConfig
+) -> Iterator[tuple[int, Any, Any, str]]:
+    columns: tuple[str, str] | None = None
+    for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DataError(f"{path} line {number} is not JSON: {error.msg}") from None
-        if not isinstance(row, dict):
-            raise DataError(f"{path} line {number} is no JSON object")
-        yield number, row
+        row, why = _json_object(line)
+        if row is None:
+            yield number, None, None, why
+            continue
+        columns = columns or _columns(path, config, list(row))
+        image, caption = columns
+        texts = row.get(caption)
+        lacking = image if not row.get(image) else caption if not texts_of(texts) else ""
+        yield number, row.get(image) or "", texts, f"no {lacking}" if lacking else ""
+
+
+def _json_object(line: str) -> tuple[dict[str, Any] | None, str]:
+    """The object in a line, or why there is none."""
+    if not _is_text(line):
+        return None, _NO_UTF8
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        return None, f"is not JSON: {error.msg}"
+    except (ValueError, RecursionError):  # thousands of digits or of levels
+        return None, "is not JSON: a number too long, or too many levels"
+    return (row, "") if isinstance(row, dict) else (None, "is no JSON object")
+
+
+def _is_text(line: str) -> bool:
+    return line.isascii() or not any("\udc80" <= letter <= "\udcff" for letter in line)
 
 
 def texts_of(value: Any) -> tuple[str, ...]:
     """The captions in a field, a text or a list of texts, without empty ones."""
     values = value if isinstance(value, list) else [value]
-    return tuple(text.strip() for text in values if isinstance(text, str) and text.strip())
+    return tuple(_valid(text.strip()) for text in values if isinstance(text, str) and text.strip())
+
+
+def _valid(text: str) -> str:
+    """The text with a mark in place of each half of a character, which JSON may hold."""
+    if text.isascii():
+        return text
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _check_files(table: Path, files: list[Path]) -> None:
-    if not any(file.is_file() for file in files):
+    # os.path's, which takes names that no file can have for those of no file.
+    if not any(os.path.isfile(file) for file in files):
         raise DataError(
-            f"{table} names {files[0]}, which does not exist, nor do the next "
+            f"{table} names {printable(files[0])}, which does not exist, nor do the next "
             f"{len(files) - 1} files; paths are relative to the table's folder"
         )

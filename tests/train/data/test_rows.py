@@ -1,0 +1,129 @@
+"""Text tables: separators, quotes that are none, blank lines."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from codesign.train.data import DataError, SourceConfig, open_source
+from codesign.train.data.sources.rows import split_rows
+
+QUOTES = [
+    ('"Hello" she said', '"Hello" she said'),
+    ('6" plate', '6" plate'),
+    ('"unclosed quote', '"unclosed quote'),
+    ("four", "four"),
+    ('six "x', 'six "x'),
+    ('seven "', 'seven "'),
+    ('"both ends"', "both ends"),
+    ('"a ""b"" c"', 'a "b" c'),
+    ('"two\nlines"', "two\nlines"),
+    ('"', '"'),
+]
+
+
+def captions_of(path: Path, **more: str) -> list[tuple[str, ...]]:
+    source = open_source(SourceConfig(str(path), **more))
+    return [source.captions(i) for i in range(len(source))]
+
+
+@pytest.fixture
+def table(tmp_path: Path, picture: Callable) -> Callable[[str, str | bytes], Path]:
+    """(name, text) -> a table in a folder with 0.jpg to 9.jpg."""
+    for i in range(10):
+        (tmp_path / f"{i}.jpg").write_bytes(picture(i))
+
+    def write(name: str, text: str | bytes) -> Path:
+        path = tmp_path / name
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize(("separator", "name"), [("\t", "a.tsv"), ("\t", "a.csv"), (",", "a.csv")])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_quote_swallows_no_rows(separator: str, name: str, end: str, table: Callable) -> None:
+    rows = [f"{i}.jpg{separator}{written}" for i, (written, _) in enumerate(QUOTES)]
+    path = table(name, end.join(["filepath" + separator + "title", *rows, ""]))
+    assert captions_of(path) == [(meant,) for _, meant in QUOTES]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        (
+            "a.csv",
+            "file_name,caption\n0.jpg,a red cat, on a mat, at night\n1.jpg,two dogs,,\n",
+            [("a red cat, on a mat, at night",), ("two dogs",)],
+        ),
+        ("a.csv", 'file_name, caption\n0.jpg, "a, b"\n', [("a, b",)]),
+        ("a.csv", "file_name;caption\n0.jpg;a red, big cat\n", [("a red, big cat",)]),
+        ("a.csv", "image| caption\n0.jpg| a red, big cat\n", [("a red, big cat",)]),
+        ("a.csv", "\n \r\nfile_name,caption\n\n0.jpg,a cat\n\n", [("a cat",)]),
+        ("a.csv", "\ufefffile_name,caption\n0.jpg,a cat\n", [("a cat",)]),
+        ("a.csv", '"file_name","caption"\n"0.jpg","a ""cat"", red"\n', [('a "cat", red',)]),
+        ("a.csv", 'file_name,caption\n0.jpg,"one, 2\n\n3, 4.5"\n', [("one, 2\n\n3, 4.5",)]),
+        ("a.csv", "file_name,caption\r0.jpg,a cat\r1.jpg,a dog\r", [("a cat",), ("a dog",)]),
+        ("a.CSV", "file_name,caption\n0.jpg,{a} cat{}\n", [("{a} cat{}",)]),
+        ("a.TSV", "file_name\tcaption\n0.jpg\ta, cat\n", [("a, cat",)]),
+    ],
+)  # fmt: skip
+def test_rows_as_meant(name: str, text: str, expected: list, table: Callable) -> None:
+    assert captions_of(table(name, text)) == expected
+
+
+def test_rows_that_cannot_be_meant_are_counted(table: Callable) -> None:
+    text = (
+        b"caption,file_name\na cat,0.jpg\na cat, red,1.jpg\ncaf\xe9,2.jpg\na dog,3.jpg\nx,4.jpg\n"
+    )
+    path = table("a.csv", text)
+    source = open_source(SourceConfig(str(path)))
+    assert [source.captions(i) for i in range(len(source))] == [("a cat",), ("a dog",), ("x",)]
+    assert source.lost == (
+        f"{path} line 3: 3 fields, the header has 2; put the caption in quotes",
+        f"{path} line 4: is no text in UTF-8",
+    )
+
+
+def test_lines_of_json_that_cannot_be_read_are_counted(table: Callable) -> None:
+    good = [f'{{"image": "{i}.jpg", "text": "{i}"}}' for i in range(5)]
+    bad = ["[" * 100_000, '{"image": ' + "9" * 5_000 + "}", "{", "[]"]
+    path = table("a.jsonl", "\n".join([*good[:2], *bad, *good[2:]]) + "\n")
+    source = open_source(SourceConfig(str(path)))
+    assert len(source) == 5 and len(source.lost) == 4
+    assert [f"line {n}: is no" in why for n, why in enumerate(source.lost, 3)] == [True] * 4
+    only = table("b.jsonl", "\n".join([good[0], *bad]))
+    with pytest.raises(DataError, match="line 2 is not JSON"):
+        open_source(SourceConfig(str(only)))
+    half = table("c.jsonl", '{"image": "0.jpg", "text": "a \\ud83d cat"}\n')
+    assert captions_of(half) == [("a \ufffd cat",)]
+
+
+@given(
+    st.lists(
+        st.lists(st.text(alphabet='ab ,;\t"\n\r|.', max_size=8), min_size=2, max_size=2),
+        min_size=1, max_size=6,
+    ),
+    st.sampled_from([",", "\t", ";"]),
+)  # fmt: skip
+@settings(max_examples=300, deadline=None)
+def test_what_the_csv_module_writes_is_read(rows: list[list[str]], separator: str) -> None:
+    rows = [["0", second or "x"] if first else [first, second] for first, second in rows]
+    rows = [[f"n{row[0]}", row[1]] for row in rows]
+    file = io.StringIO()
+    csv.writer(file, delimiter=separator, quoting=csv.QUOTE_ALL).writerows(rows)
+    lines = io.StringIO(file.getvalue(), newline="")
+    # skipinitialspace strips only what stands outside quotes.
+    assert [fields for _, fields in split_rows(lines, separator)] == rows
+
+
+def test_many_unpaired_quotes_take_no_longer() -> None:
+    lines = [f'{i}.jpg,"{"x" * 50}\n' for i in range(20_000)]
+    assert sum(1 for _ in split_rows(lines, ",", 2)) == 20_000
