@@ -8,9 +8,10 @@ designs; everything else is static structure.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import jax
+
+from codesign.constraints import Count, Dimension
 
 TOWERS = ("vision", "text")
 ELASTIC = ("layers", "width", "heads", "ffn")
@@ -31,10 +32,10 @@ class Tower:
     array [...] of either in a batch.
     """
 
-    layers: Any
-    width: Any
-    heads: Any
-    ffn: Any
+    layers: Dimension
+    width: Dimension
+    heads: Dimension
+    ffn: Dimension
 
 
 @jax.tree_util.register_dataclass
@@ -57,13 +58,13 @@ class Architecture:
 
     vision: Tower
     text: Tower
-    patch: int = dataclasses.field(default=16, metadata={"static": True})
-    image: int = dataclasses.field(default=224, metadata={"static": True})
-    channels: int = dataclasses.field(default=3, metadata={"static": True})
-    context: int = dataclasses.field(default=77, metadata={"static": True})
-    projection: int = dataclasses.field(default=512, metadata={"static": True})
-    head_dim: int = dataclasses.field(default=64, metadata={"static": True})
-    vocab: int = dataclasses.field(default=49408, metadata={"static": True})
+    patch: Count = dataclasses.field(default=16, metadata={"static": True})
+    image: Count = dataclasses.field(default=224, metadata={"static": True})
+    channels: Count = dataclasses.field(default=3, metadata={"static": True})
+    context: Count = dataclasses.field(default=77, metadata={"static": True})
+    projection: Count = dataclasses.field(default=512, metadata={"static": True})
+    head_dim: Count = dataclasses.field(default=64, metadata={"static": True})
+    vocab: Count = dataclasses.field(default=49408, metadata={"static": True})
     activation: str = dataclasses.field(default="gelu", metadata={"static": True})
 
     @property

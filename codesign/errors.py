@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import errno
+import os
 from collections.abc import Iterable
 
 # A longer list of valid names hides the one that is meant.
@@ -15,6 +17,26 @@ class UserError(Exception):
 
 class RunError(Exception):
     """A failure on good input: one line that says what failed. Exit code 1."""
+
+
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
+
+
+def out_of_space(error: BaseException) -> str | None:
+    """"No space left on device", where that is at the bottom of an error; None: it is not.
+
+    Libraries that are not written in Python tell of the system's error in their text alone.
+    """
+    links: list[BaseException] = []
+    link: BaseException | None = error
+    while link is not None and link not in links:
+        links.append(link)
+        link = link.__cause__ or link.__context__
+    for number in _DISK_FULL:
+        said = os.strerror(number)
+        if any(getattr(one, "errno", None) == number or said in str(one) for one in links):
+            return said
+    return None
 
 
 def did_you_mean(name: str, valid: Iterable[str]) -> str:

@@ -11,21 +11,22 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import importlib
-import importlib.util
 import inspect
 import json
 import math
 import pkgutil
 import re
-import sys
 import types
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from codesign.constraints import type_name
 from codesign.errors import UserError, did_you_mean
+from codesign.renamed import current
 from codesign.runs import jsonable
+from codesign.userfile import load_file
 
 if typing.TYPE_CHECKING:
     from jsonargparse import ArgumentParser
@@ -78,13 +79,19 @@ def load_config(name_or_path: str, argv: Sequence[str] = ()) -> Any:
     """
     config = _load_instance(name_or_path)
     fields = {field.path: field for field in config_fields(config)}
-    for path, text in _pairs(argv, fields):
-        value = _parse(fields[path], text)
-        try:
-            config = _replace(config, path.split("."), value)
-        except (ValueError, TypeError) as error:  # a dataclass's own __post_init__
-            raise UserError(f"--{path} {text}: {error}") from error
-    return config
+    given = dict(_pairs(argv, fields))
+    values = {path: _parse(fields[path], text) for path, text in given.items()}
+    return _replaced(config, "", values, given)
+
+
+def given_fields(config: Any, argv: Sequence[str]) -> frozenset[str]:
+    """Dotted names of the fields that the overrides `argv` of a config set, to whatever value.
+
+    Raises:
+      UserError: for an unknown field or an option without a value.
+    """
+    fields = {field.path: field for field in config_fields(config)}
+    return frozenset(path for path, _ in _pairs(argv, fields))
 
 
 def format_overrides(name_or_path: str) -> str:
@@ -153,7 +160,7 @@ def _is_path(name_or_path: str) -> bool:
 
 def _load_instance(name_or_path: str) -> Any:
     if _is_path(name_or_path):
-        module = _import_file(Path(name_or_path))
+        module = load_file(Path(name_or_path), "config file")
     else:
         names = config_names()
         if name_or_path not in names:
@@ -169,49 +176,23 @@ def _load_instance(name_or_path: str) -> Any:
     return config
 
 
-def _import_file(path: Path) -> types.ModuleType:
-    if not path.is_file():
-        raise UserError(f"there is no config file {path}")
-    name = f"_codesign_config_{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise UserError(f"{path} is not a Python file; a config's name ends in .py")
-    module = importlib.util.module_from_spec(spec)
-    # Dataclasses look their annotations up in sys.modules.
-    sys.modules[name] = module
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:  # the user's own code: any error in it is bad input
-        message = str(error).partition("\n")[0]
-        raise UserError(f"{path}{_line(error, path)}: {type(error).__name__}: {message}") from error
-    return module
-
-
-def _line(error: Exception, path: Path) -> str:
-    """ ", line 12", where in the config file the error arose."""
-    if isinstance(error, SyntaxError):
-        return f", line {error.lineno}"
-    traceback, line = error.__traceback__, ""
-    while traceback:
-        if traceback.tb_frame.f_code.co_filename == str(path):
-            line = f", line {traceback.tb_lineno}"
-        traceback = traceback.tb_next
-    return line
-
-
 def _pairs(argv: Sequence[str], fields: dict[str, Field]) -> Iterator[tuple[str, str]]:
     """(path, text) for each override in `argv`."""
-    rest = list(argv)
+    rest, spelled = list(argv), dict[str, str]()
     while rest:
         option = rest.pop(0)
         if not option.startswith("--") or option == "--":
             raise UserError(f"unexpected argument '{option}'; overrides look like --field value")
-        path, equals, text = option[2:].partition("=")
+        given, equals, text = option[2:].partition("=")
+        path = given if given in fields else current(given)
         if path not in fields:
-            raise UserError(_unknown(path, fields))
+            raise UserError(_unknown(given, fields))
+        if spelled.setdefault(path, given) != given:
+            old = given if given != path else spelled[path]
+            raise UserError(f"--{old} is the old name of --{path}; give one of them")
         if not equals:
             if not rest or rest[0].startswith("--"):
-                raise UserError(f"--{path} needs a value ({_type_name(fields[path].kind)})")
+                raise UserError(f"--{given} needs a value ({type_name(fields[path].kind)})")
             text = rest.pop(0)
         yield path, text
 
@@ -228,7 +209,7 @@ def _parse(field: Field, text: str) -> Any:
     """`text` as a value of the field's type."""
     from jsonargparse import ArgumentError
 
-    wrong = f"--{field.path} {text}: expected {_type_name(field.kind)}"
+    wrong = f"--{field.path} {text}: expected {type_name(field.kind)}"
     if field.kind is not str and _NOT_FINITE.fullmatch(text.strip()):
         raise UserError(f"{wrong}, and a finite number")
     parser = _new_parser()
@@ -264,30 +245,20 @@ def _add(parser: Any, field: Field) -> None:
     parser.add_argument(f"--{field.path}", type=field.kind, default=field.value, help=text)
 
 
-def _type_name(kind: Any) -> str:
-    """A type as a user reads it: "float", "tuple[int, ...]", "int or none", "'a' or 'b'"."""
-    origin = typing.get_origin(kind)
-    if origin in (typing.Union, types.UnionType):
-        return " or ".join(_type_name(member) for member in typing.get_args(kind))
-    if origin is typing.Literal:
-        return " or ".join(repr(choice) for choice in typing.get_args(kind))
-    if kind is type(None):
-        return "null"
-    if kind is int:
-        return "a whole number"
-    if kind is float:
-        return "a number"
-    if kind is bool:
-        return "true or false"
-    if kind is str:
-        return "text"
-    if origin is tuple:
-        return f"a list such as [1,2] ({kind})"
-    return getattr(kind, "__name__", str(kind))
-
-
-def _replace(config: Any, path: list[str], value: Any) -> Any:
-    name, *rest = path
-    if rest:
-        value = _replace(getattr(config, name), rest, value)
-    return dataclasses.replace(config, **{name: value})
+def _replaced(
+    config: Any, prefix: str, values: Mapping[str, Any], given: Mapping[str, str]
+) -> Any:
+    """The config with all values in place at once: a dataclass may check them together."""
+    inside = [path for path in values if path.startswith(prefix)]
+    changes: dict[str, Any] = {}
+    for path in inside:
+        name, dot, _ = path[len(prefix) :].partition(".")
+        if not dot:
+            changes[name] = values[path]
+        elif name not in changes:
+            changes[name] = _replaced(getattr(config, name), f"{prefix}{name}.", values, given)
+    try:
+        return dataclasses.replace(config, **changes) if changes else config
+    except (ValueError, TypeError) as error:  # a dataclass's own __post_init__
+        options = " ".join(f"--{path} {given[path]}" for path in inside)
+        raise UserError(f"{options}: {error}") from error

@@ -4,11 +4,13 @@
                 metrics.jsonl   one line a step
                 checkpoints/    Orbax
                 designs.json    the designs found, and the references
+                correct.json    which test images each of them got right
                 summary.json    the run as a whole: time, hypervolume, carbon
                 report.html     and its figures, *.png
 
 Whole files are written aside and renamed; metrics.jsonl only grows, and a resumed
-run cuts it back to its checkpoint first.
+run cuts it back to its checkpoint first. One process at a time writes to a folder: it
+holds a lock on `run.lock`, which the system takes from it when it ends, however it does.
 """
 
 from __future__ import annotations
@@ -20,11 +22,18 @@ import json
 import math
 import os
 import platform
+import re
+import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from filelock import BaseFileLock, FileLock, Timeout
+
+from codesign.decode import decode
 from codesign.errors import RunError, UserError
+from codesign.json_text import parse_json, read_json
+from codesign.renamed import current_nest
 
 CONFIG = "config.json"
 METRICS = "metrics.jsonl"
@@ -32,6 +41,10 @@ DESIGNS = "designs.json"
 SUMMARY = "summary.json"
 CHECKPOINTS = "checkpoints"
 REPORT = "report.html"
+
+_LOCK, _OWNER = "run.lock", "run.lock.owner"
+# What was written aside by a process that was killed.
+_ASIDE = re.compile(r"\..+\.\d+\.tmp|\.tokenizer\.\w+")
 
 _DISTRIBUTIONS = {
     "codesign": "codesign",
@@ -41,6 +54,8 @@ _DISTRIBUTIONS = {
     "orbax": "orbax-checkpoint",
     "numpy": "numpy",
 }
+# Fields on which no number of a run depends; a resumed run may have others.
+_FREE = ("threads",)
 _MOST_DIFFERENCES = 3
 
 
@@ -118,24 +133,12 @@ def write_json(path: str | os.PathLike[str], obj: Any) -> None:
       RunError: where the disk refuses, or a number is not finite.
     """
     text = json.dumps(jsonable(obj), indent=2, ensure_ascii=False, allow_nan=False)
-    write_bytes(path, (text + "\n").encode())
+    write_bytes(path, _encoded(text + "\n"))
 
 
-def read_json(path: str | os.PathLike[str]) -> Any:
-    """The JSON in `path`.
-
-    Raises:
-      UserError: where the file is missing, unreadable or not JSON.
-    """
-    try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not a text file") from error
-    except json.JSONDecodeError as error:
-        place = f"line {error.lineno} column {error.colno}"
-        raise UserError(f"{path} is not JSON: {error.msg} at {place}") from error
+def _encoded(text: str) -> bytes:
+    """JSON as UTF-8; half a surrogate pair, from a file's name say, which no reader takes, as ?."""
+    return text.encode("utf-8", "replace")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,10 +148,12 @@ class RunFolder:
     Attributes:
       path: the folder.
       resumed: whether it held a run that is being continued.
+      lock: keeps other processes out as long as it lives; None: another process holds it for us.
     """
 
     path: Path
     resumed: bool = False
+    lock: BaseFileLock | None = dataclasses.field(default=None, repr=False, compare=False)
 
     @classmethod
     def create(
@@ -167,11 +172,13 @@ class RunFolder:
           name: the config's name, for the report; default: the folder's.
 
         Raises:
-          UserError: where the folder cannot be written, already holds a run, or holds
-            the run of another config.
+          UserError: where the folder cannot be written, already holds a run, holds
+            the run of another config, or is being written to by another process.
         """
         path = Path(path)
         _make_writable(path)
+        lock = _locked(path)
+        _clear_aside(path)
         # A config alone is a start that failed, on bad data say: a new run loses nothing.
         signs = (CONFIG, METRICS, DESIGNS) if resume else (METRICS, DESIGNS)
         held = any((path / name).exists() for name in signs)
@@ -191,7 +198,7 @@ class RunFolder:
                 "versions": versions(),
             }
             write_json(path / CONFIG, record)
-        return cls(path, resumed=held)
+        return cls(path, resumed=held, lock=lock)
 
     @property
     def metrics(self) -> Path:
@@ -227,20 +234,27 @@ class RunFolder:
         try:
             with open(self.metrics, "ab") as file:
                 # One write, so that a kill tears the last line at most.
-                file.write("".join(lines).encode())
+                file.write(_encoded("".join(lines)))
         except OSError as error:
             raise RunError(f"cannot write {self.metrics}: {error.strerror}") from error
 
-    def truncate_metrics(self, step: int) -> None:
-        """Drops the lines of metrics.jsonl past `step`, and a torn last line, atomically.
+    def truncate_metrics(self, step: int) -> int:
+        """Drops the lines of metrics.jsonl past `step`, and damaged ones, atomically.
 
         Args:
           step: the last step that the checkpoint holds; -1 where there is no checkpoint.
+
+        Returns:
+          How many of the steps 0..step have no line left: a run's own metrics have one each.
         """
         if not self.metrics.exists():
-            return
-        kept = [row for row in read_metrics(self.metrics) if row["step"] <= step]
-        write_bytes(self.metrics, "".join(map(_metrics_line, kept)).encode())
+            return step + 1
+        data = self.metrics.read_bytes()
+        kept = [row for row in _readable_metrics(data) if row["step"] <= step]
+        text = _encoded("".join(map(_metrics_line, kept)))
+        if text != data:
+            write_bytes(self.metrics, text)
+        return step + 1 - len({row["step"] for row in kept})
 
 
 def _metrics_line(row: Mapping[str, Any]) -> str:
@@ -258,19 +272,41 @@ def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
         data = Path(path).read_bytes()
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
-    lines = data.split(b"\n")
-    # What follows the last newline was never finished, even if it happens to parse.
-    return [_parse_metrics(line, path, i + 1) for i, line in enumerate(lines[:-1]) if line]
+    return [_parse_metrics(line, path, i + 1) for i, line in enumerate(_lines(data)) if line]
+
+
+def _lines(data: bytes) -> list[bytes]:
+    """The whole lines; what follows the last newline was never finished, even if it parses."""
+    return data.split(b"\n")[:-1]
+
+
+def _readable_metrics(data: bytes) -> Iterator[dict[str, Any]]:
+    """The lines of a metrics.jsonl that are whole; damaged ones are passed over."""
+    for line in _lines(data):
+        with contextlib.suppress(UserError):
+            yield _parse_metrics(line, METRICS, 0)
 
 
 def _parse_metrics(line: bytes, path: str | os.PathLike[str], number: int) -> dict[str, Any]:
     try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise UserError(f"{path} line {number} is not JSON; restore the file") from error
-    if not isinstance(row, dict) or not isinstance(row.get("step"), int):
+        row = parse_json(line, f"{path} line {number}")
+    except UserError as error:
+        raise UserError(f"{error}; restore the file") from error
+    if not isinstance(row, dict) or type(row.get("step")) is not int:
         raise UserError(f"{path} line {number} has no whole number 'step'; restore the file")
-    return row
+    return _current(row, f"{path} line {number}")
+
+
+def _read_json(path: Path) -> Any:
+    """A file of a run, by the present names of fields."""
+    return _current(read_json(path), str(path))
+
+
+def _current(obj: Any, where: str) -> Any:
+    try:
+        return current_nest(obj)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
 
 
 def _make_writable(path: Path) -> None:
@@ -287,13 +323,54 @@ def _make_writable(path: Path) -> None:
         ) from error
 
 
+def _locked(path: Path) -> BaseFileLock:
+    """The folder's lock, held by this process.
+
+    Raises:
+      UserError: another process, which lives, holds it.
+    """
+    # Within a process the same path has the same lock, which it may hold several times.
+    lock = FileLock(path / _LOCK, is_singleton=True, thread_local=False)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise UserError(
+            f"{path} is being written to by another run{_owner(path)}; wait for it or stop it, or "
+            "use --out FOLDER"
+        ) from None
+    except OSError as error:
+        raise UserError(f"cannot lock {path}: {error.strerror}; choose another --out") from error
+    write_bytes(path / _OWNER, f"process {os.getpid()} on {platform.node()}".encode())
+    return lock
+
+
+def _owner(path: Path) -> str:
+    """ " (process 12 on host)", where the lock's holder has said so already."""
+    try:
+        return f" ({(path / _OWNER).read_text(encoding='utf-8')})"
+    except (OSError, UnicodeDecodeError):
+        return ""
+
+
+def _clear_aside(path: Path) -> None:
+    """Removes what killed processes left half written: whoever holds the lock is alone here."""
+    for aside in [found for found in path.rglob(".*") if _ASIDE.fullmatch(found.name)]:
+        with contextlib.suppress(OSError):
+            if aside.is_dir() and not aside.is_symlink():
+                shutil.rmtree(aside)
+            else:
+                aside.unlink()
+
+
 def _check_same_config(path: Path, config: dict[str, Any]) -> None:
     if not (path / CONFIG).exists():
         raise UserError(f"{path} holds a run without {CONFIG}; it cannot be resumed")
-    record = read_json(path / CONFIG)
+    record = _read_json(path / CONFIG)
     if not isinstance(record, dict) or not isinstance(record.get("config"), dict):
         raise UserError(f"{path / CONFIG} holds no config; it cannot be resumed")
-    different = list(_differences(record["config"], config))
+    before = {key: value for key, value in record["config"].items() if key not in _FREE}
+    now = {key: value for key, value in config.items() if key not in _FREE}
+    different = list(_differences(before, now))
     if different:
         shown = ", ".join(different[:_MOST_DIFFERENCES])
         more = len(different) - _MOST_DIFFERENCES
@@ -350,17 +427,32 @@ def read_run(path: str | os.PathLike[str]) -> Run:
         raise UserError(f"{path} is not the folder of a run: it has no {CONFIG}")
     return Run(
         path=path,
-        record=_read_typed(path / CONFIG, dict),
+        record=_read_record(path / CONFIG),
         metrics=read_metrics(path / METRICS) if (path / METRICS).exists() else [],
         designs=_read_designs(path / DESIGNS),
         summary=_read_typed(path / SUMMARY, dict),
     )
 
 
+@dataclasses.dataclass(frozen=True)
+class _Record:
+    """What of a config.json reports do not take as it comes."""
+
+    seed: int | None = None
+    versions: dict[str, str] = dataclasses.field(default_factory=dict)
+
+
+def _read_record(path: Path) -> dict[str, Any]:
+    record: dict[str, Any] = _read_typed(path, dict)
+    looked_at = [field.name for field in dataclasses.fields(_Record) if field.name in record]
+    decode(_Record, {name: record[name] for name in looked_at}, str(path))
+    return record
+
+
 def _read_typed(path: Path, kind: type) -> Any:
     if not path.exists():
         return kind()
-    obj = read_json(path)
+    obj = _read_json(path)
     if not isinstance(obj, kind):
         raise UserError(f"{path} should hold a JSON {'object' if kind is dict else 'list'}")
     return obj

@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Literal
 
 from codesign.architecture import Architecture, Tower
+from codesign.constraints import (
+    Count,
+    Natural,
+    NonNegative,
+    Positive,
+    Seed,
+    Share,
+    ShareBelowOne,
+)
+from codesign.errors import UserError
 from codesign.scenario import Scenario
 from codesign.search.objectives import Limits, Mode
 from codesign.space import AcceleratorChoices, DesignSpace, TowerChoices
 from codesign.train.data import DataConfig
+from codesign.train.finetune.config import Pairs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,10 +35,10 @@ class ModelConfig:
       bfloat16: compute in bfloat16; parameters and reductions stay float32.
     """
 
-    patch: int = 16
-    projection: int = 512
-    head_dim: int = 64
-    activation: str = "gelu"
+    patch: Count = 16
+    projection: Count = 512
+    head_dim: Count = 64
+    activation: Literal["gelu", "quick_gelu"] = "gelu"
     bfloat16: bool = False
 
 
@@ -46,7 +58,7 @@ class SpaceConfig:
     vision: TowerChoices
     text: TowerChoices
     accelerator: AcceleratorChoices = AcceleratorChoices()
-    sparsity: tuple[tuple[float, ...], ...] = ()
+    sparsity: tuple[tuple[ShareBelowOne, ...], ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,11 +76,11 @@ class TargetConfig:
     """
 
     mode: Mode = "carbon"
-    designs: int = 6
-    low: float = 0.2
-    high: float = 0.8
-    worst_accuracy: float = 0.7
-    dense_designs: int = 0
+    designs: Count = 6
+    low: Positive = 0.2
+    high: Positive = 0.8
+    worst_accuracy: ShareBelowOne = 0.7
+    dense_designs: Natural = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,14 +98,14 @@ class ScheduleConfig:
       snap_images: training images they are compared on.
     """
 
-    warmup_steps: int = 700
-    joint_steps: int = 300
-    tune_steps: int = 300
-    chunk_steps: int = 20
-    checkpoint_steps: int = 100
-    order_batches: int = 16
-    snap_candidates: int = 32
-    snap_images: int = 512
+    warmup_steps: Natural = 700
+    joint_steps: Natural = 300
+    tune_steps: Natural = 300
+    chunk_steps: Count = 20
+    checkpoint_steps: Count = 100
+    order_batches: Count = 16
+    snap_candidates: Count = 32
+    snap_images: Count = 512
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,17 +128,17 @@ class OptimConfig:
         all; the rest is its share of use. At 0 a subnet that is used little is trained little.
     """
 
-    batch_size: int = 64
-    lr: float = 4e-3
-    lr_warmup_steps: int = 50
-    weight_decay: float = 0.0
-    clip_norm: float = 1.0
-    design_lr: float = 0.02
-    cost_weight: float = 0.02
-    stiffness: float = 2.0
-    multiplier_rate: float = 0.05
-    distillation: float = 1.0
-    subnet_balance: float = 0.5
+    batch_size: Pairs = 64
+    lr: Positive = 4e-3
+    lr_warmup_steps: Natural = 50
+    weight_decay: NonNegative = 0.0
+    clip_norm: Positive = 1.0
+    design_lr: NonNegative = 0.02
+    cost_weight: NonNegative = 0.02
+    stiffness: NonNegative = 2.0
+    multiplier_rate: NonNegative = 0.05
+    distillation: NonNegative = 1.0
+    subnet_balance: Share = 0.5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,7 +165,29 @@ class SearchConfig:
     targets: TargetConfig = TargetConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     optim: OptimConfig = OptimConfig()
-    seed: int = 0
+    seed: Seed = 0
+
+    def check(self) -> None:
+        """Refuses values that do not go together.
+
+        Raises:
+          UserError: the first such values, and the mend.
+        """
+        targets, shares = self.targets, self.scenario.subnet_shares
+        if targets.low > targets.high:
+            raise UserError(
+                f"--targets.low {targets.low:g} is above --targets.high {targets.high:g}"
+            )
+        subnets = len(self.space.sparsity)
+        if subnets and shares is not None and len(shares) != subnets:
+            raise UserError(
+                f"--scenario.subnet_shares has {len(shares)} shares for the {subnets} subnets of "
+                "--space.sparsity; give one for each"
+            )
+        try:  # of an image of one patch, as long as the data are not open
+            self.design_space(image=self.model.patch, channels=1, context=2, vocab=1)
+        except ValueError as error:
+            raise UserError(f"--{error}") from None
 
     def design_space(self, *, image: int, channels: int, context: int, vocab: int) -> DesignSpace:
         """The space, given what only the data know.

@@ -12,6 +12,7 @@ and the state alone, so the result is the same.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -20,23 +21,35 @@ import jax.numpy as jnp
 from flax import nnx
 from rich.console import Console
 
+from codesign.constraints import check_config
 from codesign.models import CLIP, full_gates, reorder, taylor_importance
 from codesign.report import write_report
+from codesign.report.correct import CORRECT, correct_json
 from codesign.runs import RunFolder
 from codesign.train import measure, placement
+from codesign.train.check import due
 from codesign.train.checkpoints import Checkpoints, Saved, refill
 from codesign.train.config import SearchConfig
 from codesign.train.data import batch_indices, template_indices
 from codesign.train.family import Batch, Family, Members, member_params, plain_loss
-from codesign.train.loop import JOINT, TUNE, WARMUP, Loop
-from codesign.train.progress import Display
+from codesign.train.loop import JOINT, PHASES, TUNE, WARMUP, Loop
+from codesign.train.progress import Display, resume_metrics
 from codesign.train.setup import Setup, prepare, start_family, start_warmup
 from codesign.train.snap import snap
 from codesign.train.tracking import RunTracker
 
 
-def run_search(config: SearchConfig, folder: RunFolder, console: Console) -> dict[str, Any]:
+def run_search(
+    config: SearchConfig, folder: RunFolder, console: Console, *, check: bool | None = None
+) -> dict[str, Any]:
     """Runs a search, or the rest of one, and writes everything into the folder.
+
+    Args:
+      config: what to search.
+      folder: where to write.
+      console: where to show progress.
+      check: whether the first step of each phase is checked against a plainly compiled one
+        (`codesign.train.check`); None: on CPUs.
 
     Returns:
       {"designs": entries of designs.json, "summary": of summary.json}.
@@ -45,33 +58,33 @@ def run_search(config: SearchConfig, folder: RunFolder, console: Console) -> dic
       UserError: data, space or limits that cannot be used.
       RunError: a loss that is not finite, a checkpoint that does not fit.
     """
+    check_config(config)
     with Checkpoints(folder.checkpoints) as checkpoints, Display(console) as display:
-        saved = checkpoints.latest() if folder.resumed else None
+        saved = checkpoints.latest(PHASES, display.says) if folder.resumed else None
         with RunTracker(saved.notes if saved else None) as tracker:
             setup = prepare(config, display)
             measure.save_tokenizer(setup.data, folder)
-            folder.truncate_metrics(saved.step - 1 if saved else -1)
-            family, rest = train(setup, folder, checkpoints, saved, tracker, display)
+            resume_metrics(folder, saved.step if saved else 0, display)
+            loop = Loop(setup, folder, checkpoints, tracker, display, checks=due(check))
+            family, rest = train(loop, saved)
             display.says("slicing and measuring the networks")
-            designs = measure.designs(setup, family, rest, folder)
-            summary = measure.summary(setup, designs) | tracker.stop()
+            designs, right = measure.designs(setup, family, rest, folder)
+            summary = measure.summary(setup, designs, right) | tracker.stop()
+    folder.write_json(CORRECT, correct_json(right))
     folder.write_json("designs.json", designs)
     folder.write_json("summary.json", summary)
     write_report(folder.path)
     return {"designs": designs, "summary": summary}
 
 
-def train(
-    setup: Setup, folder: RunFolder, checkpoints: Checkpoints, saved: Saved | None,
-    tracker: RunTracker, display: Display,
-) -> tuple[Family, nnx.State]:
+def train(loop: Loop, saved: Saved | None) -> tuple[Family, nnx.State]:
     """All training, from wherever the saved checkpoint stands.
 
     Returns:
       The tuned family, its designs discrete, and the state it shares (layer ranks).
     """
+    setup, display = loop.setup, loop.display
     schedule = setup.config.schedule
-    loop = Loop(setup, folder, checkpoints, tracker, display)
     warmed = schedule.warmup_steps
     joined = warmed + schedule.joint_steps
     tuned = joined + schedule.tune_steps
@@ -98,6 +111,7 @@ def train(
         family = loop.run(JOINT, family, setup.members, rest, joined)
         display.says("snapping to discrete designs")
         family = placement.put(snap(setup, family, rest), whole)
+        loop = dataclasses.replace(loop, checks=False)  # tuning runs the program just checked
     settled = setup.members._replace(searched=jnp.zeros_like(setup.members.searched))
     family = loop.run(TUNE, family, placement.put(settled, whole), rest, tuned)
     return family, rest

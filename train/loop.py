@@ -13,7 +13,8 @@ from flax import nnx
 from codesign.errors import RunError
 from codesign.runs import RunFolder
 from codesign.space import DesignSpace
-from codesign.train import placement
+from codesign.termination import Terminated, deferred
+from codesign.train import check, placement
 from codesign.train.checkpoints import Checkpoints
 from codesign.train.config import ScheduleConfig
 from codesign.train.data import batch_indices, template_indices
@@ -22,18 +23,28 @@ from codesign.train.progress import Display
 from codesign.train.setup import REFERENCES, Setup, warmup_trainer
 from codesign.train.tracking import RunTracker
 
-WARMUP, JOINT, TUNE = "warmup", "joint", "tune"
+PHASES = WARMUP, JOINT, TUNE = "warmup", "joint", "tune"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Loop:
-    """Runs the steps of a phase: chunks, metrics, checkpoints, display."""
+    """Runs the steps of a phase: chunks, metrics, checkpoints, display.
+
+    Attributes:
+      setup: data, costs and trainer.
+      folder: where metrics go.
+      checkpoints: where states go.
+      tracker: of time and carbon.
+      display: of progress.
+      checks: whether the first step of each phase is held against a plainly compiled one.
+    """
 
     setup: Setup
     folder: RunFolder
     checkpoints: Checkpoints
     tracker: RunTracker
     display: Display
+    checks: bool = False
 
     def run(
         self, phase: str, family: Family, members: Members, rest: nnx.State, end: int
@@ -41,27 +52,43 @@ class Loop:
         """Steps until `end`, counted over all phases.
 
         Raises:
-          RunError: a loss that is not finite; the last checkpoint stays as it is.
+          RunError: a step compiled wrongly; a loss that is not finite; the last checkpoint from
+            before stays as it is.
+          Terminated: SIGTERM came; the steps taken are saved.
         """
         setup, schedule = self.setup, self.setup.config.schedule
         gated = phase != WARMUP
         trainer = setup.trainer if gated else warmup_trainer(setup)
         key = jax.random.key(setup.config.seed)
-        step = int(family.step)
+        step = first = int(family.step)
         if step < end:  # resumed at a phase's end there is none to show
             self.display.phase(phase, step, end)
-        while step < end:
-            steps = min(schedule.chunk_steps, end - step)
-            batched = placement.batched(trainer.mesh, axis=1)
-            draw = Draw(*placement.put(self._draw(step, steps), batched))
-            family, metrics = train_chunk(
-                family, members, draw, setup.dataset, key, rest, setup.tables, trainer, gated
-            )
-            self._record(phase, step, metrics)
-            step += steps
-            if checkpoint_due(step, steps, schedule) or step == end:
-                state = (family, rest)
-                self.checkpoints.save(step, phase, state, self.tracker.so_far())
+        with deferred() as sigterm:
+            while step < end:
+                steps = min(schedule.chunk_steps, end - step)
+                batched = placement.batched(trainer.mesh, axis=1)
+                draw = Draw(*placement.put(self._draw(step, steps), batched))
+                constants = setup.dataset, key, rest, setup.tables
+
+                def chunk(family: Family, draw: Draw, constants: Any = constants) -> Any:
+                    return train_chunk(family, members, draw, *constants, trainer, gated)
+
+                plain = None
+                if self.checks and step == first:
+                    one = Draw(*(x[:1] for x in draw))
+                    plain = check.plain_metrics(chunk, family, one)
+                family, metrics = chunk(family, draw)
+                if plain is not None:
+                    of_first = {name: values[:1] for name, values in metrics.items()}
+                    check.compare(phase, plain, of_first, setup.model.vision.dtype)
+                self._record(phase, step, metrics)
+                step += steps
+                stops = sigterm.came
+                if checkpoint_due(step, steps, schedule) or step == end or stops:
+                    state = (family, rest)
+                    self.checkpoints.save(step, phase, state, self.tracker.so_far())
+                if stops:
+                    raise Terminated
         return family
 
     def _draw(self, step: int, steps: int) -> tuple[np.ndarray, np.ndarray]:
@@ -77,10 +104,8 @@ class Loop:
         host = {name: np.asarray(values) for name, values in metrics.items()}
         if not np.isfinite(host["loss"]).all():
             bad = step + int(np.argmin(np.isfinite(host["loss"]).all(axis=-1)))
-            raise RunError(
-                f"the loss is not finite at step {bad}; lower --optim.lr or --optim.design_lr "
-                "and start a new run"
-            )
+            raise RunError(self.checkpoints.not_finite(f"the loss is not finite at step {bad}"))
+        self.checkpoints.saw(host["loss"].max(axis=-1).tolist())
         rows = list(metric_rows(self.setup.space, phase, step, host))
         self.folder.append_metrics(rows)
         self.display.update(len(rows), rows[-1])

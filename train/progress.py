@@ -17,6 +17,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from codesign.runs import RunFolder
+
 PHASES = {
     "warmup": "warm-up: CLIP weights of the supernet",
     "joint": "joint: weights, architectures and accelerators",
@@ -94,6 +96,16 @@ class Display:
         if self._task is not None and not self._console.is_terminal:
             self._console.print(f"  {self._note}", highlight=False)
         self._task = None
+
+
+def resume_metrics(folder: RunFolder, steps: int, display: Display) -> None:
+    """Drops the metrics of steps past the `steps` of a checkpoint, and tells of lost ones."""
+    lost = folder.truncate_metrics(steps - 1)
+    if lost:
+        display.says(
+            f"{folder.metrics} has no line for {lost} of the {steps} steps up to the "
+            "checkpoint: they were lost, and the report lacks them; the result does not change"
+        )
 
 
 @contextlib.contextmanager

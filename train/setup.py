@@ -24,7 +24,7 @@ from codesign.search.objectives import Limits, spread_targets
 from codesign.space import DesignSpace
 from codesign.train import placement
 from codesign.train.config import SearchConfig
-from codesign.train.data import CaptionedImages, DataError, load_data
+from codesign.train.data import CaptionedImages, DataError, load_data, repeats
 from codesign.train.family import Dataset, Family, Members, Tables, Trainer
 from codesign.train.optim import decayed
 from codesign.train.progress import Display
@@ -70,6 +70,8 @@ def prepare(config: SearchConfig, display: Display) -> Setup:
         data = load_data(config.data)
     except DataError as error:
         raise UserError(f"data: {error}") from error
+    if warning := repeats(config.optim.batch_size, len(data.train.labels)):
+        display.says(warning)
     space = _space(config, data)
     display.says(
         f"mapping {space.architectures:,} architectures on {space.accelerators:,} accelerators"

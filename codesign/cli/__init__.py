@@ -2,7 +2,8 @@
 
 Results go to stdout, progress to stderr, so that a result can always be piped; with
 --json the result is one JSON value. Bad input ends in one line and exit code 2, a
-failure in one line and exit code 1, Ctrl-C in 130. Whatever else goes wrong is a bug and
+failure in one line and exit code 1, Ctrl-C in 130; SIGTERM ends a run in 0, once it is
+saved. Whatever else goes wrong is a bug and
 shows its traceback.
 """
 
@@ -10,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -30,7 +30,10 @@ from codesign.cli import (
     workload,
 )
 from codesign.cli.arguments import Parser
-from codesign.errors import RunError, UserError, did_you_mean
+from codesign.cli.output import only_results
+from codesign.errors import RunError, UserError, did_you_mean, out_of_space
+from codesign.printable import printable
+from codesign.termination import Terminated
 
 _COMMANDS = {
     "search": search,
@@ -44,7 +47,6 @@ _COMMANDS = {
     "convert": convert,
     "report": report,
 }
-_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -73,18 +75,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         with contextlib.suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except OSError as error:
-        if error.errno not in _DISK_FULL:
+    except Exception as error:
+        full = out_of_space(error)
+        if full is None:
             raise
-        place = f": {error.filename}" if error.filename else ""
-        return _fail(f"{error.strerror}{place}", 1)
+        name = getattr(error, "filename", None)
+        return _fail(full + (f": {name}" if name else ""), 1)
+    except Terminated as terminated:
+        print(terminated, file=sys.stderr)
+        return 0
     except KeyboardInterrupt as interrupt:
-        print(str(interrupt) or "interrupted", file=sys.stderr)
+        print(printable(interrupt) or "interrupted", file=sys.stderr)
         return 130
 
 
 def _fail(error: object, code: int) -> int:
-    print(f"codesign: {error}", file=sys.stderr)
+    print(f"codesign: {printable(error)}", file=sys.stderr)
     return code
 
 
@@ -95,7 +101,8 @@ def _run(argv: list[str]) -> int:
         raise UserError(f"unexpected argument '{extra[0]}'; see codesign {argv[0]} --help")
     args.overrides = extra
     command: Callable[[argparse.Namespace], int] = args.command
-    return command(args)
+    with only_results() if args.json else contextlib.nullcontext():
+        return command(args)
 
 
 class _Version(argparse.Action):

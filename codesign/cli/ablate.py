@@ -10,6 +10,7 @@ from typing import Any
 from codesign.cli import configured
 from codesign.cli.arguments import add_config_command
 from codesign.cli.output import console, print_json
+from codesign.termination import Terminated, raised
 
 
 def add(commands: Any) -> None:
@@ -34,12 +35,15 @@ def run(args: argparse.Namespace) -> int:
     name, out = config_name(args.config), configured.out_folder(args)
     check_new(out)
     folder = RunFolder.create(out, config_to_json(config), name=name)
+    kept = f"what was bought and compared is kept, the latter in {out}"
     try:
-        run_ablation(config, folder, console(stderr=True))
-        write_report(folder.path)
+        with raised():
+            run_ablation(config, folder, console(stderr=True))
+            write_report(folder.path)
     except KeyboardInterrupt:
-        message = f"interrupted; what was bought and compared is kept, the latter in {out}"
-        raise KeyboardInterrupt(message) from None
+        raise KeyboardInterrupt(f"interrupted; {kept}") from None
+    except Terminated:
+        raise Terminated(f"stopped by SIGTERM; {kept}") from None
     print_ablations([folder.path], args.json)
     return 0
 

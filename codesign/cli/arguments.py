@@ -8,6 +8,16 @@ from typing import Any, NoReturn
 from codesign.errors import UserError
 
 
+def add_run_options(parser: argparse.ArgumentParser) -> None:
+    """What every command that trains takes: --resume, and --check or --no-check."""
+    parser.add_argument("--resume", action="store_true", help="continue the run in the folder")
+    parser.add_argument(
+        "--check", action=argparse.BooleanOptionalAction, default=None,
+        help="compare the first step of each phase with one compiled without optimisation, and "
+        "stop where they disagree (default: on CPUs)",
+    )  # fmt: skip
+
+
 class Parser(argparse.ArgumentParser):
     """argparse whose errors are one line, raised like every other bad input."""
 

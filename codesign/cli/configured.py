@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
+import contextlib
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from codesign.errors import UserError
+from codesign.termination import Terminated, raised
 
 # Which command runs a config of which class, by name: to import them all would take seconds.
 _COMMANDS = {
-    "AblationConfig": "ablate",
-    "ClassifierDressConfig": "dress",
-    "DressConfig": "dress",
-    "FinetuneConfig": "finetune",
+    "codesign.search.hardware.HardwareConfig": "search",
+    "codesign.surrogate.config.AblationConfig": "ablate",
+    "codesign.train.config.SearchConfig": "search",
+    "codesign.train.dress.classifier_config.ClassifierDressConfig": "dress",
+    "codesign.train.dress.config.DressConfig": "dress",
+    "codesign.train.finetune.config.FinetuneConfig": "finetune",
 }
 _NOUNS = {
     "ablate": "ablation",
@@ -26,20 +30,37 @@ _NOUNS = {
 
 
 def load(args: argparse.Namespace) -> Any:
-    """The config of the command line, overrides applied.
+    """The config of the command line, overrides applied, every field checked.
 
     Raises:
-      UserError: a config that cannot be read, or one of another command.
+      UserError: a config that cannot be read, one of another command or of none, or a field
+        that holds what it may not.
     """
+    from codesign.constraints import check_config
     from codesign.overrides import load_config
 
     config = load_config(args.config, args.overrides)
-    command = _COMMANDS.get(type(config).__name__, "search")
+    command = _command_of(type(config))
     if command != args.command_name:
-        noun = _NOUNS[args.command_name]
-        raise UserError(f"{args.config} is no {noun}; try codesign {command} {args.config}")
-    _check_scenarios(config)
+        noun, kind = _NOUNS[args.command_name], type(config).__name__
+        if command is not None:
+            raise UserError(f"{args.config} is no {noun}; try codesign {command} {args.config}")
+        raise UserError(
+            f"{args.config} is no {noun}: its config is a {kind}, where codesign "
+            f"{args.command_name} runs a {_classes(args.command_name)}"
+        )
+    check_config(config)
     return config
+
+
+def _command_of(kind: type) -> str | None:
+    """The command that runs a config of this class, or of one that it derives from."""
+    names = (f"{base.__module__}.{base.__qualname__}" for base in kind.__mro__)
+    return next((_COMMANDS[name] for name in names if name in _COMMANDS), None)
+
+
+def _classes(command: str) -> str:
+    return " or ".join(name for name, runs in _COMMANDS.items() if runs == command)
 
 
 def out_folder(args: argparse.Namespace) -> Path:
@@ -52,17 +73,29 @@ def out_folder(args: argparse.Namespace) -> Path:
 def resume_command(args: argparse.Namespace) -> str:
     """The command that continues an interrupted run: the same, with --resume."""
     out = ["--out", args.out] if args.out is not None else []
-    as_json = ["--json"] if args.json else []
-    words = ["codesign", args.command_name, args.config, *args.overrides, *out, *as_json]
+    given = [f"--{name}" for name in ("distributed", "json") if getattr(args, name, False)]
+    check = getattr(args, "check", None)
+    if check is not None:
+        given.append("--check" if check else "--no-check")
+    words = ["codesign", args.command_name, args.config, *args.overrides, *out, *given]
     return shlex.join([*words, "--resume"])
 
 
-def _check_scenarios(config: Any) -> None:
-    """Refuses a config's impossible scenario now rather than at its first pricing."""
-    from codesign.design_file import check_scenario
-    from codesign.scenario import Scenario
+@contextlib.contextmanager
+def kept_when_stopped(args: argparse.Namespace, *, alone: bool = True) -> Iterator[None]:
+    """Ctrl-C and SIGTERM within end in a line that tells how to go on.
 
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if isinstance(value, Scenario):
-            check_scenario(value, f"--{field.name}")
+    Args:
+      args: of the command line.
+      alone: False: one of several processes, which JAX brings to agree about SIGTERM.
+    """
+    again = resume_command(args)
+    try:
+        with raised() if alone else contextlib.nullcontext():
+            yield
+    except KeyboardInterrupt:
+        message = f"interrupted; the run is kept: {again} continues it"
+        raise KeyboardInterrupt(message) from None
+    except Terminated:
+        message = f"stopped by SIGTERM; the run is kept: {again} continues it"
+        raise Terminated(message) from None

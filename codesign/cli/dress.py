@@ -44,16 +44,16 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _runner() -> Callable[..., dict[str, Any]]:
-    def run_either(config: Any, *more: Any) -> dict[str, Any]:
+    def run_either(config: Any, *more: Any, **options: Any) -> dict[str, Any]:
         from codesign.train.dress.classifier_config import ClassifierDressConfig
 
         if isinstance(config, ClassifierDressConfig):
             from codesign.train.dress.classifier_run import run_classifier_dress
 
-            return run_classifier_dress(config, *more)
+            return run_classifier_dress(config, *more, **options)
         from codesign.train.dress.run import run_dress
 
-        return run_dress(config, *more)
+        return run_dress(config, *more, **options)
 
     return run_either
 
@@ -63,7 +63,7 @@ def _classifiers_table(summary: Mapping[str, Any]) -> Table:
     from rich import box
     from rich.table import Table
 
-    from codesign.report import tables
+    from codesign.report.text import MISSING, percent, share_of
 
     table = Table(box=box.HORIZONTALS, padding=(0, 1, 0, 0))
     for heading in ("sparsity", "weights kept", "million MACs", "of the dense", "top-1"):
@@ -72,9 +72,9 @@ def _classifiers_table(summary: Mapping[str, Any]) -> Table:
         found = subnet.get("validation")
         table.add_row(
             f"{subnet['sparsity']:.0%}",
-            tables.percent(subnet["density"]),
+            percent(subnet["density"]),
             f"{subnet['macs'] / 1e6:.3g}",
-            tables.percent(subnet["macs"] / summary["macs"]),
-            tables.percent(found["classification"]["top_1"]) if found else tables.MISSING,
+            percent(subnet["macs"] / summary["macs"]),
+            share_of(found["classification"]["top_1"], found["images"]) if found else MISSING,
         )
     return table

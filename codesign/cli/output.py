@@ -7,7 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -17,18 +17,71 @@ _PIPE_WIDTH = 110
 
 
 def console(stderr: bool = False) -> Console:
-    """A console of rich, wide enough for every table where its output is piped."""
-    from rich.console import Console
+    """A console of rich, wide enough for every table where its output is piped.
 
-    out = Console(stderr=stderr)
+    Strings are shown as they are, in tables too: brackets are no markup, and what is not
+    printable is an escape. They may be names from files, which style nothing and move no cursor.
+    """
+    from rich.console import Console
+    from rich.text import Text
+
+    from codesign.printable import printable_lines
+
+    class Plain(Console):
+        def render_str(self, text: str, **style: Any) -> Text:
+            return super().render_str(printable_lines(text), **style)
+
+    out = Plain(stderr=stderr, markup=False, emoji=False, highlight=False)
     if not out.is_terminal:
         out.width = _PIPE_WIDTH
     return out
 
 
 def print_json(obj: Any) -> None:
-    """One JSON value on stdout."""
-    print(json.dumps(obj, indent=2, ensure_ascii=False, allow_nan=False))
+    """One JSON value on stdout, also where that is `only_results`'s.
+
+    In ASCII where stdout cannot hold all of its characters.
+    """
+    out: Any = getattr(sys.stdout, "result", sys.stdout)
+    text = json.dumps(obj, indent=2, ensure_ascii=False, allow_nan=False)
+    try:
+        text.encode(out.encoding or "utf-8")
+    except UnicodeEncodeError:
+        text = json.dumps(obj, indent=2, allow_nan=False)
+    print(text, file=out)
+
+
+class _Diverted:
+    """stderr in stdout's place; `result` is the stdout that it stands for."""
+
+    def __init__(self, result: TextIO) -> None:
+        self.result = result
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(sys.stderr, name)
+
+
+@contextlib.contextmanager
+def only_results() -> Iterator[None]:
+    """Leaves stdout to `print_json`: what else is printed there, by whomever, goes to stderr."""
+    before = sys.stdout
+    with contextlib.ExitStack() as stack:
+        result = before
+        if _is_stdout(before):  # and not a test's or a notebook's
+            kept = os.fdopen(os.dup(1), "w", encoding=before.encoding, errors=before.errors)
+            result = stack.enter_context(kept)
+        stack.enter_context(stdout_to_stderr())
+        diverted: Any = _Diverted(result)
+        stack.enter_context(contextlib.redirect_stdout(diverted))
+        yield
+        result.flush()
+
+
+def _is_stdout(stream: TextIO) -> bool:
+    try:
+        return stream.fileno() == 1
+    except (OSError, ValueError):
+        return False
 
 
 def shards_to_stderr() -> Callable[[int, int], None]:

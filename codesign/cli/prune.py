@@ -12,6 +12,7 @@ from codesign.cli.checkpoint import add_checkpoint_options, load, notes_to_stder
 from codesign.cli.evaluate import add_source, source_config
 from codesign.cli.output import console, print_json, shards_to_stderr
 from codesign.errors import UserError
+from codesign.printable import printable
 
 if TYPE_CHECKING:
     from codesign.architecture import Architecture
@@ -89,7 +90,8 @@ def run(args: argparse.Namespace) -> int:
     vision, text = (
         tower_text(dataclasses.asdict(tower)) for tower in (architecture.vision, architecture.text)
     )
-    print(f"{args.out}: vision {vision}, text {text}; {after:,} of {before:,} parameters")
+    parameters = f"{after:,} of {before:,} parameters"
+    print(f"{printable(args.out)}: vision {vision}, text {text}; {parameters}")
     return 0
 
 
@@ -143,11 +145,13 @@ def _scores(args: argparse.Namespace, clip: CLIP) -> Gates:
             )
         from codesign.models.formats import load_processor
         from codesign.train.calibrate import calibration_batches
-        from codesign.train.data import open_source
+        from codesign.train.data import open_source, repeats
 
         processor = load_processor(args.checkpoint, clip, tokenizer=args.tokenizer)
         console(stderr=True).print("measuring importance", highlight=False)
         source = open_source(source_config(args), shards_to_stderr())
+        if warning := repeats(args.batch_size, len(source), "batch-size"):
+            console(stderr=True).print(warning, highlight=False)
         batches = calibration_batches(
             source, processor, samples=args.samples,
             batch_size=args.batch_size, seed=args.seed, threads=args.threads,

@@ -63,23 +63,35 @@ def _report_finetunings(args: argparse.Namespace) -> int:
 
 def _report_searches(args: argparse.Namespace) -> int:
     from codesign.report import write_report
-    from codesign.report.tables import comparison_table, run_summary, savings
+    from codesign.report.claims import run_claims
+    from codesign.report.seeds import run_groups
+    from codesign.report.tables import comparison_table, run_summary, seeds_table
     from codesign.runs import jsonable, read_run
 
     # All are read before one is written: a misspelt folder leaves the others as they were.
     runs = [read_run(path) for path in args.runs]
+    found = [run_claims(run) for run in runs]
     reports = [write_report(run.path) for run in runs]
-    summaries = [run_summary(run.name, run.designs, run.summary) for run in runs]
+    summaries = [
+        run_summary(run.name, run.designs, run.summary, claims) | {"seed": run.record.get("seed")}
+        for run, claims in zip(runs, found, strict=True)
+    ]
+    groups = run_groups(runs, found)
     if args.json:
         print_json([
             {"run": str(run.path), "report": str(report)}
             | summary
-            | {"savings": jsonable(savings(run.designs))}
-            for run, report, summary in zip(runs, reports, summaries, strict=True)
+            | {"savings": jsonable(claims.savings)}
+            | next(({"over_seeds": group.json()} for group in groups if i in group.runs), {})
+            for i, (run, report, summary, claims) in enumerate(
+                zip(runs, reports, summaries, found, strict=True)
+            )
         ])  # fmt: skip
         return 0
-    for run, report in zip(runs, reports, strict=True):
-        print_run(run.name, run.designs, str(report))
+    for run, report, claims in zip(runs, reports, found, strict=True):
+        print_run(run.name, run.designs, claims, str(report))
     if len(runs) > 1:
         console().print(comparison_table(summaries))
+    if groups:
+        console().print(seeds_table(groups))
     return 0

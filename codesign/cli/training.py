@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from codesign.cli import configured
-from codesign.cli.arguments import add_config_command
+from codesign.cli.arguments import add_config_command, add_run_options
 from codesign.cli.output import console, stdout_to_stderr
 
 
@@ -18,9 +18,10 @@ def add_training_command(
 ) -> None:
     """A command that trains by a CONFIG, by one process or several."""
     parser = add_config_command(
-        commands, name, run, summary, more="[--resume] [--distributed] ", example=example
-    )
-    parser.add_argument("--resume", action="store_true", help="continue the run in the folder")
+        commands, name, run, summary, more="[--resume] [--[no-]check] [--distributed] ",
+        example=example,
+    )  # fmt: skip
+    add_run_options(parser)
     parser.add_argument(
         "--distributed", action="store_true",
         help="one of several processes, which find each other as jax.distributed does (SLURM, Open "
@@ -35,7 +36,8 @@ def trained(
 
     Args:
       args: of the command line.
-      runner: imports the run's function, (config, folder, console) -> summary, when it is due.
+      runner: imports the run's function, (config, folder, console, check) -> summary, when it
+        is due.
     """
     from codesign.overrides import config_name, config_to_json
 
@@ -43,13 +45,11 @@ def trained(
     from codesign.train.placement import join_processes, shared_folder
 
     name, out = config_name(args.config), configured.out_folder(args)
-    try:
-        with stdout_to_stderr() if args.distributed else contextlib.nullcontext():
-            if args.distributed:
-                join_processes()
-            folder = shared_folder(out, config_to_json(config), resume=args.resume, name=name)
-            return folder.path, runner()(config, folder, console(stderr=True))
-    except KeyboardInterrupt:
-        again = configured.resume_command(args)
-        message = f"interrupted; the run is kept: {again} continues it"
-        raise KeyboardInterrupt(message) from None
+    with (
+        configured.kept_when_stopped(args, alone=not args.distributed),
+        stdout_to_stderr() if args.distributed else contextlib.nullcontext(),
+    ):
+        if args.distributed:
+            join_processes()
+        folder = shared_folder(out, config_to_json(config), resume=args.resume, name=name)
+        return folder.path, runner()(config, folder, console(stderr=True), check=args.check)

@@ -1,34 +1,41 @@
 """The program: exit codes, one-line errors, clean JSON; costs and searches are stand-ins."""
 
 import dataclasses
+import io
 import json
+import os
 import shlex
+import signal
 import subprocess
 import sys
+import time
 import types
+from pathlib import Path
 
 import pytest
 
 from codesign.cli import main
+from codesign.cli.output import print_json
 from codesign.errors import RunError
+from codesign.printable import printable
+from codesign.runs import write_json
 
 CONFIG = '''
 import dataclasses
-from codesign.scenario import Scenario
+from codesign.configs.quickstart import config as quickstart
+from codesign.train.config import SearchConfig
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(SearchConfig):
     """A search.
 
     Attributes:
       seed: seed of every random stream.
       rate: learning rate.
     """
-    seed: int = 0
     rate: float = 0.1
-    scenario: Scenario = Scenario()
 
-config = Config()
+config = Config(space=quickstart.space)
 '''
 
 COSTS = {
@@ -84,7 +91,7 @@ def entry(config):
 def search(monkeypatch):
     """A search that finds one design, reports progress, and writes what a run writes."""
 
-    def run_search(config, folder, console):
+    def run_search(config, folder, console, check=None):
         console.print("searching")
         designs = [entry(config)]
         folder.append_metrics([{"step": 0, "phase": "joint", "loss": [config.rate]}])
@@ -211,7 +218,7 @@ def test_bad_overrides_leave_no_folder(config, search, tmp_path, capsys):
 
 
 def test_ctrl_c_says_how_to_go_on(config, monkeypatch, capsys):
-    def interrupted(*_):
+    def interrupted(*_, **__):
         raise KeyboardInterrupt
 
     module(monkeypatch, "codesign.train.joint", run_search=interrupted)
@@ -222,7 +229,7 @@ def test_ctrl_c_says_how_to_go_on(config, monkeypatch, capsys):
 
 def test_failures_are_one_line_and_bugs_are_not_hidden(config, monkeypatch, capsys):
     def raising(error):
-        def run_search(*_):
+        def run_search(*_, **__):
             raise error
 
         module(monkeypatch, "codesign.train.joint", run_search=run_search)
@@ -251,6 +258,35 @@ def test_report_of_one_and_several_runs(config, search, capsys):
     assert first["run"] == "a" and second["accuracy"] == 0.5
 
 
+@pytest.mark.parametrize("name", ["[/bold]", "$x^$", "a\x1b[2Jb", ":smile:"])
+def test_names_are_no_commands_to_the_terminal(name, config, search, capsys):
+    """In tables and errors; JSON keeps them as they are."""
+    run = Path(name)
+    assert main(["search", config, "--out", name]) == 0
+    designs = json.loads((run / "designs.json").read_text())
+    record = json.loads((run / "config.json").read_text())
+    write_json(run / "designs.json", [designs[0] | {"name": name}])
+    write_json(run / "config.json", record | {"name": name})
+    capsys.readouterr()
+    assert main(["report", name, name]) == 0
+    out = capsys.readouterr().out
+    assert "\x1b" not in out and out.count(printable(name)) >= 3
+    assert f"report: {printable(name)}/report.html" in out
+    assert main(["report", name, "--json"]) == 0
+    (told,) = json.loads(capsys.readouterr().out)
+    assert (told["name"], told["run"]) == (name, name)
+    assert main(["report", f"{name}-absent"]) == 2
+    assert printable(name) in one_line(capsys)
+
+
+def test_json_on_a_stdout_of_few_characters(monkeypatch):
+    stdout = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr("sys.stdout", stdout)
+    print_json({"name": "µ–\ud800"})
+    stdout.flush()
+    assert json.loads(stdout.buffer.getvalue().decode("ascii")) == {"name": "µ–\ud800"}
+
+
 def program(arguments, folder):
     """The program as a process of its own, in a shell."""
     command = f"{shlex.quote(sys.executable)} -X importtime -m codesign {arguments}"
@@ -273,17 +309,53 @@ def test_an_error_as_a_process(tmp_path):
     assert done.returncode == 2 and lines == ["codesign: there is no design file absent.json"]
 
 
-def test_a_design_beyond_its_buffers_is_one_line_that_names_the_product(tmp_path, capsys):
+def test_the_smallest_buffers_still_map_every_product(tmp_path, capsys):
     path = tmp_path / "large.json"
     chip = {"cores": 4, "pe_x": 256, "pe_y": 64, "l2_kib": 1, "glb_mib": 1 / 64}
     path.write_text(json.dumps({"architecture": {}, "accelerator": chip}))
-    assert main(["cost", str(path)]) == 2
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1
-    assert "vision.qkv [197 x 768 x 768] fits no mapping" in error
+    assert main(["cost", str(path), "--json"]) == 0
+    assert 0 < json.loads(capsys.readouterr().out)["costs"]["latency_s"] < 60
 
 
 def test_an_ablation_is_no_search(tmp_path, capsys):
     assert main(["search", "ablation", "--out", str(tmp_path / "run")]) == 2
     assert "ablation is no search; try codesign ablate ablation" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "noun"), [("search", "search"), ("finetune", "fine-tuning"), ("ablate", "ablation")]
+)
+def test_a_dataclass_of_another_kind_is_no_config(command, noun, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    source = "from codesign.scenario import Scenario\nconfig = Scenario()\n"
+    (tmp_path / "other.py").write_text(source)
+    assert main([command, "other.py"]) == 2
+    line = one_line(capsys)
+    assert f"other.py is no {noun}: its config is a Scenario, where codesign {command}" in line
+    assert not (tmp_path / "runs").exists()
+
+
+def test_with_json_stdout_holds_the_result_alone_whoever_prints(tmp_path):
+    """As a process, since libraries print below Python too."""
+    (tmp_path / "loud.py").write_text(
+        "import os\nprint('config')\nos.system('echo below')\n"
+        "from codesign.configs.hardware import config\n"
+    )
+    done = program("search loud.py --json --model tinyclip-39m-16", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["designs"]
+    assert "config" in done.stderr and "below" in done.stderr
+
+
+def test_sigterm_says_how_to_go_on_and_is_no_failure(config, monkeypatch, capsys):
+    def terminated(*_, **__):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(10)
+
+    before = signal.getsignal(signal.SIGTERM)
+    module(monkeypatch, "codesign.train.joint", run_search=terminated)
+    assert main(["search", config, "--seed", "7"]) == 0
+    expected = "codesign search ./tiny.py --seed 7 --resume continues it"
+    assert one_line(capsys) == f"stopped by SIGTERM; the run is kept: {expected}\n"
+    assert signal.getsignal(signal.SIGTERM) is before

@@ -162,6 +162,13 @@ def test_unknown_names_list_the_configs(monkeypatch):
         ("x = 1\nimport absent_module", "line 2: ModuleNotFoundError"),
         ("x = 1", "defines no 'config'"),
         ("config = {}", "defines no 'config'"),
+        ("x = 1\n\nimport sys; sys.exit(3)", r"bad\.py, line 3: it exits \(3\)"),
+        ("import sys; sys.exit()", "line 1: it exits"),
+        ("raise SystemExit('no data')", "line 1: it exits .no data"),
+        ("def f():\n    return 1 / 0\n\nf()", "line 2: ZeroDivisionError: division by zero"),
+        ("assert False", "line 1: AssertionError"),
+        ("if True:\nx = 1", "line 2: IndentationError"),
+        ("class E(BaseException):\n    pass\nraise ExceptionGroup('a\\nb', [OSError()])", "line 3"),
     ],
 )
 def test_bad_config_files(tmp_path, source, message):
@@ -199,3 +206,9 @@ def test_tuples_of_dataclasses_can_be_set(tmp_path):
     config = load_config(str(file), ['--subnets=[{"sparsity": 0.7}]'])
     assert config_to_json(config) == {"subnets": [{"sparsity": 0.7}]}
     assert dataclasses.is_dataclass(config.subnets[0])
+
+
+def test_what_a_config_prints_is_not_the_programs_output(tmp_path, capsys):
+    (tmp_path / "loud.py").write_text(CONFIG + "print('hello')\n")
+    load_config(str(tmp_path / "loud.py"))
+    assert capsys.readouterr() == ("", "hello\n")

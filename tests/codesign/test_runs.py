@@ -2,6 +2,9 @@
 
 import json
 import os
+import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -151,5 +154,97 @@ def test_read_run(tmp_path):
     with pytest.raises(UserError, match="entry 0 is not an object"):
         read_run(tmp_path)
     folder.write_bytes("designs.json", b"{}")
+    config = (folder.path / "config.json").read_text()
+    for change, message in (
+        ({"versions": [1]}, r"config.json: versions is \[1\], expected an object"),
+        ({"versions": {"jax": 1}}, "versions.jax is 1, expected text"),
+        ({"seed": 1.5}, "seed is 1.5, expected a whole number"),
+    ):
+        (folder.path / "config.json").write_text(json.dumps(json.loads(config) | change))
+        with pytest.raises(UserError, match=message):
+            read_run(folder.path)
+    (folder.path / "config.json").write_text(config)
     with pytest.raises(UserError, match="should hold a JSON list"):
         read_run(tmp_path)
+
+
+HOLDER = """
+import sys, time
+from codesign.runs import RunFolder
+folder = RunFolder.create(sys.argv[1], {"seed": 3})
+folder.append_metrics([{"step": 0}])
+print("held", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """A process that writes to tmp_path/"run"."""
+    command = [sys.executable, "-c", HOLDER, str(tmp_path / "run")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "held\n"
+        yield process
+        process.kill()
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_second_process_is_refused_while_the_first_lives(tmp_path, holder, resume):
+    with pytest.raises(UserError, match="written to by another run") as caught:
+        RunFolder.create(tmp_path / "run", {"seed": 3}, resume=resume)
+    text = str(caught.value)
+    assert f"process {holder.pid} on " in text and "\n" not in text
+    assert read_run(tmp_path / "run").metrics == [{"step": 0}]  # a report may read
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_dead_owner_keeps_nobody_out(tmp_path, holder, number):
+    holder.send_signal(number)
+    holder.wait()
+    assert RunFolder.create(tmp_path / "run", {"seed": 3}, resume=True).resumed
+
+
+def test_what_killed_processes_left_half_written_is_removed(tmp_path):
+    RunFolder.create(tmp_path, CONFIG)
+    (tmp_path / "clip").mkdir()
+    left = [tmp_path / ".designs.json.123.tmp", tmp_path / "clip" / ".config.json.9.tmp",
+            tmp_path / ".clip.123.tmp", tmp_path / "clip" / ".tokenizer.x7_a"]  # fmt: skip
+    for path in left[:2]:
+        path.write_text("half")
+    for path in left[2:]:
+        (path / "new").mkdir(parents=True)
+    others = [tmp_path / ".notes", tmp_path / "a.tmp", tmp_path / ".mine.tmp"]
+    for path in others:
+        path.write_text("a user's own")
+    RunFolder.create(tmp_path, CONFIG)
+    assert not any(path.exists() for path in left) and all(path.exists() for path in others)
+
+
+@pytest.mark.parametrize(
+    ("damage", "lost"),
+    [
+        (lambda path: None, 0),
+        (lambda path: path.unlink(), 4),
+        (lambda path: path.write_bytes(b""), 4),
+        (lambda path: path.write_bytes(path.read_bytes()[:-5]), 0),  # the torn line is past step 3
+        (lambda path: path.write_bytes(path.read_bytes()[:30]), 3),
+        (lambda path: path.write_bytes(path.read_bytes().replace(b'"step": 1', b"rubbish")), 1),
+        (lambda path: path.write_bytes(b"\xff" * 9 + path.read_bytes()), 1),
+    ],
+)
+def test_lost_metrics_are_counted_and_the_rest_stays(tmp_path, damage, lost):
+    folder = RunFolder.create(tmp_path, CONFIG)
+    folder.append_metrics([{"step": i, "loss": 0.5} for i in range(6)])
+    damage(folder.metrics)
+    assert folder.truncate_metrics(3) == lost
+    if folder.metrics.exists():
+        assert len(read_metrics(folder.metrics)) == 4 - lost
+
+
+def test_a_run_resumes_with_other_threads(tmp_path):
+    config = {"threads": 1, "optim": {"lr": 0.1, "threads": 1}}
+    RunFolder.create(tmp_path, config)
+    assert RunFolder.create(tmp_path, config | {"threads": 8}, resume=True).resumed
+    other = config | {"optim": {"lr": 0.1, "threads": 2}}
+    with pytest.raises(UserError, match=r"optim\.threads was 1, is 2"):
+        RunFolder.create(tmp_path, other, resume=True)

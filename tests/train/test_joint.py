@@ -15,6 +15,8 @@ import pytest
 
 from codesign import load_clip
 from codesign.cli import main
+from codesign.report.correct import read_correct
+from codesign.search.statistics import standard_error
 from codesign.train.data import load_tokenizer
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -29,7 +31,7 @@ from codesign.train.config import ScheduleConfig, SpaceConfig, TargetConfig
 
 TOWER = TowerChoices(layers=(1, 2), width=(8, 16), heads=(1, 2), ffn=(16, 32))
 CHIP = AcceleratorChoices(
-    cores=(1,), pe_x=(4, 8), pe_y=(2, 4), l2_kib=(4, 8), l2_words_per_cycle=(8,),
+    cores=(1,), pe_x=(4, 8), pe_y=(2, 4), l2_kib=(4, 8), l2_bytes_per_cycle=(8,),
     glb_mib=(1 / 64, 1 / 32),
 )
 config = dataclasses.replace(
@@ -97,7 +99,7 @@ def test_designs_follow_the_schema(designs):
         assert fixed.items() <= architecture.items()
         assert architecture["activation"] == "gelu" and type(architecture["vocab"]) is int
         assert set(design["accelerator"]) == {
-            "cores", "pe_x", "pe_y", "l2_kib", "l2_words_per_cycle", "glb_mib"
+            "cores", "pe_x", "pe_y", "l2_kib", "l2_bytes_per_cycle", "glb_mib"
         }  # fmt: skip
         assert design["scenario"]["clock_mhz"] == 100.0
         assert all(type(design["costs"][name]) is float for name in TOTALS)
@@ -153,6 +155,14 @@ def test_the_folder_is_complete(run, designs):
     assert record["seed"] == 0 and {"python", "jax", "flax", "codesign"} <= set(record["versions"])
     summary = json.loads((run / "summary.json").read_text())
     assert 0 <= summary["hypervolume"] <= 1 and summary["wall_time_s"] > 0
+    low, high = summary["hypervolume_interval"]
+    assert 0 <= low <= high <= 1
+    assert [at["share"] for at in summary["accuracy_at_cost"]] == [0.25, 0.5, 0.75, 1.0]
+    right = read_correct(run, designs)
+    assert right.shape == (len(designs), summary["test_images"])
+    for design, own in zip(designs, right, strict=True):
+        assert design["accuracy"] == pytest.approx(own.mean(), abs=1e-12)
+        assert design["accuracy_standard_error"] == pytest.approx(float(standard_error(own)))
     for design in designs:
         network = run / "checkpoints" / "designs" / design["name"]
         stored = dataclasses.asdict(load_clip(network).architecture)
@@ -213,6 +223,25 @@ def test_a_killed_run_resumes_to_the_same_result(config, tmp_path):
         process.send_signal(signal.SIGKILL)
     assert process.returncode == -signal.SIGKILL and not (out / "designs.json").exists()
     assert 20 < len(metrics(out)) < STEPS
+    finish(program(config, out, "--resume"))
+    for name in ("metrics.jsonl", "designs.json", "correct.json"):
+        assert (out / name).read_bytes() == (whole / name).read_bytes(), name
+
+
+@pytest.mark.slow
+def test_a_run_stopped_by_sigterm_is_saved_and_resumes_to_the_same_result(config, tmp_path):
+    whole, out = tmp_path / "whole", tmp_path / "stopped"
+    finish(program(config, whole))
+    with program(config, out) as process:
+        while process.poll() is None:
+            if (out / "metrics.jsonl").exists() and "joint" in (out / "metrics.jsonl").read_text():
+                break
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=30)
+    assert process.returncode == 0 and "--resume continues it" in err and "Traceback" not in err
+    saved = max(int(path.name) for path in (out / "checkpoints" / "steps").iterdir())
+    assert saved == len(metrics(out)) < STEPS
     finish(program(config, out, "--resume"))
     for name in ("metrics.jsonl", "designs.json"):
         assert (out / name).read_bytes() == (whole / name).read_bytes(), name

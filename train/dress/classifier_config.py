@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+from typing import Annotated, Literal
 
+from annotated_types import Ge
+
+from codesign.constraints import Count, Natural, NonNegative, Positive, Seed, Share, ShareBelowOne
 from codesign.errors import UserError
 from codesign.models.resnet import ResNetConfig
 from codesign.train.data import AugmentConfig, SourceConfig
 from codesign.train.dress.config import DressConfig, SubnetsConfig
-from codesign.train.dress.config import check as check_dress
-from codesign.train.finetune.config import OptimConfig, ScheduleConfig
+from codesign.train.finetune.config import OptimConfig, Pairs, ScheduleConfig
 
 # Halved twice within the network, an image should not become a single position.
 _LEAST_IMAGE = 5
@@ -26,9 +28,9 @@ class PicturesConfig:
       std: standard deviation, likewise.
     """
 
-    size: int = 32
+    size: Annotated[int, Ge(_LEAST_IMAGE)] = 32
     mean: tuple[float, ...] = (0.5, 0.5, 0.5)
-    std: tuple[float, ...] = (0.25, 0.25, 0.25)
+    std: tuple[Positive, ...] = (0.25, 0.25, 0.25)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +41,7 @@ class ClassifierLossConfig:
       label_smoothing: share of a label's weight that is spread over all classes.
     """
 
-    label_smoothing: float = 0.0
+    label_smoothing: ShareBelowOne = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,11 +58,11 @@ class ClassifierOptimConfig:
     """
 
     kind: Literal["sgd", "adamw"] = "sgd"
-    batch_size: int = 128
-    lr: float = 0.1
-    final_lr: float = 0.0
-    warmup_steps: int = 100
-    weight_decay: float = 5e-4
+    batch_size: Pairs = 128
+    lr: Positive = 0.1
+    final_lr: Share = 0.0
+    warmup_steps: Natural = 100
+    weight_decay: NonNegative = 5e-4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,8 +95,29 @@ class ClassifierDressConfig:
     schedule: ScheduleConfig = ScheduleConfig()
     subnets: SubnetsConfig = SubnetsConfig(include=("blocks.*",), joint_lr=0.02, post_lr=1e-3)
     bfloat16: bool = False
-    threads: int = 4
-    seed: int = 0
+    threads: Count = 4
+    seed: Seed = 0
+
+    def check(self) -> None:
+        """Refuses values that do not go together.
+
+        Raises:
+          UserError: the first such values, and the mend.
+        """
+        subnets, pictures, channels = self.subnets, self.pictures, self.network.channels
+        if subnets.dense_steps == 0:
+            raise UserError("--subnets.dense_steps is 0: subnets start from a trained network")
+        # Here 0 has a meaning; a CLIP has no statistics to measure.
+        trained = dataclasses.replace(subnets, post_lr=subnets.post_lr or 1.0)
+        as_clips(dataclasses.replace(self, subnets=trained)).check()
+        for name, values in (("mean", pictures.mean), ("std", pictures.std)):
+            if len(values) != channels:
+                raise UserError(
+                    f"--pictures.{name} has {len(values)} numbers, --network.channels is "
+                    f"{channels}: give one number a channel"
+                )
+        if channels not in (1, 3):
+            raise UserError(f"--network.channels is {channels}: pictures have 1 or 3")
 
 
 def as_clips(config: ClassifierDressConfig) -> DressConfig:
@@ -113,34 +136,3 @@ def as_clips(config: ClassifierDressConfig) -> DressConfig:
         seed=config.seed,
         subnets=config.subnets,
     )  # fmt: skip
-
-
-def check(config: ClassifierDressConfig) -> None:
-    """Refuses values that no data could make sense of.
-
-    Raises:
-      UserError: the first such value, and the mend.
-    """
-    subnets, pictures, network = config.subnets, config.pictures, config.network
-    if subnets.dense_steps == 0:
-        raise UserError("--subnets.dense_steps is 0: subnets start from a trained network")
-    # Here 0 has a meaning; a CLIP has no statistics to measure.
-    trained = dataclasses.replace(subnets, post_lr=subnets.post_lr or 1.0)
-    check_dress(as_clips(dataclasses.replace(config, subnets=trained)))
-    for name, values in (("mean", pictures.mean), ("std", pictures.std)):
-        if len(values) != network.channels:
-            raise UserError(
-                f"--pictures.{name} has {len(values)} numbers, --network.channels is "
-                f"{network.channels}: give one number a channel"
-            )
-    if min(pictures.std) <= 0:
-        raise UserError(f"--pictures.std is {pictures.std}: it must be above 0")
-    if network.channels not in (1, 3):
-        raise UserError(f"--network.channels is {network.channels}: pictures have 1 or 3")
-    if pictures.size < _LEAST_IMAGE:
-        raise UserError(f"--pictures.size is {pictures.size}: it must be at least {_LEAST_IMAGE}")
-    if not 0 <= config.loss.label_smoothing < 1:
-        raise UserError(
-            f"--loss.label_smoothing is {config.loss.label_smoothing}: it must be at least 0 and "
-            "below 1"
-        )

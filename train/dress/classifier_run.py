@@ -19,6 +19,7 @@ import optax
 from flax import nnx
 from rich.console import Console
 
+from codesign.constraints import check_config
 from codesign.dress.masks import check_floor, densities, kernel_sizes, loss_weights, subnet_masks
 from codesign.dress.rows import RowSpec
 from codesign.dress.trees import kernel_specs, named_leaves, pick
@@ -28,13 +29,14 @@ from codesign.models.resnet import ResNet, layer_macs, subnet_macs
 from codesign.models.resnet_family import pack_resnet
 from codesign.models.subnets import FAMILY
 from codesign.report.finetune import write_report
-from codesign.report.tables import percent
+from codesign.report.text import share_of
 from codesign.runs import SUMMARY, RunFolder
 from codesign.train import placement
+from codesign.train.check import due
 from codesign.train.checkpoints import Checkpoints, Saved, refill
 from codesign.train.data import ImageTextBatch, Source
 from codesign.train.dress.classifier import Variables, norm_names, split_classifier
-from codesign.train.dress.classifier_config import ClassifierDressConfig, as_clips, check
+from codesign.train.dress.classifier_config import ClassifierDressConfig, as_clips
 from codesign.train.dress.classifier_data import PictureProcessor, measure, open_labelled
 from codesign.train.dress.classifier_step import (
     ClassifierTrainer,
@@ -50,7 +52,7 @@ from codesign.train.dress.classifier_step import (
     post_step,
 )
 from codesign.train.dress.config import staged
-from codesign.train.dress.run import DELIVERED, DENSE, JOINT, POST
+from codesign.train.dress.run import DELIVERED, DENSE, JOINT, POST, STAGES
 from codesign.train.finetune.loop import Loop
 from codesign.train.optim import warmup_cosine
 from codesign.train.progress import Display
@@ -60,9 +62,16 @@ _MOST_EVALUATED_AT_ONCE = 256
 
 
 def run_classifier_dress(
-    config: ClassifierDressConfig, folder: RunFolder, console: Console
+    config: ClassifierDressConfig, folder: RunFolder, console: Console, *,
+    check: bool | None = None,
 ) -> dict[str, Any]:
     """Runs a classifier's DRESS training, or the rest of one, and writes all into the folder.
+
+    Args:
+      config: what to train.
+      folder: where to write.
+      console: where to show progress.
+      check: as of `run_finetune`.
 
     Returns:
       What summary.json holds.
@@ -71,11 +80,11 @@ def run_classifier_dress(
       UserError: data or settings that cannot be used.
       RunError: a loss that is not finite, a checkpoint that does not fit.
     """
-    check(config)
+    check_config(config)
     with Checkpoints(folder.checkpoints) as checkpoints, Display(console) as display:
-        saved = checkpoints.latest() if folder.resumed else None
+        saved = checkpoints.latest(STAGES, display.says) if folder.resumed else None
         with RunTracker(saved.notes.get("tracker") if saved else None) as tracker:
-            run = _prepare(config, folder, checkpoints, tracker, display)
+            run = _prepare(config, folder, checkpoints, tracker, display, checks=due(check))
             state = run.train(saved)
             summary = run.finish(state) | tracker.stop()
     if jax.process_index() == 0:
@@ -208,7 +217,9 @@ class ClassifierRun:
     ) -> tuple[dict[str, Any], str]:
         """For the loop."""
         found = self.measured(state, members)
-        accuracies = [percent(result["classification"]["top_1"]) for result in found]
+        accuracies = [
+            share_of(result["classification"]["top_1"], result["images"]) for result in found
+        ]
         if members == (-1,):
             return found[0], f"top-1 {accuracies[0]}"
         line = "; ".join(
@@ -273,7 +284,7 @@ def _local(state: Any) -> Any:
 
 def _prepare(
     config: ClassifierDressConfig, folder: RunFolder, checkpoints: Checkpoints,
-    tracker: RunTracker, display: Display,
+    tracker: RunTracker, display: Display, *, checks: bool,
 ) -> ClassifierRun:
     """Data, network and subnets.
 
@@ -320,5 +331,6 @@ def _prepare(
     loop = Loop(
         config=as_clips(config), folder=folder, checkpoints=checkpoints, tracker=tracker,
         display=display, source=source, processor=PictureProcessor(settings), mesh=mesh,
+        checks=checks, dtype=dtype,
     )  # fmt: skip
     return ClassifierRun(config, loop, validation, trainer, variables, specs)

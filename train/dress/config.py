@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 
+from codesign.constraints import Count, Natural, NonNegative, Positive
 from codesign.dress.budgets import Budget
 from codesign.dress.masks import checked_sparsities
 from codesign.errors import UserError
 from codesign.models.subnets import BLOCK_KERNELS
 from codesign.train.finetune.config import FinetuneConfig
-from codesign.train.finetune.config import check as check_finetune
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,20 +37,20 @@ class SubnetsConfig:
     """
 
     sparsities: tuple[float, ...] = (0.5, 0.8, 0.9)
-    gamma: float = 1.0
+    gamma: NonNegative = 1.0
     budget: Budget = "global"
-    floor: int = 1
-    refresh_steps: int = 10
+    floor: Count = 1
+    refresh_steps: Count = 10
     dense_member: bool = False
-    in_place: float = 0.0
+    in_place: NonNegative = 0.0
     include: tuple[str, ...] = BLOCK_KERNELS
     exclude: tuple[str, ...] = ()
     vmapped: bool = False
-    dense_steps: int = 0
-    joint_steps: int = 1000
-    post_steps: int = 100
-    joint_lr: float = 1e-5
-    post_lr: float = 1e-4
+    dense_steps: Natural = 0
+    joint_steps: Count = 1000
+    post_steps: Natural = 100
+    joint_lr: Positive = 1e-5
+    post_lr: NonNegative = 1e-4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +64,37 @@ class DressConfig(FinetuneConfig):
 
     subnets: SubnetsConfig = SubnetsConfig()
 
+    def check(self) -> None:
+        """Refuses values that do not go together.
+
+        Raises:
+          UserError: the first such values, and the mend.
+        """
+        subnets = self.subnets
+        super(DressConfig, staged(self, subnets.dense_steps, self.optim.lr)).check()
+        try:
+            checked_sparsities(subnets.sparsities)
+        except ValueError as error:
+            raise UserError(f"--subnets.sparsities: {error}") from None
+        if subnets.post_lr == 0:
+            raise UserError(
+                "--subnets.post_lr is 0.0: it must be above 0; a CLIP has no statistics to measure"
+            )
+        if self.lock != "none":
+            raise UserError(
+                f"--lock {self.lock}: subnets change both towers; leave a tower dense with "
+                f"--subnets.exclude '[{self.lock}.*]'"
+            )
+        if self.optim.ema:
+            raise UserError(
+                "--optim.ema: an average of weights under moving masks is no subnet's; 0"
+            )
+        if self.checkpoint is None and subnets.dense_steps == 0:
+            raise UserError(
+                "--subnets.dense_steps is 0 and there is no --checkpoint: subnets start from a "
+                "trained network"
+            )
+
 
 def staged(config: DressConfig, steps: int, lr: float) -> DressConfig:
     """The config of a stage: its steps, its rate, a warm-up that fits into it."""
@@ -74,44 +105,3 @@ def staged(config: DressConfig, steps: int, lr: float) -> DressConfig:
             config.optim, lr=lr, warmup_steps=min(config.optim.warmup_steps, steps // 2)
         ),
     )
-
-
-def check(config: DressConfig) -> None:
-    """Refuses values that no data could make sense of.
-
-    Raises:
-      UserError: the first such value, and the mend.
-    """
-    subnets = config.subnets
-    check_finetune(staged(config, subnets.dense_steps, config.optim.lr))
-    try:
-        checked_sparsities(subnets.sparsities)
-    except ValueError as error:
-        raise UserError(f"--subnets.sparsities: {error}") from None
-    at_least = {
-        "floor": (subnets.floor, 1),
-        "refresh_steps": (subnets.refresh_steps, 1),
-        "dense_steps": (subnets.dense_steps, 0),
-        "joint_steps": (subnets.joint_steps, 1),
-        "post_steps": (subnets.post_steps, 0),
-        "gamma": (subnets.gamma, 0),
-        "in_place": (subnets.in_place, 0),
-    }
-    for name, (value, least) in at_least.items():
-        if value < least:
-            raise UserError(f"--subnets.{name} is {value}: it must be at least {least}")
-    for name, rate in (("joint_lr", subnets.joint_lr), ("post_lr", subnets.post_lr)):
-        if rate <= 0:
-            raise UserError(f"--subnets.{name} is {rate}: it must be above 0")
-    if config.lock != "none":
-        raise UserError(
-            f"--lock {config.lock}: subnets change both towers; leave a tower dense with "
-            f"--subnets.exclude '[{config.lock}.*]'"
-        )
-    if config.optim.ema:
-        raise UserError("--optim.ema: an average of weights under moving masks is no subnet's; 0")
-    if config.checkpoint is None and subnets.dense_steps == 0:
-        raise UserError(
-            "--subnets.dense_steps is 0 and there is no --checkpoint: subnets start from a "
-            "trained network"
-        )

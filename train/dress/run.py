@@ -17,6 +17,7 @@ import optax
 from flax import nnx
 from rich.console import Console
 
+from codesign.constraints import check_config
 from codesign.dress.masks import apply, check_floor, densities, kernel_sizes
 from codesign.dress.packed import PackedFamily
 from codesign.dress.trees import pick, replace_leaves
@@ -26,8 +27,9 @@ from codesign.models.subnets import FAMILY, norm_parameters, pack_clip, subnet_s
 from codesign.report.finetune import headline, write_report
 from codesign.runs import SUMMARY, RunFolder
 from codesign.train import placement
+from codesign.train.check import due
 from codesign.train.checkpoints import Checkpoints, Saved, refill
-from codesign.train.dress.config import DressConfig, check, staged
+from codesign.train.dress.config import DressConfig, staged
 from codesign.train.dress.step import Dresser, JointState, PostState, joint_step, post_step
 from codesign.train.finetune.loop import Place
 from codesign.train.finetune.run import Run, prepare
@@ -36,13 +38,21 @@ from codesign.train.optim import warmup_cosine
 from codesign.train.progress import Display
 from codesign.train.tracking import RunTracker
 
-DENSE, JOINT, POST = "dense", "subnets", "norms"
+STAGES = DENSE, JOINT, POST = "dense", "subnets", "norms"
 # The folder of the family in a run's; `load_family` and `load_processor` read it.
 DELIVERED = "family"
 
 
-def run_dress(config: DressConfig, folder: RunFolder, console: Console) -> dict[str, Any]:
+def run_dress(
+    config: DressConfig, folder: RunFolder, console: Console, *, check: bool | None = None
+) -> dict[str, Any]:
     """Runs a DRESS training, or the rest of one, and writes everything into the folder.
+
+    Args:
+      config: what to train.
+      folder: where to write.
+      console: where to show progress.
+      check: as of `run_finetune`.
 
     Returns:
       What summary.json holds.
@@ -51,13 +61,13 @@ def run_dress(config: DressConfig, folder: RunFolder, console: Console) -> dict[
       UserError: data, checkpoints or settings that cannot be used.
       RunError: a loss that is not finite, a checkpoint that does not fit.
     """
-    check(config)
+    check_config(config)
     subnets = config.subnets
     with Checkpoints(folder.checkpoints) as checkpoints, Display(console) as display:
-        saved = checkpoints.latest() if folder.resumed else None
+        saved = checkpoints.latest(STAGES, display.says) if folder.resumed else None
         with RunTracker(saved.notes.get("tracker") if saved else None) as tracker:
             first = staged(config, subnets.dense_steps, config.optim.lr)
-            run = prepare(first, folder, checkpoints, tracker, display)
+            run = prepare(first, folder, checkpoints, tracker, display, checks=due(check))
             dressing = Dressing(config, run, _dresser(config, run))
             state = dressing.train(saved)
             summary = dressing.finish(state) | tracker.stop()
@@ -121,7 +131,7 @@ class Dressing:
             begin = max(step, {DENSE: 0, JOINT: dense_end, POST: joint_end}[name])
             evaluate = None if run.validation is None else functools.partial(self.evaluate, name)
             functions = {
-                DENSE: run.steps(begin),
+                DENSE: run.step,
                 JOINT: lambda s, b: joint_step(s, run.rest, run.teacher, b, self.dresser),
                 POST: lambda s, b: post_step(s, run.rest, run.teacher, b, self.dresser),
             }
@@ -147,7 +157,7 @@ class Dressing:
 
     def _settled(self, state: JointState) -> PostState:
         """After the joint stage: masks of the final weights, and norms to be each subnet's own."""
-        masks = jax.jit(self.dresser.masks)(state.weights.clip)
+        masks = self.dresser.compiled_masks(state.weights.clip)
         norms = norm_parameters(self.run.trainer.student.clip(state.weights.clip, self.run.rest))
         return self.dresser.begin_post(state._replace(masks=masks), norms)
 

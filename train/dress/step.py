@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -109,11 +110,16 @@ class Dresser:
             budget=self.subnets.budget, floor=self.subnets.floor,
         )  # fmt: skip
 
+    @functools.cached_property
+    def compiled_masks(self) -> Callable[[nnx.State], Masks]:
+        """`masks` as a program of its own: two stages begin with it, and it is compiled once."""
+        return jax.jit(self.masks)
+
     def begin_joint(self, weights: Weights) -> JointState:
         """The state before the first joint step."""
         return JointState(
             weights=weights,
-            masks=jax.jit(self.masks)(weights.clip),
+            masks=self.compiled_masks(weights.clip),
             opt_state=self.trainer.optimizer.init(weights),
             step=jnp.zeros((), jnp.int32),
         )

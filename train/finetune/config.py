@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+from typing import Annotated, Literal
+
+from annotated_types import Ge
 
 from codesign.architecture import Architecture, clip_vit_b16
+from codesign.constraints import Count, Natural, NonNegative, Positive, Seed, Share, ShareBelowOne
 from codesign.errors import UserError
+from codesign.models.clip import check_discrete
 from codesign.train.data import AugmentConfig, SourceConfig
+from codesign.train.data.picture import check_augment
+
+# Of one pair alone there is nothing to tell apart.
+Pairs = Annotated[int, Ge(2)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,10 +36,10 @@ class LossConfig:
 
     kind: Literal["softmax", "sigmoid"] = "softmax"
     same_label: bool = True
-    contrastive: float = 1.0
+    contrastive: NonNegative = 1.0
     teacher: str | None = None
-    distillation: float = 1.0
-    features: float = 0.0
+    distillation: NonNegative = 1.0
+    features: NonNegative = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,16 +61,16 @@ class OptimConfig:
         saved; 0: none.
     """
 
-    batch_size: int = 256
-    micro_batches: int = 1
-    lr: float = 1e-5
-    final_lr: float = 0.0
-    warmup_steps: int = 100
-    weight_decay: float = 0.1
-    beta2: float = 0.98
-    epsilon: float = 1e-6
-    clip_norm: float = 1.0
-    ema: float = 0.0
+    batch_size: Pairs = 256
+    micro_batches: Count = 1
+    lr: Positive = 1e-5
+    final_lr: Share = 0.0
+    warmup_steps: Natural = 100
+    weight_decay: NonNegative = 0.1
+    beta2: ShareBelowOne = 0.98
+    epsilon: Positive = 1e-6
+    clip_norm: Positive = 1.0
+    ema: ShareBelowOne = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,10 +84,10 @@ class ScheduleConfig:
       log_steps: steps between looks at the metrics; all are written, one line a step.
     """
 
-    steps: int = 1000
-    evaluate_steps: int = 200
-    checkpoint_steps: int = 200
-    log_steps: int = 10
+    steps: Count = 1000
+    evaluate_steps: Natural = 200
+    checkpoint_steps: Count = 200
+    log_steps: Count = 10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,7 +118,7 @@ class FinetuneConfig:
     checkpoint: str | None = None
     untrained: Architecture = dataclasses.field(default_factory=clip_vit_b16)
     tokenizer: str | None = None
-    image: int | None = None
+    image: Count | None = None
     validation: SourceConfig = SourceConfig(path="")
     augment: AugmentConfig = AugmentConfig()
     loss: LossConfig = LossConfig()
@@ -119,52 +127,36 @@ class FinetuneConfig:
     lock: Literal["none", "vision", "text"] = "none"
     bfloat16: bool = False
     remat: bool = False
-    threads: int = 4
-    seed: int = 0
+    threads: Count = 4
+    seed: Seed = 0
 
+    def check(self) -> None:
+        """Refuses values that do not go together.
 
-def check(config: FinetuneConfig) -> None:
-    """Refuses values that no data could make sense of.
-
-    Raises:
-      UserError: the first such value, and the mend.
-    """
-    optim, schedule, loss = config.optim, config.schedule, config.loss
-    at_least = {
-        "optim.batch_size": (optim.batch_size, 2),
-        "optim.micro_batches": (optim.micro_batches, 1),
-        "optim.warmup_steps": (optim.warmup_steps, 0),
-        "schedule.steps": (schedule.steps, 1),
-        "schedule.evaluate_steps": (schedule.evaluate_steps, 0),
-        "schedule.checkpoint_steps": (schedule.checkpoint_steps, 1),
-        "schedule.log_steps": (schedule.log_steps, 1),
-        "threads": (config.threads, 1),
-        "seed": (config.seed, 0),
-        "loss.contrastive": (loss.contrastive, 0),
-        "loss.distillation": (loss.distillation, 0),
-        "loss.features": (loss.features, 0),
-        "optim.weight_decay": (optim.weight_decay, 0),
-        "optim.final_lr": (optim.final_lr, 0),
-    }
-    for name, (value, least) in at_least.items():
-        if value < least:
-            raise UserError(f"--{name} is {value}: it must be at least {least}")
-    positive = {"optim.lr": optim.lr, "optim.clip_norm": optim.clip_norm}
-    for name, value in positive.items():
-        if value <= 0:
-            raise UserError(f"--{name} is {value}: it must be above 0")
-    if not 0 <= optim.ema < 1:
-        raise UserError(f"--optim.ema is {optim.ema}: it must be at least 0 and below 1")
-    if optim.batch_size % optim.micro_batches:
-        raise UserError(
-            f"--optim.micro_batches {optim.micro_batches} does not divide the batch of "
-            f"{optim.batch_size}"
-        )
-    if optim.warmup_steps > schedule.steps:
-        raise UserError(
-            f"--optim.warmup_steps {optim.warmup_steps} is more than the {schedule.steps} steps"
-        )
-    if loss.contrastive == 0 and loss.teacher is None:
-        raise UserError("--loss.contrastive is 0 and there is no --loss.teacher: nothing to learn")
-    if not config.train.path:
-        raise UserError("--train.path is empty: give the images and captions to train on")
+        Raises:
+          UserError: the first such values, and the mend.
+        """
+        optim, schedule, loss = self.optim, self.schedule, self.loss
+        if optim.batch_size % optim.micro_batches:
+            raise UserError(
+                f"--optim.micro_batches {optim.micro_batches} does not divide the batch of "
+                f"{optim.batch_size}"
+            )
+        if optim.warmup_steps > schedule.steps:
+            raise UserError(
+                f"--optim.warmup_steps {optim.warmup_steps} is more than the {schedule.steps} "
+                "steps"
+            )
+        if loss.contrastive == 0 and loss.teacher is None:
+            raise UserError(
+                "--loss.contrastive is 0 and there is no --loss.teacher: nothing to learn"
+            )
+        if not self.train.path:
+            raise UserError("--train.path is empty: give the images and captions to train on")
+        check_augment(self.augment)
+        if self.checkpoint is None:
+            wanted = self.untrained
+            try:
+                check_discrete(dataclasses.replace(wanted, image=self.image or wanted.image))
+            except ValueError as error:
+                raise UserError(f"untrained: {error}") from None

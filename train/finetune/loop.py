@@ -12,17 +12,20 @@ from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.experimental.multihost_utils import reached_preemption_sync_point
 
 from codesign.errors import RunError, UserError
 from codesign.models.formats import Processor
-from codesign.runs import RunFolder
-from codesign.train import placement
+from codesign.runs import RunFolder, read_metrics
+from codesign.termination import Terminated, deferred
+from codesign.train import check, placement
 from codesign.train.checkpoints import Checkpoints, Saved
 from codesign.train.data import ImageTextBatch, Source, TrainingStream
 from codesign.train.finetune.config import FinetuneConfig
 from codesign.train.finetune.tensorboard import TensorBoard
-from codesign.train.progress import Display
+from codesign.train.progress import Display, resume_metrics
 from codesign.train.tracking import RunTracker
 
 State = TypeVar("State")
@@ -43,6 +46,8 @@ class Loop:
       source: the training data.
       processor: of pictures and texts.
       mesh: the devices.
+      checks: whether the first step of a stage is held against a plainly compiled one.
+      dtype: of the network's activations.
     """
 
     config: FinetuneConfig
@@ -53,6 +58,8 @@ class Loop:
     source: Source
     processor: Processor
     mesh: jax.sharding.Mesh
+    checks: bool = False
+    dtype: Any = jnp.float32
 
     def resumed_at(self, saved: Saved | None) -> Place | None:
         """The place in the data to go on from, after metrics past the checkpoint are dropped.
@@ -61,7 +68,7 @@ class Loop:
           UserError: a run of another number of processes.
         """
         if jax.process_index() == 0:
-            self.folder.truncate_metrics(saved.step - 1 if saved else -1)
+            resume_metrics(self.folder, saved.step if saved else 0, self.display)
         if saved is None:
             return None
         places = saved.notes["places"]
@@ -91,14 +98,16 @@ class Loop:
           place: in the data; None at a run's beginning.
           begin: first step.
           end: one past the last.
-          step_function: a step; metrics are scalars or [K], "loss" a scalar.
+          step_function: a step, pure; metrics are scalars or [K], "loss" a scalar.
           evaluate: what to write about the state on validation data, and the same in a line.
 
         Returns:
           The state after the last step, and the place in the data.
 
         Raises:
-          RunError: a loss that is not finite; the last checkpoint stays as it is.
+          RunError: a step compiled wrongly; a loss that is not finite; the last checkpoint from
+            before stays as it is.
+          Terminated: SIGTERM came; the steps taken are saved.
         """
         if begin == end:
             return state, place
@@ -111,24 +120,45 @@ class Loop:
                 process_index=jax.process_index(), process_count=shares,
             ) as stream,
             TensorBoard(self.folder.path, begin) as board,
+            deferred() as sigterm,
         ):  # fmt: skip
             if place is not None:
                 stream.restore(place)
             self.display.phase(stage, begin, end)
+
+            def measure(done: int) -> None:
+                evaluates = bool(schedule.evaluate_steps) and done % schedule.evaluate_steps == 0
+                if evaluates and done < end and evaluate is not None and not sigterm.came:
+                    with sigterm.unless_raised():
+                        self._evaluated(done - 1, *evaluate(state), board)
+
+            if self._was_cut_off(stage, begin):
+                measure(begin)
             waiting: list[tuple[int, Metrics]] = []
             for step, batch in zip(range(begin, end), self._batches(stream), strict=False):
+                plain = None
+                if self.checks and step == begin:
+                    plain = check.plain_metrics(step_function, state, batch)
                 state, metrics = step_function(state, batch)
+                if plain is not None:
+                    check.compare(stage, plain, metrics, self.dtype)
                 waiting.append((step, metrics))
                 done = step + 1
                 evaluates = bool(schedule.evaluate_steps) and done % schedule.evaluate_steps == 0
                 saves = done % schedule.checkpoint_steps == 0 or done == end
-                if done % schedule.log_steps == 0 or evaluates or saves:
-                    self._record(stage, waiting, stream, board)
-                if evaluates and done < end and evaluate is not None:
-                    self._evaluated(step, *evaluate(state), board)
-                if saves:
+                looks = done % schedule.log_steps == 0 or evaluates or saves
+                if looks:
+                    self._record(stage, waiting, stream, board, looks)
+                measure(done)
+                stops = sigterm.came if shares == 1 else reached_preemption_sync_point(step)
+                if saves or stops:
+                    if waiting:
+                        self._record(stage, waiting, stream, board, looks)
                     notes = {"tracker": self.tracker.so_far(), "places": _gathered(stream.state())}
                     self.checkpoints.save(done, stage, state, notes)
+                    board.flush()
+                if stops:
+                    raise Terminated
             skipped, place = stream.skipped, stream.state()
         if skipped.count:
             self.display.says(str(skipped))
@@ -141,11 +171,22 @@ class Loop:
             arrays = (jax.make_array_from_process_local_data(sharding, part) for part in batch)
             yield ImageTextBatch(*arrays)
 
+    def _was_cut_off(self, stage: str, begin: int) -> bool:
+        """Whether SIGTERM came while the state of a stage at step `begin` was evaluated."""
+        if not (begin and self.folder.resumed and self.folder.metrics.exists()):
+            return False
+        last = {r.get("phase") for r in read_metrics(self.folder.metrics) if r["step"] == begin - 1}
+        return last == {stage}
+
     def _record(
         self, stage: str, waiting: list[tuple[int, Metrics]], stream: TrainingStream,
-        board: TensorBoard,
+        board: TensorBoard, looks: bool,
     ) -> None:
-        """Writes the metrics of the steps since the last time, and shows the newest."""
+        """Writes the metrics of the steps since the last time, and shows the newest.
+
+        Args:
+          looks: whether the schedule has it so; where SIGTERM does, lines stay as they would be.
+        """
         rows: list[dict[str, Any]] = [
             {"step": step, "phase": stage}
             | {name: np.asarray(value).tolist() for name, value in metrics.items()}
@@ -154,11 +195,11 @@ class Loop:
         waiting.clear()
         bad = next((row for row in rows if not np.isfinite(row["loss"])), None)
         if bad is not None:
-            raise RunError(
-                f"the loss is not finite at step {bad['step']}; lower --optim.lr and start a new "
-                "run, the last checkpoint is kept"
-            )
-        rows[-1]["skipped"] = stream.skipped.count
+            what = f"the loss is not finite at step {bad['step']}"
+            raise RunError(self.checkpoints.not_finite(what))
+        self.checkpoints.saw([row["loss"] for row in rows])
+        if looks:
+            rows[-1]["skipped"] = stream.skipped.count
         if jax.process_index() == 0:
             self.folder.append_metrics(rows)
             for row in rows:

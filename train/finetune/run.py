@@ -10,7 +10,6 @@ it holds the position in the data too, so the result is the same.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -18,6 +17,7 @@ import jax.numpy as jnp
 from flax import nnx
 from rich.console import Console
 
+from codesign.constraints import check_config
 from codesign.errors import UserError
 from codesign.models import CLIP
 from codesign.models.formats import load_clip, save_clip
@@ -26,15 +26,15 @@ from codesign.models.formats.processor import image_settings
 from codesign.report.finetune import headline, write_report
 from codesign.runs import SUMMARY, RunFolder
 from codesign.train import placement
+from codesign.train.check import due
 from codesign.train.checkpoints import Checkpoints, refill
-from codesign.train.data import ImageTextBatch, Source, open_source
-from codesign.train.finetune.config import FinetuneConfig, check
+from codesign.train.data import ImageTextBatch, Source, open_source, repeats
+from codesign.train.finetune.config import FinetuneConfig
 from codesign.train.finetune.loop import Loop, Metrics
 from codesign.train.finetune.start import Start, start
 from codesign.train.finetune.step import (
     Trainer,
     TrainState,
-    first_bias,
     make_optimizer,
     train_step,
 )
@@ -48,8 +48,17 @@ STAGE = "finetune"
 DELIVERED = "clip"
 
 
-def run_finetune(config: FinetuneConfig, folder: RunFolder, console: Console) -> dict[str, Any]:
+def run_finetune(
+    config: FinetuneConfig, folder: RunFolder, console: Console, *, check: bool | None = None
+) -> dict[str, Any]:
     """Runs a fine-tuning, or the rest of one, and writes everything into the folder.
+
+    Args:
+      config: what to train.
+      folder: where to write.
+      console: where to show progress.
+      check: whether the first step is checked against a plainly compiled one
+        (`codesign.train.check`); None: on CPUs.
 
     Returns:
       What summary.json holds.
@@ -58,19 +67,21 @@ def run_finetune(config: FinetuneConfig, folder: RunFolder, console: Console) ->
       UserError: data, checkpoints or settings that cannot be used.
       RunError: a loss that is not finite, a checkpoint that does not fit.
     """
-    check(config)
+    check_config(config)
     with Checkpoints(folder.checkpoints) as checkpoints, Display(console) as display:
-        saved = checkpoints.latest() if folder.resumed else None
+        saved = checkpoints.latest((STAGE,), display.says) if folder.resumed else None
         with RunTracker(saved.notes.get("tracker") if saved else None) as tracker:
-            run = prepare(config, folder, checkpoints, tracker, display)
+            run = prepare(config, folder, checkpoints, tracker, display, checks=due(check))
             place = run.loop.resumed_at(saved)
             state = run.trainer.init(run.params)
             if saved is not None:
-                state = placement.put(refill(state, saved.leaves), run.whole)
+                state = refill(state, saved.leaves)
+            # A fresh one too: a step would be compiled again for where it leaves its state.
+            state = placement.put(state, run.whole)
             begin = 0 if saved is None else saved.step
             evaluate = None if run.validation is None else run.evaluate
             state, _ = run.loop.run(
-                STAGE, state, place, begin, config.schedule.steps, run.steps(begin), evaluate
+                STAGE, state, place, begin, config.schedule.steps, run.step, evaluate
             )
             summary = run.finish(state) | tracker.stop()
     if jax.process_index() == 0:
@@ -111,19 +122,9 @@ class Run:
         """On every device."""
         return placement.replicated(self.loop.mesh)
 
-    def steps(self, begin: int) -> Callable[[TrainState, ImageTextBatch], Any]:
-        """Steps of plain training; the sigmoid loss gets its bias at a run's very first."""
-        needs_bias = begin == 0 and self.trainer.loss.kind == "sigmoid"
-
-        def step(state: TrainState, batch: ImageTextBatch) -> tuple[TrainState, Metrics]:
-            nonlocal needs_bias
-            if needs_bias:
-                bias = first_bias(state.weights.clip, self.rest, batch, self.trainer)
-                state = state._replace(weights=state.weights._replace(logit_bias=bias))
-                needs_bias = False
-            return train_step(state, self.rest, self.teacher, batch, self.trainer)
-
-        return step
+    def step(self, state: TrainState, batch: ImageTextBatch) -> tuple[TrainState, Metrics]:
+        """A step of plain training."""
+        return train_step(state, self.rest, self.teacher, batch, self.trainer)
 
     def network(self, params: nnx.State) -> CLIP:
         """The CLIP of replicated parameters, on this process's first device."""
@@ -161,7 +162,7 @@ class Run:
 
 def prepare(
     config: FinetuneConfig, folder: RunFolder, checkpoints: Checkpoints, tracker: RunTracker,
-    display: Display,
+    display: Display, *, checks: bool,
 ) -> Run:
     """Data, network, teacher and optimizer.
 
@@ -175,6 +176,8 @@ def prepare(
         raise UserError(f"{error}, divided by optim.micro_batches") from None
     display.says("opening the data")
     source = open_source(config.train, display.indexing)
+    if warning := repeats(config.optim.batch_size, len(source)):
+        display.says(warning)
     validation = None
     if config.validation.path:
         validation = open_source(config.validation, display.indexing)
@@ -199,6 +202,7 @@ def prepare(
         loop=Loop(
             config=config, folder=folder, checkpoints=checkpoints, tracker=tracker,
             display=display, source=source, processor=begun.processor, mesh=mesh,
+            checks=checks, dtype=begun.model.vision.dtype,
         ),
         validation=validation,
         trainer=trainer,

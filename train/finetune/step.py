@@ -225,7 +225,7 @@ def train_step(
     state: TrainState, rest: nnx.State, teacher: tuple[nnx.State, nnx.State] | None,
     batch: ImageTextBatch, trainer: Trainer,
 ) -> tuple[TrainState, dict[str, Array]]:
-    """One step.
+    """One step; the sigmoid loss gets its bias at a run's very first.
 
     Args:
       state: given up.
@@ -241,11 +241,19 @@ def train_step(
     taught = None
     if trainer.teacher is not None and teacher is not None:
         taught = embed_in_parts(trainer.teacher, *teacher, batch, trainer.micro_batches)
+    before = state.weights
+    if trainer.loss.kind == "sigmoid":
+        bias = jax.lax.cond(
+            state.step == 0,
+            lambda: first_bias(before.clip, rest, batch, trainer),
+            lambda: before.logit_bias,
+        )
+        before = before._replace(logit_bias=bias)
     (_, metrics), grads = jax.value_and_grad(total_loss, has_aux=True)(
-        state.weights, rest, taught, batch, trainer
+        before, rest, taught, batch, trainer
     )
-    updates, opt_state = trainer.optimizer.update(grads, state.opt_state, state.weights)
-    weights: Any = optax.apply_updates(state.weights, updates)
+    updates, opt_state = trainer.optimizer.update(grads, state.opt_state, before)
+    weights: Any = optax.apply_updates(before, updates)
     weights = Weights(clamp_logit_scale(weights.clip), weights.logit_bias)
     average = state.average
     if average is not None:
@@ -262,12 +270,10 @@ def train_step(
     return TrainState(weights, average, opt_state, state.step + 1), metrics
 
 
-@functools.partial(jax.jit, static_argnames="trainer")
 def first_bias(
     params: nnx.State, rest: nnx.State, batch: ImageTextBatch, trainer: Trainer
 ) -> Array:
     """The logit bias that suits the network and the first batch; see `balanced_bias`."""
-    batch = split_batch(batch, trainer.mesh)
     out = embed_in_parts(trainer.student, params, rest, batch, trainer.micro_batches)
     labels = pair_labels(batch.labels, trainer.loss.same_label)
     size = batch.labels.shape[0]

@@ -10,6 +10,7 @@ from flax import nnx
 from rich.console import Console
 
 from codesign.cli import main
+from codesign.constraints import check_config
 from codesign.dress.trees import named_leaves
 from codesign.errors import UserError
 from codesign.models.resnet import ResNetConfig
@@ -22,7 +23,6 @@ from codesign.train.dress.classifier_config import (
     ClassifierLossConfig,
     ClassifierOptimConfig,
     PicturesConfig,
-    check,
 )
 from codesign.train.dress.classifier_run import run_classifier_dress
 from codesign.train.dress.config import SubnetsConfig
@@ -143,9 +143,9 @@ def subnets(**fields):
     ],
 )
 def test_bad_settings_are_one_line(config, message):
-    check(CONFIG)
+    check_config(CONFIG)
     with pytest.raises(UserError, match=message) as caught:
-        check(config)
+        check_config(config)
     assert "\n" not in str(caught.value)
 
 
@@ -165,6 +165,6 @@ def test_settings_that_do_not_suit_the_data_are_one_line(config, message, tmp_pa
 
 def test_the_configs_that_come_with_the_program_are_sound():
     for name in ("digits_resnet_dress", "cifar10_resnet_dress"):
-        check(load_config(name, ["--subnets.post_lr", "0"]))
+        check_config(load_config(name, ["--subnets.post_lr", "0"]))
     with pytest.raises(UserError, match="6n"):
         load_config("digits_resnet_dress", ["--network.depth", "9"])

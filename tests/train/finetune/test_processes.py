@@ -2,9 +2,11 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -99,6 +101,27 @@ def test_two_processes_resume(alone, tmp_path):
     two(tmp_path, tmp_path / "run", "--resume")
     rows = read_metrics(tmp_path / "run" / "metrics.jsonl")
     assert [row["step"] for row in rows if row["phase"] == "finetune"] == list(range(6))
+
+
+def test_two_processes_stop_at_the_same_step_on_sigterm(alone, tmp_path):
+    out, steps = tmp_path / "run", ["--schedule.steps", "2000", "--schedule.evaluate_steps", "0"]
+    address = f"127.0.0.1:{free_port()}"
+    processes = [
+        start(tmp_path, out, "--distributed", *steps, JAX_COORDINATOR_ADDRESS=address,
+              JAX_NUM_PROCESSES="2", JAX_PROCESS_ID=str(index))
+        for index in range(2)
+    ]  # fmt: skip
+    while not (out / "metrics.jsonl").exists() and processes[0].poll() is None:
+        time.sleep(0.1)
+    for process in processes:
+        process.send_signal(signal.SIGTERM)
+    for process in processes:
+        told, errors = process.communicate(timeout=300)
+        assert (process.returncode, told) == (0, ""), errors
+        assert "stopped by SIGTERM; the run is kept" in errors and "--distributed" in errors
+    saved = max(int(path.name) for path in (out / "checkpoints" / "steps").iterdir())
+    rows = read_metrics(out / "metrics.jsonl")
+    assert [row["step"] for row in rows] == list(range(saved)) and saved < 2000
 
 
 def test_eight_devices_train_what_one_does(alone, tmp_path):

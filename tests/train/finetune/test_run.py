@@ -1,7 +1,11 @@
 """A whole fine-tuning on the digits: what it writes, interruption, evaluation, bad input."""
 
 import dataclasses
+import io
 import json
+import os
+import shutil
+import signal
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +20,7 @@ from codesign.errors import RunError, UserError
 from codesign.models.formats import save_clip
 from codesign.overrides import config_to_json
 from codesign.runs import RunFolder, read_metrics
+from codesign.termination import Terminated, raised
 from codesign.train.data import AugmentConfig, SourceConfig
 from codesign.train.finetune.config import (
     FinetuneConfig,
@@ -23,7 +28,7 @@ from codesign.train.finetune.config import (
     OptimConfig,
     ScheduleConfig,
 )
-from codesign.train.finetune.run import run_finetune
+from codesign.train.finetune.run import Run, run_finetune
 from codesign.train.finetune.step import train_step
 
 pytestmark = pytest.mark.usefixtures("quick_compilation", "compiled_once")
@@ -94,6 +99,80 @@ def test_an_interrupted_run_goes_on_to_the_same_end(finished, tmp_path, cut_off)
         np.testing.assert_array_equal(a, b)
 
 
+def test_a_fresh_run_compiles_its_step_once(tmp_path, cut_off):
+    before = train_step._cache_size()
+    with cut_off(5):
+        run(CONFIG, tmp_path / "cut")
+    assert train_step._cache_size() == before + 1
+
+
+def lines(folder):
+    """Every line of metrics, but for what is measured of a run's own time."""
+    return (folder / "metrics.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize("damage", ["state", "meta"])
+def test_a_damaged_newest_checkpoint_costs_its_steps_and_nothing_else(
+    finished, tmp_path, cut_off, damage
+):
+    path, _ = finished
+    cut = tmp_path / "cut"
+    with cut_off(11):
+        run(CONFIG, cut)
+    shutil.rmtree(cut / "checkpoints" / "steps" / "8" / damage)
+    told = io.StringIO()
+    folder = RunFolder.create(cut, config_to_json(CONFIG), resume=True)
+    run_finetune(CONFIG, folder, Console(file=told, width=200))
+    assert "the checkpoint of step 8 is damaged" in told.getvalue()
+    assert lines(cut) == lines(path)
+    assert not (cut / "checkpoints" / "damaged").exists(), "once the run is over"
+
+
+def test_lost_metrics_are_told_of_on_resume(tmp_path, cut_off):
+    cut = tmp_path / "cut"
+    with cut_off(7):
+        run(CONFIG, cut)
+    (cut / "metrics.jsonl").unlink()
+    told = io.StringIO()
+    folder = RunFolder.create(cut, config_to_json(CONFIG), resume=True)
+    run_finetune(CONFIG, folder, Console(file=told, width=200))
+    assert "no line for 4 of the 4 steps up to the checkpoint" in told.getvalue()
+    assert read_metrics(cut / "metrics.jsonl")[0]["step"] == 4
+
+
+@pytest.mark.parametrize("at", [2, 6, 7])
+def test_sigterm_saves_between_two_steps_and_the_run_goes_on_to_the_same_end(
+    finished, tmp_path, monkeypatch, at
+):
+    """At 6 it comes while the network is evaluated, which is then done on resume."""
+    path, _ = finished
+    cut = tmp_path / "cut"
+    trained, measured = train_step, Run.measured
+
+    def step(state, *rest):
+        if int(state.step) + 1 == at != 6:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return trained(state, *rest)
+
+    def measure(*arguments):
+        if at == 6:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return measured(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("codesign.train.finetune.run.train_step", step)
+        patch.setattr(Run, "measured", measure)
+        with pytest.raises(Terminated), raised():
+            run(CONFIG, cut)
+    newest = max(int(p.name) for p in (cut / "checkpoints" / "steps").iterdir())
+    assert newest == at and len(read_metrics(cut / "metrics.jsonl")) == at + (at > 6)
+    run(CONFIG, cut, resume=True)
+    assert lines(cut) == lines(path)
+    ours, theirs = (codesign.load_clip(p / "clip") for p in (path, cut))
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 @pytest.mark.slow
 def test_training_goes_on_from_a_checkpoint_under_its_teacher(finished, tmp_path, capsys):
     path, _ = finished
@@ -121,8 +200,9 @@ def test_a_loss_that_is_not_finite_ends_the_run_in_one_line(tmp_path, monkeypatc
         return state, metrics | {"loss": metrics["loss"] * (jnp.nan if bad else 1)}
 
     monkeypatch.setattr("codesign.train.finetune.run.train_step", broken)
-    with pytest.raises(RunError, match="not finite at step 4"):
+    with pytest.raises(RunError, match=r"not finite at step 4.* checkpoint of step 4, from before"):
         run(CONFIG, tmp_path / "hot")
+    assert [p.name for p in (tmp_path / "hot" / "checkpoints" / "steps").iterdir()] == ["4"]
     rows = read_metrics(tmp_path / "hot" / "metrics.jsonl")
     assert [row["step"] for row in rows] == [0, 1, 2, 3]  # all before it
 

@@ -1,0 +1,71 @@
+"""Runs killed at random moments, again and again, end as one that nobody touched."""
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from codesign import load_clip
+from simulators.tiny_runs import RUNS
+
+pytestmark = pytest.mark.slow
+
+KILLS = 7  # of each kind of run
+
+
+def start(folder, kind, out, *more):
+    command = [sys.executable, "-m", "codesign", RUNS[kind][0], "./tiny.py", "--out", out, *more]
+    environment = os.environ | {
+        "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+    return subprocess.Popen(
+        command, cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+        text=True,
+    )  # fmt: skip
+
+
+def finished(process):
+    _, errors = process.communicate()
+    assert process.returncode == 0 and "Traceback" not in errors, errors
+
+
+def results(run):
+    """Metrics, designs, families and the weights of every network, byte by byte."""
+    found = {
+        str(path.relative_to(run)): path.read_bytes()
+        for pattern in ("metrics.jsonl", "designs.json", "family/*.safetensors")
+        for path in run.glob(pattern)
+    }
+    # A native checkpoint's own files have random names inside.
+    for weights in sorted(run.rglob("weights")):
+        for i, leaf in enumerate(jax.tree.leaves(load_clip(weights.parent))):
+            found[f"{weights.parent.relative_to(run)} {i}"] = np.asarray(leaf).tobytes()
+    return found
+
+
+@pytest.mark.parametrize("kind", ["finetune", "dress", "search"])
+def test_a_run_killed_at_random_moments_ends_the_same(kind, tmp_path):
+    (tmp_path / "tiny.py").write_text(RUNS[kind][1])
+    finished(start(tmp_path, kind, "compiles"))
+    began = time.monotonic()
+    finished(start(tmp_path, kind, "whole"))
+    duration_s = time.monotonic() - began
+    whole = results(tmp_path / "whole")
+    assert len(whole) > 1 and "metrics.jsonl" in whole
+    moments = random.Random(f"kills of {kind}")
+    for kill in range(KILLS):
+        shutil.rmtree(tmp_path / "cut", ignore_errors=True)
+        with start(tmp_path, kind, "cut") as process:
+            time.sleep(moments.uniform(0.3, 1.0) * duration_s)
+            process.send_signal(signal.SIGKILL)
+        finished(start(tmp_path, kind, "cut", "--resume"))
+        assert results(tmp_path / "cut") == whole, f"kill {kill}"
+        assert not list((tmp_path / "cut").rglob("*tmp*"))
