@@ -59,7 +59,8 @@ def test_old_keywords_and_attributes_work_and_warn(obj, old):
     assert caught[0].filename == __file__
     replace = type(obj)._replace if isinstance(obj, tuple) else dataclasses.replace
     with pytest.warns(DeprecationWarning, match=says) as caught:
-        assert getattr(replace(obj, **{old: 7}), new) == 7
+        other = (7,) if isinstance(value, tuple) else 7
+        assert getattr(replace(obj, **{old: other}), new) == other
     assert caught[0].filename == __file__
     with pytest.raises(TypeError, match=f"{old} is the old name of {new}; give one of them"):
         cls(**by_name, **{old: value, new: value})
