@@ -11,6 +11,7 @@ import time
 import jax
 import numpy as np
 import pytest
+from safetensors import safe_open
 
 from codesign import load_clip
 from simulators.tiny_runs import RUNS
@@ -41,9 +42,15 @@ def results(run):
     """Metrics, designs, families and the weights of every network, byte by byte."""
     found = {
         str(path.relative_to(run)): path.read_bytes()
-        for pattern in ("metrics.jsonl", "designs.json", "family/*.safetensors")
-        for path in run.glob(pattern)
+        for path in (run / "metrics.jsonl", run / "designs.json")
+        if path.exists()
     }
+    # The order of keys in a header is the library's, and random.
+    for family in run.rglob("*.safetensors"):
+        with safe_open(family, "numpy") as file:
+            name = str(family.relative_to(run))
+            found[name] = sorted(file.metadata().items())
+            found |= {f"{name} {key}": file.get_tensor(key).tobytes() for key in file.keys()}  # noqa: SIM118 -- no dict
     # A native checkpoint's own files have random names inside.
     for weights in sorted(run.rglob("weights")):
         for i, leaf in enumerate(jax.tree.leaves(load_clip(weights.parent))):
