@@ -12,12 +12,14 @@ import pytest
 from codesign.accelerator import Accelerator
 from codesign.architecture import Architecture, Tower, clip_vit_b16
 from codesign.cost import estimate
+from codesign.cost.estimate import _check_fits
 from codesign.cost.mapper import gemm_costs
 from codesign.cost.model import clip_costs
 from codesign.cost.technology import area_breakdown_mm2, technology, tops
 from codesign.cost.vector_unit import vector_costs
+from codesign.costing import costing_of
 from codesign.scenario import Scenario
-from codesign.workload import VectorOp, gather
+from codesign.workload import VectorOp, clip_workload, gather
 from codesign.workload.operators import Gemm
 
 SMALL = Architecture(
@@ -151,8 +153,11 @@ def test_costs_are_the_sum_of_operators(costs):
 
 
 def test_impossible_design_is_an_error():
+    """Below the bounds of `estimate`, within which everything is mapped."""
+    chip, scenario = dataclasses.replace(CHIP, l2_kib=0.003), Scenario()
+    work = clip_workload(SMALL, costing_of(scenario))
     with pytest.raises(ValueError, match=r"fits no mapping on Accelerator.*raise l2_kib"):
-        estimate(clip_vit_b16(), dataclasses.replace(CHIP, pe_x=1024, l2_kib=1))
+        _check_fits(clip_costs(SMALL, chip, scenario), work, chip, scenario)
 
 
 def test_grids_change_carbon_alone(costs):

@@ -70,10 +70,10 @@ def test_mapper_and_exact_mapper_agree(bits):
     assert np.abs(ratio - 1).mean() < 0.004
     assert (np.abs(ratio - 1) < 0.05).all()
     static = np.array([p.constants.static_pj for p in asked])
-    edp = [(e + static * c) * c for c, e in (found.T, truth.T)]
-    # The mapper counts uneven tiles by their average, and may seem to beat the best by that.
-    assert (np.abs(edp[0] / edp[1] - 1) < 0.02).all()
-    assert np.abs(edp[0] / edp[1] - 1).mean() < 0.003
+    ours, exact = ((e + static * c) * c for c, e in (found.T, truth.T))
+    # The mapper may use a part of the array, which the exact one does not look at.
+    assert (ours < 1.005 * exact).all() and (ours > 0.95 * exact).all()
+    assert np.abs(ours / exact - 1).mean() < 0.005
 
 
 @pytest.mark.parametrize("price", PRICERS)

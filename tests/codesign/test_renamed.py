@@ -58,8 +58,8 @@ def test_old_keywords_and_attributes_work_and_warn(obj, old):
         assert getattr(obj, old) == value
     assert caught[0].filename == __file__
     replace = type(obj)._replace if isinstance(obj, tuple) else dataclasses.replace
+    other = (7,) if isinstance(value, tuple) else 7
     with pytest.warns(DeprecationWarning, match=says) as caught:
-        other = (7,) if isinstance(value, tuple) else 7
         assert getattr(replace(obj, **{old: other}), new) == other
     assert caught[0].filename == __file__
     with pytest.raises(TypeError, match=f"{old} is the old name of {new}; give one of them"):
