@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from codesign.accelerator import Accelerator
-from codesign.architecture import Architecture, Tower, clip_vit_b16
+from codesign.architecture import Architecture, Tower
 from codesign.cost import estimate
 from codesign.cost.estimate import _check_fits
 from codesign.cost.mapper import gemm_costs
