@@ -62,12 +62,15 @@ class Case(NamedTuple):
         optimizer gets.
       loss: of variables [groups], in the dtype asked for.
       variables: groups of arrays.
+      teaches: whether the others learn from the first member, which then stays as it is: what
+        it teaches is not differentiated, but differences would see it.
     """
 
     name: str
     run: Callable[[], tuple[float | None, tuple[Any, ...]]]
     loss: Callable[[Any], Callable[..., jax.Array]]
     variables: tuple[Any, ...]
+    teaches: bool = False
 
 
 def recorder() -> optax.GradientTransformation:
@@ -278,8 +281,7 @@ def searches(config: SearchConfig) -> Iterator[Case]:
                 begun, members, draw, data, key, rest, setup.tables, plain, gated
             )
             # The loss it reports leaves out what the other terms add.
-            gradients = (after.opt_state, after.z_state) if gated else (after.opt_state,)
-            return None, gradients
+            return None, (after.opt_state, after.z_state)
 
         def loss(
             dtype: Any, family: Any = family, members: Any = members, gated: bool = gated,
@@ -299,9 +301,9 @@ def searches(config: SearchConfig) -> Iterator[Case]:
 
             return total
 
-        yield Case(
-            name, run, loss, (family.params, family.z) if gated else (family.params,)
-        )  # fmt: skip
+        # Designs at rest lie on choices, where their slopes have two sides.
+        moved = (family.params, family.z) if name == "joint" else (family.params,)
+        yield Case(name, run, loss, moved, teaches=gated)
 
 
 def _cifar_like(config: Any) -> CaptionedImages:
@@ -363,10 +365,10 @@ def errors(case: Case) -> dict[str, float]:
 
 
 def _direction(case: Case, group: int) -> Any:
-    """Entries of +1 and -1; 0 for the supernet of a search, from which the others learn."""
+    """Entries of +1 and -1; 0 for a member that teaches."""
     rng = np.random.default_rng(group)
     signs = jax.tree.map(lambda x: rng.choice((-1.0, 1.0), x.shape), case.variables[group])
-    if len(case.variables) == 2:  # weights, and beside them designs
+    if case.teaches:
         signs = jax.tree.map(lambda x: np.concatenate([0 * x[:1], x[1:]]), signs)
     return signs
 
