@@ -243,7 +243,8 @@ def test_columns_that_are_uneven_within_a_tile_cost_time_and_no_memory():
     for ratios in even:
         assert ratios["dram_read"] == pytest.approx(1, rel=1e-5)
         assert ratios["glb_write"] == pytest.approx(1, rel=1e-5)
-        assert 1 - 1e-5 < ratios["compute_cycles"] < 2.5
+        # The most where a mapping uses few rows of the array, so that tiles hold few weights.
+        assert 1 - 1e-5 < ratios["compute_cycles"] < 3
     assert 1.1 < np.median([ratios["compute_cycles"] for ratios in even]) < 1.5
 
 
