@@ -92,7 +92,7 @@ def mapped(
     best = best_mapping(work)
     found = []
     for schedule in SCHEDULES:
-        tiles = tiles_of(work, best.point, schedule.one_row)
+        tiles = tiles_of(work, best.point, schedule)
         blocks, _ = blocks_of(schedule, work, tiles)
         traffic = traffic_of(schedule, work, tiles, blocks)
         traffic = traffic._replace(compute_cycles=traffic.compute_cycles * stretch)
