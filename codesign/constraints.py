@@ -13,8 +13,7 @@ import typing
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Any
 
-from annotated_types import BaseMetadata, DocInfo, Ge, Gt, Le, Lt, MinLen, MultipleOf
-
+from codesign.bounds import BaseMetadata, DocInfo, Ge, Gt, Le, Lt, MinLen, MultipleOf
 from codesign.errors import UserError
 
 Count = Annotated[int, Ge(1)]

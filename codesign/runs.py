@@ -26,14 +26,15 @@ import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
-
-from filelock import BaseFileLock, FileLock, Timeout
+from typing import TYPE_CHECKING, Any
 
 from codesign.decode import decode
 from codesign.errors import RunError, UserError
 from codesign.json_text import parse_json, read_json
 from codesign.renamed import current_nest
+
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
 
 CONFIG = "config.json"
 METRICS = "metrics.jsonl"
@@ -329,6 +330,8 @@ def _locked(path: Path) -> BaseFileLock:
     Raises:
       UserError: another process, which lives, holds it.
     """
+    from filelock import FileLock, Timeout
+
     # Within a process the same path has the same lock, which it may hold several times.
     lock = FileLock(path / _LOCK, is_singleton=True, thread_local=False)
     try:

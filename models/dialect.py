@@ -20,10 +20,10 @@ from __future__ import annotations
 import dataclasses
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, Gt, Le, doc
 from flax import nnx
 
 from codesign.architecture import TOWERS, Architecture, Tower
+from codesign.bounds import Ge, Gt, Le, doc
 from codesign.decode import decode
 
 LAYER_NORM_EPSILON = 1e-5  # of every released CLIP; Flax's default is 1e-6

@@ -19,8 +19,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 
 from codesign.architecture import TOWERS
 from codesign.errors import UserError
@@ -47,6 +45,8 @@ def save_importance(
     Raises:
       RunError: where the disk refuses.
     """
+    from safetensors.numpy import save
+
     tensors = {
         f"{tower}.{name}": np.asarray(values, np.float32)
         for tower in TOWERS
@@ -75,6 +75,8 @@ def load_importance(path: str | os.PathLike[str], model: CLIP) -> Gates:
     Raises:
       UserError: no such file, no importance file, or scores of another architecture.
     """
+    from safetensors import SafetensorError, safe_open
+
     path = Path(path)
     if not path.is_file():
         raise UserError(f"no file {path}; save_importance writes one")

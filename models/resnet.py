@@ -17,9 +17,9 @@ from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
-from annotated_types import Ge
 from flax import nnx
 
+from codesign.bounds import Ge
 from codesign.constraints import Count, first_problem
 
 STAGES = 3

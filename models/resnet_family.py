@@ -14,9 +14,9 @@ from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
-from annotated_types import Ge, Le
 from flax import nnx
 
+from codesign.bounds import Ge, Le
 from codesign.decode import decode
 from codesign.dress.masks import Masks
 from codesign.dress.packed import PackedFamily, described, load_packed, pack

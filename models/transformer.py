@@ -22,20 +22,16 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.ad_checkpoint import checkpoint_name
 
 from codesign.architecture import Tower
+from codesign.models.attention import attend, suitable_tokens
 from codesign.models.dialect import LAYER_NORM_EPSILON, Present
 from codesign.models.gates import TowerGates
+from codesign.models.remat import keep_products, kept
 
 LAYER_NORM_WEIGHTS = ("ln_1_scale", "ln_1_bias", "ln_2_scale", "ln_2_bias")
 
 ELASTIC_AXES = {"L": "layers", "D": "width", "H": "heads", "F": "ffn"}
-
-# What a block's forward pass keeps for its gradient: the products, and the sum between its two
-# branches. The rest (norms, softmax, activation, casts) is cheap to compute again, and more
-# than half of the memory: a ViT-B/16's gradient takes an eighth less time for it on a CPU.
-KEPT = "kept for the gradient"
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "gelu": lambda x: jax.nn.gelu(x, approximate=False),
@@ -153,15 +149,15 @@ def dense_affine(weights: Mapping[str, jax.Array]) -> Affine:
         weight, bias = weights[name], weights[f"{name}_bias"]
         y = contract("NI,IO->NO", x, weight.reshape(x.shape[-1], -1))
         y = y + bias.reshape(-1).astype(x.dtype)
-        return y if activation is None else ACTIVATIONS[activation](checkpoint_name(y, KEPT))
+        return y if activation is None else ACTIVATIONS[activation](kept(y))
 
     return affine
 
 
-def attention(x: jax.Array, affine: Affine, heads: int, tokens: int, causal: bool) -> jax.Array:
-    """Multi-head attention [N,D] -> [N,D]; softmax in f32, no padding mask.
-
-    Heads stand before tokens in both products, which halves their time on a CPU.
+def attention(
+    x: jax.Array, affine: Affine, heads: int, tokens: int, causal: bool, length: int | None = None
+) -> jax.Array:
+    """Multi-head attention [N,D] -> [N,D]; see `attend`.
 
     Args:
       x: [N,D], normalised, one sequence after another.
@@ -169,23 +165,16 @@ def attention(x: jax.Array, affine: Affine, heads: int, tokens: int, causal: boo
       heads: H.
       tokens: T, the length of a sequence.
       causal: position t attends to s <= t.
+      length: only the first so many tokens are attended to; None: all.
     """
-    wide = at_least_f32(x.dtype)
 
     def projected(name: str) -> jax.Array:
-        joint = checkpoint_name(affine(name, x), KEPT)
-        return joint.reshape(-1, tokens, heads, joint.shape[-1] // heads).transpose(0, 2, 1, 3)
+        joint = kept(affine(name, x))
+        return joint.reshape(-1, tokens, heads, joint.shape[-1] // heads)
 
     query, key, value = projected("query"), projected("key"), projected("value")
-    channels = query.shape[-1]
-    query = (query.astype(wide) * channels**-0.5).astype(x.dtype)  # fewer than logits
-    logits = jnp.einsum("BHTK,BHSK->BHTS", query, key, preferred_element_type=wide)
-    if causal:
-        visible = jnp.tri(tokens, dtype=bool)  # [T,S]
-        logits = jnp.where(visible, logits, jnp.finfo(wide).min)
-    probabilities = jax.nn.softmax(logits, axis=-1).astype(x.dtype)
-    mixed = jnp.einsum("BHTS,BHSK->BHTK", probabilities, value).transpose(0, 2, 1, 3)
-    return affine("out", checkpoint_name(mixed.reshape(-1, heads * channels), KEPT))
+    mixed = attend(query, key, value, causal=causal, length=length)
+    return affine("out", mixed.reshape(-1, heads * mixed.shape[-1]))
 
 
 def mlp(x: jax.Array, affine: Affine, activation: str) -> jax.Array:
@@ -204,6 +193,7 @@ def block(
     activation: str,
     epsilon: float,
     channels: jax.Array | None = None,
+    length: int | None = None,
 ) -> jax.Array:
     """One pre-LN block, x += attention(ln_1 x), x += mlp(ln_2 x).
 
@@ -217,9 +207,10 @@ def block(
       activation: see `mlp`.
       epsilon: see `layer_norm`.
       channels: gates [D] of `layer_norm`, or None.
+      length: see `attention`.
     """
     normed = layer_norm(x, norms["ln_1_scale"], norms["ln_1_bias"], channels, epsilon)
-    x = checkpoint_name(x + attention(normed, affine, heads, tokens, causal), KEPT)
+    x = kept(x + attention(normed, affine, heads, tokens, causal, length))
     normed = layer_norm(x, norms["ln_2_scale"], norms["ln_2_bias"], channels, epsilon)
     return x + mlp(normed, affine, activation)
 
@@ -304,21 +295,32 @@ class Transformer(nnx.Module):
         if gates is not None:
             self._check_gates(gates)
             weights, channels = folded(weights, gates), gates.channels
-        batch, tokens, width = x.shape
+        batch, length, width = x.shape
+        heads, head_dim = self.query_bias.shape[1:]
+        tokens = suitable_tokens(x.dtype, head_dim, length)
+        if tokens > length:
+            x = jnp.pad(x, ((0, 0), (0, tokens - length), (0, 0)))
+        # One cast of all layers' matrices: within the scan each would be cast twice, the second
+        # time for the gradient. LayerNorm computes in f32.
+        weights = {
+            name: w if name in LAYER_NORM_WEIGHTS else w.astype(x.dtype)
+            for name, w in weights.items()
+        }
 
         def layer(x: jax.Array, w: dict[str, jax.Array]) -> tuple[jax.Array, None]:
             x = block(
-                x, w, dense_affine(w), heads=self.query_bias.shape[1], tokens=tokens,
+                x, w, dense_affine(w), heads=heads, tokens=tokens,
                 causal=causal, activation=self.activation, epsilon=self.epsilon, channels=channels,
+                length=length if tokens > length else None,
             )  # fmt: skip
             return x, None
 
-        kept = None if self.remat else jax.checkpoint_policies.save_only_these_names(KEPT)
         # The scan already keeps XLA from merging the recomputation with the forward pass.
-        step = jax.checkpoint(layer, prevent_cse=False, policy=kept)
+        policy = None if self.remat else keep_products
+        step = jax.checkpoint(layer, prevent_cse=False, policy=policy)
         # All tokens in a row: the gradients of weights then need no copies in another order.
         x, _ = jax.lax.scan(step, x.reshape(batch * tokens, width), weights)
-        return x.reshape(batch, tokens, width)
+        return x.reshape(batch, tokens, width)[:, :length]
 
     def _check_gates(self, gates: TowerGates) -> None:
         layers, width, ffn = self.fc1.shape

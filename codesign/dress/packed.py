@@ -37,10 +37,8 @@ from typing import Annotated, Any
 
 import ml_dtypes
 import numpy as np
-from annotated_types import Ge, Le, MinLen
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 
+from codesign.bounds import Ge, Le, MinLen
 from codesign.constraints import ShareBelowOne
 from codesign.decode import decode
 from codesign.dress.rows import RowSpec, from_rows, to_rows
@@ -197,6 +195,8 @@ class PackedFamily:
         Raises:
           RunError: where the disk refuses.
         """
+        from safetensors.numpy import save
+
         tensors = {f"dense/{name}": values for name, values in self.dense.items()}
         for k, own in enumerate(self.own):
             tensors |= {f"subnet/{k}/{name}": values for name, values in own.items()}
@@ -294,6 +294,8 @@ def load_packed(path: str | os.PathLike[str], model: str | None = None) -> Packe
     Raises:
       UserError: no such file, one cut off or damaged, of another format or another model.
     """
+    from safetensors import SafetensorError, safe_open
+
     path = Path(path)
     if not path.is_file():
         raise UserError(f"there is no file {path}")
@@ -325,6 +327,8 @@ def described(path: str | os.PathLike[str]) -> dict[str, Any] | None:
     Raises:
       UserError: a family whose text is damaged.
     """
+    from safetensors import SafetensorError, safe_open
+
     try:
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}

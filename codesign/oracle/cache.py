@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import os
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from codesign.accelerator import Accelerator
+from codesign.caches import cache_folder
 from codesign.errors import RunError, UserError
 from codesign.oracle.interface import Constants, Events, Oracle, Point, Sample
 from codesign.renamed import current_keys
@@ -56,17 +55,8 @@ Rows = dict[Key, list[tuple[Constants, Sample]]]
 
 
 def default_cache() -> Path:
-    """Folder for bought samples: $CODESIGN_CACHE, or codesign/ in the platform's cache folder."""
-    chosen = os.environ.get("CODESIGN_CACHE")
-    if chosen:
-        return Path(chosen).expanduser() / "oracle"
-    if sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
-    elif sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local"))
-    else:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return base / "codesign" / "oracle"
+    """Folder for bought samples, in `cache_folder()`."""
+    return cache_folder() / "oracle"
 
 
 def cache_file(folder: Path, oracle: Oracle) -> Path:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Annotated, Literal
 
-from annotated_types import Ge, MinLen
-
+from codesign.bounds import Ge, MinLen
 from codesign.constraints import (
     Count,
     CountChoices,

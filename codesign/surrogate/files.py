@@ -21,9 +21,9 @@ from typing import Annotated, Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from annotated_types import Ge, Le, MaxLen, MinLen
 
 from codesign.accelerator import Accelerator
+from codesign.bounds import Ge, Le, MaxLen, MinLen
 from codesign.decode import decode
 from codesign.errors import UserError
 from codesign.json_text import parse_json

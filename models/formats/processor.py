@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import jax
 import numpy as np
-from annotated_types import Ge, Le, MaxLen, MinLen
 
+from codesign.bounds import Ge, Le, MaxLen, MinLen
 from codesign.decode import decode
 from codesign.errors import RunError, UserError
 from codesign.json_text import read_json

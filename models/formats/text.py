@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import html
 
-import ftfy
-
 
 def clip_cleaned(text: str) -> str:
     """The text repaired by ftfy, HTML entities resolved twice, every run of blanks one space.
 
     Letters keep their case: the tokenizer lowers them.
     """
+    import ftfy
+
     repaired = html.unescape(html.unescape(ftfy.fix_text(text)))
     return " ".join(repaired.split())

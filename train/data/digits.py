@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from sklearn import datasets
 
 from codesign.train.data import captions
 from codesign.train.data.config import DataConfig
@@ -12,6 +11,8 @@ from codesign.train.data.raw import RawImages, RawSplit, stratified_split
 
 def load_raw(config: DataConfig) -> RawImages:
     """The digits, split by class into train, validation and test."""
+    from sklearn import datasets
+
     digits = datasets.load_digits()
     pixels = digits.images.astype(np.uint8)[..., None]
     labels = digits.target.astype(np.int32)

@@ -14,7 +14,6 @@ from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
-import grain
 import numpy as np
 
 from codesign.train.data.config import AugmentConfig, DataError
@@ -92,6 +91,8 @@ class _Reader:
     """Pictures by the numbers of a grain data set, read ahead by threads; counts failures."""
 
     def __init__(self, source: Source, numbers: Any, threads: int, ahead: int, epoch: int):
+        import grain
+
         if threads < 0:
             raise ValueError(f"threads is {threads}: it must be at least 0")
         buffer = max(ahead, threads) if threads else 0
@@ -187,6 +188,8 @@ class TrainingStream(_Closing):
         process_index: int = 0,
         process_count: int = 1,
     ) -> None:
+        import grain
+
         _check_shares(source, batch_size, process_index, process_count)
         if seed < 0:
             raise ValueError(f"seed is {seed}: it must be at least 0")
@@ -307,6 +310,8 @@ class EvaluationBatches(_Closing):
         process_index: int = 0,
         process_count: int = 1,
     ) -> None:
+        import grain
+
         _check_shares(source, batch_size, process_index, process_count)
         self._source, self._processor, self._batch_size = source, processor, batch_size
         share = math.ceil(len(source) / process_count)

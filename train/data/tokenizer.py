@@ -10,11 +10,12 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-import tokenizers
-from tokenizers import models, normalizers, pre_tokenizers, processors
+
+if TYPE_CHECKING:
+    import tokenizers
 
 PAD, UNKNOWN, START, END = "[pad]", "[unk]", "[sot]", "[eot]"
 
@@ -105,6 +106,7 @@ class CaptionTokenizer:
 
     def fast(self) -> Any:
         """The same tokenizer as one of transformers (`PreTrainedTokenizerFast`)."""
+        import tokenizers
         from transformers import PreTrainedTokenizerFast
 
         return PreTrainedTokenizerFast(
@@ -128,6 +130,9 @@ class CaptionTokenizer:
 
 def _splitter() -> tokenizers.Tokenizer:
     """Text to words: the same rules build the vocabulary and use it."""
+    import tokenizers
+    from tokenizers import models, normalizers, pre_tokenizers
+
     tokenizer = tokenizers.Tokenizer(models.WordLevel({UNKNOWN: 0}, unk_token=UNKNOWN))
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -140,6 +145,8 @@ def train_tokenizer(texts: Sequence[str]) -> CaptionTokenizer:
     The vocabulary is sorted, not ranked by frequency as the library's trainers do: it
     then depends on the set of words alone, and the end token can be put last.
     """
+    from tokenizers import models, processors
+
     tokenizer = _splitter()
     words = {
         word
@@ -165,6 +172,8 @@ def load_tokenizer(path: str | os.PathLike[str]) -> CaptionTokenizer:
       FileNotFoundError: no such file.
       ValueError: the file is not a tokenizer, or not one of captions.
     """
+    import tokenizers
+
     text = Path(path).read_text(encoding="utf-8")
     try:
         tokenizer = tokenizers.Tokenizer.from_str(text)

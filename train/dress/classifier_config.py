@@ -5,8 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Annotated, Literal
 
-from annotated_types import Ge
-
+from codesign.bounds import Ge
 from codesign.constraints import Count, Natural, NonNegative, Positive, Seed, Share, ShareBelowOne
 from codesign.errors import UserError
 from codesign.models.resnet import ResNetConfig

@@ -5,9 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Annotated, Literal
 
-from annotated_types import Ge
-
 from codesign.architecture import Architecture, clip_vit_b16
+from codesign.bounds import Ge
 from codesign.constraints import Count, Natural, NonNegative, Positive, Seed, Share, ShareBelowOne
 from codesign.errors import UserError
 from codesign.models.clip import check_discrete

@@ -25,7 +25,7 @@ from pathlib import Path
 import jax
 import jaxlib
 
-from codesign.oracle.cache import default_cache
+from codesign import caches
 
 _SOURCES = ("tile.h", "tile.cc", "call.cc")
 _FLAGS = ("-std=c++17", "-O3", "-fPIC", "-ffp-contract=fast", "-w")
@@ -77,7 +77,7 @@ def library() -> Path:
 
 def cache_folder() -> Path:
     """Where libraries are kept: $CODESIGN_CACHE/kernel, or the platform's cache folder."""
-    return default_cache().with_name("kernel")
+    return caches.cache_folder() / "kernel"
 
 
 # ---- what may be loaded ----------------------------------------------------------------------

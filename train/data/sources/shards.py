@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from codesign.oracle.cache import default_cache
+from codesign.caches import cache_folder
 from codesign.train.data.config import SourceConfig
 from codesign.train.data.prompts import read_class_names
 from codesign.train.data.sources.base import Source, printable
@@ -42,7 +42,7 @@ def read(
     Raises:
       DataError: a shard that is no plain tar file, links, or members that point outside.
     """
-    folder = cache or default_cache().parent / "shards"
+    folder = cache or cache_folder() / "shards"
     return _source(paths, kept_indices(paths, folder, progress), config)
 
 
