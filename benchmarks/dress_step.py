@@ -78,14 +78,29 @@ class Subject:
         return function.lower(state, *arguments, constants).compile()
 
 
-def clip_subject(name: str, architecture: Architecture, batch: int) -> Subject:
-    """Image-caption pairs and AdamW."""
+def clip_subject(
+    name: str,
+    architecture: Architecture,
+    batch: int,
+    *,
+    dtype: Any = jnp.float32,
+    micro_batches: int = 1,
+) -> Subject:
+    """Image-caption pairs and AdamW.
+
+    Args:
+      name: for the tables.
+      architecture: of the CLIP.
+      batch: pairs a step.
+      dtype: of activations.
+      micro_batches: parts that the batch goes through the towers in.
+    """
     config = DressConfig(
         train=small.train, optim=small.optim, subnets=SubnetsConfig(sparsities=SPARSITIES)
     )
 
     def new() -> CLIP:
-        return CLIP(architecture, rngs=nnx.Rngs(0))
+        return CLIP(architecture, rngs=nnx.Rngs(0), dtype=dtype)
 
     def states() -> tuple[nnx.State, ...]:
         return nnx.split(new(), nnx.Param, ...)[1:]
@@ -95,7 +110,7 @@ def clip_subject(name: str, architecture: Architecture, batch: int) -> Subject:
     trainer = Trainer(
         student=Network(nnx.graphdef(shapes), ImageSettings(size=architecture.image)),
         teacher=None, optimizer=optimizer, learning_rate=rate, loss=config.loss, lock="none",
-        micro_batches=1, ema=0.0, mesh=placement.make_mesh(),
+        micro_batches=micro_batches, ema=0.0, mesh=placement.make_mesh(),
     )  # fmt: skip
     specs = subnet_specs(shapes)
     dressers = {

@@ -7,6 +7,30 @@ import os
 import platform
 from pathlib import Path
 
+# Dense bf16 peak of a chip by a part of its name in JAX and PyTorch, FLOP/s: the tensor cores'
+# figures in NVIDIA's data sheets, halved where a sheet gives the one "with sparsity". A name's
+# parts are tried in this order.
+#   H100 data sheet, SXM 1,979 and PCIe 1,513 TFLOPS with sparsity; JAX names them
+#   "NVIDIA H100 80GB HBM3" and "NVIDIA H100 PCIe"
+#   H200 data sheet, SXM 1,979 with sparsity
+#   A100 data sheet, 312; L4 and L40S data sheets, 242 and 733 with sparsity
+#   H100 NVL product brief, 1,671 with sparsity; DGX B200 data sheet, 36,000 of 8 chips
+BF16_PEAK_FLOPS = {
+    "H100 PCIe": 756e12,
+    "H100 NVL": 835e12,
+    "H100": 989e12,
+    "H200": 989e12,
+    "A100": 312e12,
+    "L40S": 362e12,
+    "L4": 121e12,
+    "B200": 2250e12,
+}
+
+
+def bf16_peak_flops(name: str) -> float | None:
+    """Dense bf16 peak of the chip of this name, FLOP/s; None of one not in the table."""
+    return next((peak for part, peak in BF16_PEAK_FLOPS.items() if part in name), None)
+
 
 def cpu_name() -> str:
     """The processor's own name, where the system tells."""

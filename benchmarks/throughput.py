@@ -40,7 +40,7 @@ import numpy as np
 
 from codesign.architecture import Architecture, clip_vit_b16
 from codesign.workload import clip_workload, outside_workload, tower_layer_workload
-from machine import here
+from machine import bf16_peak_flops, here
 
 # name -> (batch of one, towers, training); FLOPs and rates are per image-text pair.
 TASKS = {
@@ -54,12 +54,6 @@ TASKS = {
 LEARNING_RATE, WEIGHT_DECAY, BETAS = 1e-5, 0.1, (0.9, 0.98)
 PAUSE_S = 0.05
 AGREEMENT = {"float32": 1e-5, "bfloat16": 3e-2}
-# Dense bf16 peak of the chip, FLOP/s; NVIDIA's data sheets, without sparsity.
-BF16_PEAK = {
-    "A100": 312e12, "H100 PCIe": 756e12, "H100": 989e12, "H200": 989e12, "L4": 121e12,
-    "L40S": 362e12, "T4": 65e12, "B200": 2250e12,
-}  # fmt: skip
-
 Call = Callable[[], Any]
 
 
@@ -336,13 +330,13 @@ def main() -> None:
     print(f"CLIP ViT-B/16, {args.dtype}, batch {args.batch}, {args.clock} time, median of "
           f"{args.rounds} turns; in brackets PyTorch's time by ours; embeddings within "
           f"{error:.0e}\n")  # fmt: skip
-    peaks = [p for chip, p in BF16_PEAK.items() if chip in about[0] and args.dtype == "bfloat16"]
+    peak = bf16_peak_flops(about[0]) if args.dtype == "bfloat16" else None
     programs = {"jax": ours, "sdpa": torch} | ({} if args.skip_eager else {"eager": torch})
     names = {"jax": "JAX", "sdpa": "PyTorch sdpa", "eager": "PyTorch eager"}
-    share = ", share of the chip's peak" if peaks else ""
+    share = ", share of the chip's peak" if peak else ""
     print("| | " + " | ".join(names[name] for name in programs) + f" | JAX rate{share} |")
     print("|---" * (len(programs) + 2) + "|")
-    for row in rows(programs, args.tasks, args.batch, args.rounds, peaks[0] if peaks else None):
+    for row in rows(programs, args.tasks, args.batch, args.rounds, peak):
         print(row, flush=True)
     ours.stop()
     torch.stop()

@@ -7,15 +7,7 @@ What a user needs is importable from here:
 """
 
 import importlib as _importlib
-from pathlib import Path as _Path
 from typing import TYPE_CHECKING, Any
-
-# In a checkout models/, train/ and configs/ stand beside this folder, not in it
-# (setup.cfg maps them). Python started in the checkout's root finds this folder
-# before the installed package; these lines let it find its subpackages too.
-_here = _Path(__file__).resolve().parent
-if not (_here / "models").is_dir() and (_here.parent / "setup.cfg").is_file():
-    __path__.append(str(_here.parent))
 
 # Before JAX starts; imports nothing of it.
 _importlib.import_module("codesign.compiler").disable_faulty_fusions()
