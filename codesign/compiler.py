@@ -68,10 +68,10 @@ def plain_options() -> dict[str, Any]:
 def described() -> str:
     """What computes here, for a message: "jaxlib 0.10.2 on cpu, XLA_FLAGS=..."."""
     import jax
-    import jaxlib
 
     flags = os.environ.get("XLA_FLAGS", "")
-    return f"jaxlib {jaxlib.__version__} on {jax.default_backend()}, XLA_FLAGS={flags!r}"
+    version = importlib.metadata.version("jaxlib")
+    return f"jaxlib {version} on {jax.default_backend()}, XLA_FLAGS={flags!r}"
 
 
 def _started_on_cpu() -> bool:

@@ -99,10 +99,10 @@ def attend(
     if by == "einsum":
         return _by_einsum(query, key, value, causal, length)
     # What comes after `length` is hidden by the causal mask already, from all that come before.
-    hides = length is not None and not causal
+    hides = None if length is None or causal else jnp.full(batch, length, jnp.int32)
     out = jax.nn.dot_product_attention(
         query, key, value, is_causal=causal, implementation=by,
-        key_value_seq_lengths=jnp.full(batch, length, jnp.int32) if hides else None,
+        key_value_seq_lengths=hides,
     )  # fmt: skip
     return out if by == "cudnn" else kept(out)  # cuDNN's is kept by `remat.keep_products`
 

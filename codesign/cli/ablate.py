@@ -50,8 +50,9 @@ def run(args: argparse.Namespace) -> int:
 
 def print_ablations(folders: Sequence[Path], as_json: bool) -> None:
     """The headline of each comparison, and where its report is."""
+    from codesign.json_text import read_json
     from codesign.report.ablation import headline, headline_table
-    from codesign.runs import REPORT, read_json
+    from codesign.runs import REPORT
     from codesign.surrogate.config import RESULT
 
     results = {folder: read_json(folder / RESULT) for folder in folders}

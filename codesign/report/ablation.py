@@ -14,11 +14,12 @@ from rich.table import Table
 from rich.text import Text
 
 from codesign.errors import UserError
+from codesign.json_text import read_json
 from codesign.printable import printable
 from codesign.report import ablation_plots as plots
 from codesign.report.html import Picture, environment, write_page
 from codesign.report.text import MISSING, percent
-from codesign.runs import CONFIG, REPORT, read_json, write_bytes
+from codesign.runs import CONFIG, REPORT, write_bytes
 from codesign.surrogate.config import RESULT
 
 _TEMPLATE = "ablation.html"

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from codesign.errors import UserError
+from codesign.json_text import read_json
 from codesign.printable import printable
 from codesign.report.text import is_number
-from codesign.runs import read_json
 
 CORRECT = "correct.json"
 # Of accuracies that were written in float32.

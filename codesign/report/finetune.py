@@ -13,12 +13,13 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from codesign.json_text import read_json
 from codesign.printable import printable
 from codesign.report import text
 from codesign.report.entries import number
 from codesign.report.html import Picture, environment, write_page
 from codesign.report.plots import new_figure, png
-from codesign.runs import CONFIG, REPORT, Run, read_json, read_run, write_bytes
+from codesign.runs import CONFIG, REPORT, Run, read_run, write_bytes
 
 _TEMPLATE = "finetune.html"
 # The sign of a fine-tuning's config.json among other runs'.

@@ -9,7 +9,8 @@ from rich import box
 from rich.table import Table
 
 from codesign.report import plots
-from codesign.report.tables import accelerator_text, si
+from codesign.report.tables import accelerator_text
+from codesign.report.text import si
 from codesign.runs import jsonable
 from codesign.scenario import Scenario
 from codesign.search.hardware import HardwareSearch

@@ -21,7 +21,7 @@ from codesign.surrogate.evidence import Evidence, subsets
 from codesign.surrogate.files import Fitted
 from codesign.surrogate.fitting import Job, fit_many
 from codesign.surrogate.models import KINDS, Ensemble, Inputs, Kind, Prediction, base
-from codesign.surrogate.points import Samples, observe, take
+from codesign.surrogate.points import FACTORS, Samples, observe, take
 
 Row = dict[str, Any]
 Buying = Literal["none", "random", "active"]
@@ -305,6 +305,6 @@ def _slopes(
 def _by_factor(pairs: gradients.Pairs) -> Iterator[tuple[str, np.ndarray]]:
     yield "all", np.ones(len(pairs.factor), bool)
     for f in np.unique(pairs.factor):
-        yield gradients.FACTORS[f], pairs.factor == f
+        yield FACTORS[f], pairs.factor == f
 
 

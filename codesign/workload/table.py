@@ -7,7 +7,7 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from codesign.report.tables import percent
+from codesign.report.text import percent
 from codesign.runs import jsonable
 from codesign.workload.load import Model
 from codesign.workload.operators import Gemm, VectorOp

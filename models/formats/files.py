@@ -172,7 +172,8 @@ def _from_hub(repo: str, revision: str | None, weights: bool) -> Path:
     from huggingface_hub import HfApi, errors, hf_hub_download
 
     no_such = (errors.RepositoryNotFoundError, errors.RevisionNotFoundError)
-    no_network = (errors.HTTPError, OSError)  # HTTPError: of whichever client the hub uses
+    # Of whichever client the hub uses.
+    no_network = (errors.HTTPError, OSError)  # type: ignore[attr-defined]
     listed: set[str] | None = None  # None: no network, so whatever the cache has
     try:
         info = HfApi().model_info(repo, revision=revision)

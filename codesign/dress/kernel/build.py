@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib.metadata
 import os
 import platform
 import shlex
@@ -23,7 +24,6 @@ from importlib import resources
 from pathlib import Path
 
 import jax
-import jaxlib
 
 from codesign import caches
 
@@ -201,7 +201,8 @@ def _compiler() -> list[str]:
 
 
 def _key(compiler: Sequence[str]) -> str:
-    about = [*compiler, _run([*compiler, "--version"]), jaxlib.__version__, platform.machine()]
+    about = [*compiler, _run([*compiler, "--version"])]
+    about += [importlib.metadata.version("jaxlib"), platform.machine()]
     about += [*platform.libc_ver(), *_FLAGS, str(_INSTRUCTION_SETS)]
     sources = resources.files(__package__)
     about += [sources.joinpath(name).read_text() for name in _SOURCES]
