@@ -8,7 +8,12 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 # What setup.cfg asks for and JAX, Flax, Optax, Chex and Orbax do not bring.
-ABSENT = ["PIL", "annotated_types", "codecarbon", "datasets", "filelock", "flatbuffers", "ftfy", "grain", "huggingface_hub", "jinja2", "jsonargparse", "matplotlib", "moocore", "pydantic", "pydantic_core", "safetensors", "sklearn", "tensorboardX", "tokenizers", "torch", "transformers"]
+ABSENT = [
+    "PIL", "annotated_types", "codecarbon", "datasets", "filelock", "flatbuffers", "ftfy",
+    "grain", "huggingface_hub", "jinja2", "jsonargparse", "matplotlib", "moocore", "pydantic",
+    "pydantic_core", "safetensors", "sklearn", "tensorboardX", "tokenizers", "torch",
+    "transformers",
+]  # fmt: skip
 NEEDED = (
     "codesign.models", "codesign.models.formats", "codesign.models.subnets",
     "codesign.train.finetune.step", "codesign.train.dress.step",
