@@ -19,6 +19,8 @@ from codesign.errors import UserError
 from codesign.runs import RunFolder
 
 DATA = "data"
+# After which a process that is not heard of is dead; JAX waits 100 s.
+_SILENCE_S = 30
 
 
 def make_mesh() -> Mesh:
@@ -72,7 +74,7 @@ def join_processes() -> None:
         if os.environ.get(variable, "").isdigit()
     }  # fmt: skip
     try:
-        jax.distributed.initialize(**told)
+        jax.distributed.initialize(**told, heartbeat_timeout_seconds=_SILENCE_S)
     except (ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from codesign.cli import configured
+from codesign.cli import configured, peers
 from codesign.cli.arguments import add_config_command, add_run_options
 from codesign.cli.output import console, stdout_to_stderr
 
@@ -41,11 +41,18 @@ def trained(
     """
     from codesign.overrides import config_name, config_to_json
 
+    if args.distributed:
+        again = configured.resume_command(args)
+        peers.go_on_in_child(
+            "another process of this run has ended, and tells why itself; the run is kept: "
+            f"{again} by all of them continues it"
+        )
     config = configured.load(args)
     from codesign.train.placement import join_processes, shared_folder
 
     name, out = config_name(args.config), configured.out_folder(args)
     with (
+        peers.left_at_once() if args.distributed else contextlib.nullcontext(),
         configured.kept_when_stopped(args, alone=not args.distributed),
         stdout_to_stderr() if args.distributed else contextlib.nullcontext(),
     ):

@@ -21,6 +21,7 @@ from safetensors.numpy import save_file
 from codesign.dress.packed import PackedFamily, described, load_packed, pack
 from codesign.dress.rows import RowSpec, flax_spec, from_rows
 from codesign.errors import UserError
+from simulators.mutations import damaged
 
 SPECS = {
     "fc.kernel": flax_spec((6, 4)),
@@ -339,26 +340,6 @@ def test_a_damaged_text(file: Path, tmp_path: Path, text: str) -> None:
         assert "\n" not in str(caught.value) and len(str(caught.value)) < 300
 
 
-def _mutated(data: bytes, rng: np.random.Generator) -> bytes:
-    """A file with something wrong: bits, bytes, a cut, a hole, or a piece moved."""
-    bytes_ = bytearray(data)
-    place, other = (int(x) for x in rng.integers(len(data), size=2))
-    match rng.integers(6):
-        case 0:
-            bytes_[place] ^= 1 << int(rng.integers(8))
-        case 1:
-            bytes_[place] = int(rng.integers(256))
-        case 2:
-            del bytes_[place:]
-        case 3:
-            del bytes_[place : place + int(rng.integers(1, 9))]
-        case 4:
-            bytes_[place:place] = rng.bytes(int(rng.integers(1, 9)))
-        case _:
-            bytes_[place : place + 8] = bytes_[other : other + 8]
-    return bytes(bytes_)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("where", ["header", "anywhere"])
 def test_mutations(file: Path, tmp_path: Path, where: str) -> None:
@@ -368,7 +349,7 @@ def test_mutations(file: Path, tmp_path: Path, where: str) -> None:
     whole, path = load_packed(file), tmp_path / "f.safetensors"
     rng, refused = np.random.default_rng(0), 0
     for _ in range(600):
-        path.write_bytes(_mutated(data[:end], rng) + data[end:])
+        path.write_bytes(damaged(data, rng, end))
         start, lines = time.perf_counter(), [""]
         try:
             family = load_packed(path)

@@ -124,6 +124,84 @@ def test_two_processes_stop_at_the_same_step_on_sigterm(alone, tmp_path):
     assert [row["step"] for row in rows] == list(range(saved)) and saved < 2000
 
 
+def one_line(errors):
+    """The line of the program's own, where it is the only one and there is no traceback."""
+    (line,) = [line for line in errors.splitlines() if line.startswith("codesign: ")]
+    for noise in ("Traceback", "Gloo all", "coordination", "stack trace", "heartbeat"):
+        assert noise not in errors, errors
+    return line
+
+
+def begun(processes, out, when):
+    """Waits until the second process compiles, trains or writes a checkpoint."""
+    if when == "compiling":
+        assert any("training, steps" in line for line in processes[1].stderr)
+    while all(process.poll() is None for process in processes):
+        if when == "compiling":
+            time.sleep(1)
+            return
+        if when == "training" and (out / "metrics.jsonl").exists():
+            return
+        if when == "writing" and list((out / "checkpoints").glob("steps/*tmp*")):
+            return
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize(
+    ("when", "victim"), [("compiling", 1), ("training", 0), ("training", 1), ("writing", 0)]
+)
+def test_the_death_of_one_ends_the_other_in_a_line_and_both_resume(when, victim, tmp_path):
+    out = tmp_path / "run"
+    cache = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "compiled"),
+             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}  # fmt: skip
+    more = ["--schedule.evaluate_steps", "0", "--no-check"]
+    if when == "writing":
+        more += ["--schedule.checkpoint_steps", "1"]
+    address = f"127.0.0.1:{free_port()}"
+    processes = [
+        start(tmp_path, out, "--distributed", "--schedule.steps", "20000", *more, **cache,
+              JAX_COORDINATOR_ADDRESS=address, JAX_NUM_PROCESSES="2", JAX_PROCESS_ID=str(index))
+        for index in range(2)
+    ]  # fmt: skip
+    begun(processes, out, when)
+    processes[victim].kill()
+    killed = time.monotonic()
+    _, errors = processes[1 - victim].communicate(timeout=300)
+    assert time.monotonic() - killed < 60
+    assert processes[1 - victim].returncode == 1, errors
+    line = one_line(errors)
+    assert "another process of this run has ended" in line and "--distributed" in line
+    processes[victim].communicate()
+    record = json.loads((out / "config.json").read_text())
+    steps = 6
+    if (out / "checkpoints" / "steps").exists():
+        done = [int(p.name) for p in (out / "checkpoints" / "steps").iterdir() if p.name.isdigit()]
+        steps = max([*done, 0]) + 4
+    record["config"]["schedule"]["steps"] = steps  # or it would go on for long
+    (out / "config.json").write_text(json.dumps(record))
+    two(tmp_path, out, "--resume", "--schedule.steps", str(steps), *more)
+    rows = read_metrics(out / "metrics.jsonl")
+    assert [row["step"] for row in rows] == list(range(steps))
+
+
+def test_what_one_alone_refuses_ends_both_in_a_line(tmp_path):
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / "metrics.jsonl").write_text('{"step": 0}\n')
+    began = time.monotonic()
+    address = f"127.0.0.1:{free_port()}"
+    processes = [
+        start(tmp_path, out, "--distributed", JAX_COORDINATOR_ADDRESS=address,
+              JAX_NUM_PROCESSES="2", JAX_PROCESS_ID=str(index))
+        for index in range(2)
+    ]  # fmt: skip
+    ends = [process.communicate(timeout=300)[1] for process in processes]
+    assert time.monotonic() - began < 150
+    assert [process.returncode for process in processes] == [2, 1], ends
+    assert "already holds a run; add --resume" in one_line(ends[0])
+    assert "another process of this run has ended" in one_line(ends[1])
+
+
 def test_eight_devices_train_what_one_does(alone, tmp_path):
     flags = "--xla_force_host_platform_device_count=8"
     result = finished(start(tmp_path, tmp_path / "run", XLA_FLAGS=flags))
