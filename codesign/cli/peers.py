@@ -22,7 +22,7 @@ from codesign.printable import printable
 from codesign.termination import Terminated
 
 # What the services by which processes find each other log of peers that are gone.
-_LOG_OF_PEERS = re.compile(rb"[WEF]\d{4} .*\b(coordination_\w+|preemption_\w+|client)\.(cc|h):\d+\]")
+_LOG_OF_PEERS = re.compile(rb"[WEF]\d{4} .*\b(coordination_\w+|preemption_\w+|client)\.(cc|h):\d+")
 _ABORTED = b"the JAX distributed service detected fatal errors"
 # In errors of collectives and barriers.
 _OF_PEERS = ("Gloo", "NCCL", "oordination", "eartbeat", "arrier")
@@ -47,7 +47,7 @@ def go_on_in_child(lost: str) -> None:
     if child:
         os.close(native)
         os.close(alive)
-        raise SystemExit(_outcome(child, open(printed, "rb"), lost))
+        raise SystemExit(_outcome(child, os.fdopen(printed, "rb"), lost))
     os.close(printed)
     os.close(living)
     # A group of its own: Ctrl-C comes to it once, from its parent.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -13,13 +14,15 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from codesign.constraints import Natural
+from codesign.decode import decode
 from codesign.json_text import read_json
 from codesign.printable import printable
 from codesign.report import text
 from codesign.report.entries import number
 from codesign.report.html import Picture, environment, write_page
 from codesign.report.plots import new_figure, png
-from codesign.runs import CONFIG, REPORT, Run, read_run, write_bytes
+from codesign.runs import CONFIG, METRICS, REPORT, SUMMARY, Run, read_run, write_bytes
 
 _TEMPLATE = "finetune.html"
 # The sign of a fine-tuning's config.json among other runs'.
@@ -34,6 +37,111 @@ _MEASURES: dict[tuple[str, ...], str] = {
         for k in (1, 5, 10)
     },
 }
+
+
+@dataclasses.dataclass(frozen=True)
+class _Answers:
+    """The share of right answers."""
+
+    top_1: float
+    top_5: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class _ZeroShot(_Answers):
+    """The same, and of how many classes by how many templates."""
+
+    classes: Natural = dataclasses.field(kw_only=True)
+    templates: Natural = dataclasses.field(kw_only=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Recall:
+    """Of pictures found by texts, or texts by pictures."""
+
+    recall_at_1: float
+    recall_at_5: float | None = None
+    recall_at_10: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Retrieval:
+    """Both ways."""
+
+    captions: Natural
+    image_to_text: _Recall
+    text_to_image: _Recall
+
+
+@dataclasses.dataclass(frozen=True)
+class _Skipped:
+    """Pictures that could not be read."""
+
+    count: Natural = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class _Result:
+    """What an evaluation found."""
+
+    images: Natural
+    zero_shot: _ZeroShot | None = None
+    classification: _Answers | None = None
+    retrieval: _Retrieval | None = None
+    skipped: _Skipped = _Skipped()
+
+
+@dataclasses.dataclass(frozen=True)
+class _Subnet:
+    """One of a family at a run's end."""
+
+    sparsity: float
+    density: float
+    validation: _Result | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Summary:
+    """What of a summary.json is shown."""
+
+    steps: Natural | None = None
+    validation: _Result | None = None
+    subnets: tuple[_Subnet, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class _Subnets:
+    """The evaluations of a family's subnets."""
+
+    subnets: tuple[_Result, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Config:
+    """What of a config is looked into."""
+
+    train: dict[str, Any]
+    optim: dict[str, Any]
+    loss: dict[str, Any]
+
+
+def _read(folder: str | os.PathLike[str]) -> Run:
+    """A run whose files hold what is shown of them as it is written.
+
+    Raises:
+      UserError: where the folder holds no run, or a damaged one.
+    """
+    run = read_run(folder)
+    decode(_Config, run.record.get("config", {}), str(run.path / CONFIG), at="config")
+    decode(_Summary, run.summary, str(run.path / SUMMARY))
+    for row in run.metrics:
+        if row.get("phase") == "validation":
+            result = row.get("validation")
+            family = isinstance(result, dict) and "subnets" in result
+            kind: Any = _Subnets if family else _Result
+            where = f"{run.path / METRICS}: step {row['step']}"
+            decode(kind, result, where, at="validation")
+    return run
 
 
 def is_finetuning(folder: str | os.PathLike[str]) -> bool:
@@ -52,7 +160,7 @@ def write_report(folder: str | os.PathLike[str]) -> Path:
       UserError: where the folder holds no run, or a damaged one.
       RunError: where the disk refuses.
     """
-    run = read_run(folder)
+    run = _read(folder)
     shown = _pictures(run)
     for picture in shown:
         write_bytes(run.path / picture.file, picture.png)
@@ -62,7 +170,7 @@ def write_report(folder: str | os.PathLike[str]) -> Path:
         versions=run.record.get("versions", {}),
         config=json.dumps(run.record.get("config", {}), indent=2, ensure_ascii=False),
         facts=_facts(run),
-        measures=measures(run.summary.get("validation", {})),
+        measures=measures(run.summary.get("validation") or {}),
         subnets=_subnet_rows(run.summary.get("subnets", [])),
         pictures=shown,
     )  # fmt: skip
@@ -81,11 +189,10 @@ def measures(result: Mapping[str, Any]) -> list[tuple[str, str]]:
             found.append((words, text.share_of(float(value), _trials(result, path))))
     if found:
         found.append(("images", f"{result['images']:,}"))
-    if "zero_shot" in result:
-        zero_shot = result["zero_shot"]
+    if zero_shot := result.get("zero_shot"):
         found.append(("classes", str(zero_shot["classes"])))
         found.append(("caption templates", str(zero_shot["templates"])))
-    if "retrieval" in result:
+    if result.get("retrieval"):
         found.append(("captions", f"{result['retrieval']['captions']:,}"))
     skipped = result.get("skipped", {}).get("count", 0)
     if skipped:
@@ -128,7 +235,7 @@ def comparison_table(summaries: Mapping[str, Mapping[str, Any]]) -> Table:
     return _columns({
         name: [
             ("steps", str(summary.get("steps", text.MISSING))),
-            *measures(summary.get("validation", {})),
+            *measures(summary.get("validation") or {}),
             ("wall time", text.duration(summary.get("wall_time_s"))),
         ]
         for name, summary in summaries.items()
@@ -140,7 +247,7 @@ def subnets_table(summary: Mapping[str, Any]) -> Table:
     return _columns({
         f"{subnet['sparsity']:.0%} sparse": [
             ("weights kept", text.percent(subnet["density"])),
-            *measures(subnet.get("validation", {})),
+            *measures(subnet.get("validation") or {}),
         ]
         for subnet in summary["subnets"]
     })  # fmt: skip
@@ -148,7 +255,7 @@ def subnets_table(summary: Mapping[str, Any]) -> Table:
 
 def _subnet_rows(subnets: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     """A heading and a line for every subnet: weights kept, and what it makes of the data."""
-    found = [dict(measures(subnet.get("validation", {}))) for subnet in subnets]
+    found = [dict(measures(subnet.get("validation") or {})) for subnet in subnets]
     names = list(dict.fromkeys(name for own in found for name in own))
     rows = [
         [text.percent(subnet["sparsity"]), text.percent(subnet["density"]),
@@ -220,8 +327,8 @@ def _validation(
     results = [
         (row["step"] + 1, row["validation"]) for row in metrics if row.get("phase") == "validation"
     ]
-    if "validation" in summary:
-        results.append((summary["steps"], summary["validation"]))
+    if summary.get("validation"):
+        results.append((summary.get("steps") or 0, summary["validation"]))
     names = [f"{subnet['sparsity']:.0%} sparse" for subnet in summary.get("subnets", [])]
     lines: dict[str, list[tuple[int, float]]] = {}
     for step, result in results:
@@ -248,8 +355,8 @@ def _lines(result: Mapping[str, Any], subnets: Sequence[str]) -> list[tuple[str,
         names = subnets or [f"subnet {k}" for k in range(len(of_each))]
         return [(name, own[0][1]) for name, own in zip(names, of_each, strict=False) if own]
     kinds = {"zero_shot": "zero-shot top-1", "classification": "top-1"}
-    found = [(words, result[kind]["top_1"]) for kind, words in kinds.items() if kind in result]
-    for way, measured in result.get("retrieval", {}).items():
+    found = [(words, result[kind]["top_1"]) for kind, words in kinds.items() if result.get(kind)]
+    for way, measured in (result.get("retrieval") or {}).items():
         if isinstance(measured, Mapping):
             found.append((way.replace("_", " ") + " recall@1", measured["recall_at_1"]))
     return found

@@ -1,11 +1,9 @@
 """Runs killed at random moments, again and again, end as one that nobody touched."""
 
-import os
+import contextlib
+import multiprocessing
 import random
 import shutil
-import signal
-import subprocess
-import sys
 import time
 
 import jax
@@ -14,28 +12,37 @@ import pytest
 from safetensors import safe_open
 
 from codesign import load_clip
+from simulators import command
 from simulators.tiny_runs import RUNS
 
 pytestmark = pytest.mark.slow
 
-KILLS = 7  # of each kind of run
+KILLS = 20  # of each kind of run
 
 
-def start(folder, kind, out, *more):
-    command = [sys.executable, "-m", "codesign", RUNS[kind][0], "./tiny.py", "--out", out, *more]
-    environment = os.environ | {
-        "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    }
-    return subprocess.Popen(
-        command, cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-        text=True,
-    )  # fmt: skip
+# Imported once, in the process that every run is forked from.
+SERVER = multiprocessing.get_context("forkserver")
+SERVER.set_forkserver_preload(["simulators.command"])
 
 
-def finished(process):
-    _, errors = process.communicate()
-    assert process.returncode == 0 and "Traceback" not in errors, errors
+@contextlib.contextmanager
+def started(folder, kind, out, *more):
+    """A run in a process of its own, which is over at the end."""
+    argv = [RUNS[kind][0], "./tiny.py", "--out", out, "--no-check", *more]
+    process = SERVER.Process(target=command.run, args=(argv, str(folder), f"{out}.errors"))
+    process.start()
+    try:
+        yield process
+        process.join()
+    finally:
+        process.kill()
+
+
+def finished(folder, kind, out, *more):
+    with started(folder, kind, out, *more) as process:
+        pass
+    errors = (folder / f"{out}.errors").read_text()
+    assert process.exitcode == 0 and "Traceback" not in errors, errors
 
 
 def results(run):
@@ -61,18 +68,18 @@ def results(run):
 @pytest.mark.parametrize("kind", ["finetune", "dress", "search"])
 def test_a_run_killed_at_random_moments_ends_the_same(kind, tmp_path):
     (tmp_path / "tiny.py").write_text(RUNS[kind][1])
-    finished(start(tmp_path, kind, "compiles"))
+    finished(tmp_path, kind, "compiles")
     began = time.monotonic()
-    finished(start(tmp_path, kind, "whole"))
+    finished(tmp_path, kind, "whole")
     duration_s = time.monotonic() - began
     whole = results(tmp_path / "whole")
     assert len(whole) > 1 and "metrics.jsonl" in whole
     moments = random.Random(f"kills of {kind}")
     for kill in range(KILLS):
         shutil.rmtree(tmp_path / "cut", ignore_errors=True)
-        with start(tmp_path, kind, "cut") as process:
-            time.sleep(moments.uniform(0.3, 1.0) * duration_s)
-            process.send_signal(signal.SIGKILL)
-        finished(start(tmp_path, kind, "cut", "--resume"))
+        with started(tmp_path, kind, "cut") as process:
+            time.sleep(moments.uniform(0.1, 1.0) * duration_s)
+            process.kill()
+        finished(tmp_path, kind, "cut", "--resume")
         assert results(tmp_path / "cut") == whole, f"kill {kill}"
         assert not list((tmp_path / "cut").rglob("*tmp*"))

@@ -1,0 +1,92 @@
+"""Reports of run folders in whose JSON one value is not what it was."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from codesign.cli import main
+from codesign.runs import RunFolder
+from simulators.limits import bounded
+from simulators.mutations import mutations
+
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
+
+RECALL = {"recall_at_1": 0.1, "recall_at_5": 0.2, "recall_at_10": 0.3}
+RESULT = {
+    "images": 60, "zero_shot": {"top_1": 0.5, "top_5": 0.9, "classes": 10, "templates": 6},
+    "classification": {"top_1": 0.5},
+    "retrieval": {"captions": 60, "image_to_text": RECALL, "text_to_image": RECALL},
+    "skipped": {"count": 1, "examples": ["a: no picture"], "read": 61},
+}  # fmt: skip
+OF_THE_RUN = {"wall_time_s": 3.0, "run_carbon_kgco2e": 1e-5, "run_energy_kwh": 1e-5}
+TRAINED = {"seed": 1, "train": {"path": "digits"}, "optim": {"lr": 0.1}, "loss": {"teacher": None}}
+DESIGN = {
+    "name": "a", "role": "found", "feasible": True, "pareto": True,
+    "accuracy": 0.5, "recall_at_1": 0.4, "scenario": {}, "target_carbon_kgco2e": 0.3,
+    "architecture": {
+        "vision": {"layers": 2, "width": 16, "heads": 2, "ffn": 32},
+        "text": {"layers": 1, "width": 16, "heads": 2, "ffn": 32},
+    },
+    "accelerator": {"cores": 1, "pe_x": 8, "pe_y": 8, "l2_kib": 4, "glb_mib": 0.0625},
+    "costs": {
+        "latency_s": 1e-3, "energy_j": 1e-5, "area_mm2": 1.0, "tops": 0.1,
+        "operational_kgco2e": 0.1, "embodied_kgco2e": 0.2, "carbon_kgco2e": 0.3,
+        "breakdown": {"embodied_kgco2e": {"chip": 0.15, "dram": 0.05}},
+    },
+}  # fmt: skip
+
+
+def finetuning(path: Path) -> RunFolder:
+    run = RunFolder.create(path, TRAINED)
+    run.append_metrics({"step": i, "phase": "finetune", "loss": 2.0 - i} for i in range(3))
+    run.append_metrics([{"step": 2, "phase": "validation", "validation": RESULT}])
+    run.write_json("summary.json", {"steps": 3, "clip": "clip", "validation": RESULT} | OF_THE_RUN)
+    return run
+
+
+def dressing(path: Path) -> RunFolder:
+    run = RunFolder.create(path, TRAINED)
+    run.append_metrics({"step": i, "phase": "subnets", "loss": 2.0 - i} for i in range(3))
+    both = {"subnets": [RESULT, RESULT]}
+    run.append_metrics([{"step": 2, "phase": "validation", "validation": both}])
+    subnets = [{"sparsity": s, "density": 1 - s, "validation": RESULT} for s in (0.5, 0.8)]
+    run.write_json("summary.json", {"steps": 3, "family": "x", "subnets": subnets} | OF_THE_RUN)
+    return run
+
+
+def search(path: Path) -> RunFolder:
+    run = RunFolder.create(path, {"seed": 0, "space": {"vision": {"layers": [1, 2, 3]}}})
+    run.append_metrics([
+        {"step": 0, "phase": "warmup", "loss": 2.0},
+        {"step": 1, "phase": "joint", "loss": [1.0, 1.1],
+         "relaxed": {"vision.layers": [1.5, 2.5]}, "carbon_kgco2e": [0.3, 0.4]},
+        {"step": 2, "phase": "tune", "loss": [0.9, 1.0]},
+    ])  # fmt: skip
+    largest = {"name": "largest", "role": "reference", "accuracy": 0.6}
+    run.write_json("designs.json", [DESIGN, DESIGN | {"name": "b"}, DESIGN | largest])
+    points: dict[str, Any] = {"hypervolume": 0.5, "reference_point": {"carbon_kgco2e": 1.0}}
+    run.write_json("summary.json", points | OF_THE_RUN)
+    return run
+
+
+@pytest.mark.parametrize("make", [finetuning, dressing, search])
+def test_a_report_or_one_line(make: Any, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    run = make(tmp_path / "run")
+    assert main(["report", str(run.path)]) == 0
+    for file in sorted([*run.path.glob("*.json"), run.metrics]):
+        text, by_line = file.read_text(), file.suffix == ".jsonl"
+        whole = [json.loads(line) for line in text.splitlines()] if by_line else json.loads(text)
+        for place, value, mutated in mutations(whole, 25):
+            rows = mutated if by_line else [mutated]
+            file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+            capsys.readouterr()
+            with bounded(60):
+                code = main(["report", str(run.path)])
+            told = capsys.readouterr().err
+            at = (file.name, place, value)
+            assert code == 0 or (code == 2 and len(told.splitlines()) == 1), (at, told)
+        file.write_text(text)
