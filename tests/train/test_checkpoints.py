@@ -11,6 +11,8 @@ import pytest
 from codesign.errors import RunError
 from codesign.train import checkpoints as module
 from codesign.train.checkpoints import Checkpoints
+from simulators.limits import bounded
+from simulators.mutations import damaged
 
 PHASES = ("first", "second")
 
@@ -179,3 +181,36 @@ def test_an_error_of_a_write_in_the_background_is_one_line(tmp_path, full_disk, 
         goes_on()
     assert "\n" not in str(caught.value) and "Traceback" not in capfd.readouterr().err
     assert_of_step(latest(tmp_path)[0], 20)
+
+
+@pytest.mark.slow
+def test_damage_anywhere(tmp_path):
+    """A file of the newest checkpoint gone, cut or with other bytes: one of the two, or a line."""
+    saved_run(tmp_path / "whole")
+    rng, places = np.random.default_rng(0), []
+    for case in range(200):
+        folder = tmp_path / "cut"
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(tmp_path / "whole", folder)
+        newest = files(folder / "steps" / "20")
+        every = sorted((folder / "steps").rglob("*")) if case % 4 else newest
+        path = every[int(rng.integers(len(every)))]
+        places.append(path.name)
+        if path.is_dir() or case % 5 == 0:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        else:
+            data = path.read_bytes()
+            path.write_bytes(damaged(data, rng) if data else b"x")
+        with bounded(30):
+            try:
+                saved, said = latest(folder)
+            except RunError as error:
+                lines = [str(error)]
+            else:
+                lines = said
+                # Where the folder of a step is gone whole, nothing is left to tell of.
+                assert saved is None or saved.step in (10, 20)
+                if saved is not None:
+                    assert_of_step(saved, saved.step)
+        assert all("\n" not in line for line in lines)
+    assert len(set(places)) > 5
