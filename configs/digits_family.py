@@ -15,7 +15,7 @@ a strong rival at this size:
     codesign search digits_family --space.vision.width '[16, 32, 48, 64]' \
         --space.text.width '[16, 32]' --targets.low 0.2 --out runs/free_widths
 
-README.md has the table of the first and what the second found.
+README.md has the table of the first.
 """
 
 import dataclasses
