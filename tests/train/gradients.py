@@ -1,6 +1,6 @@
 """Gradients of every shipped configuration's steps, as the product compiles them.
 
-    python gradients.py CONFIG
+    python gradients.py CONFIG [--FIELD VALUE ...]
 
 runs in a process of its own, with the compiler's default settings. For every phase, the step
 that trains is run once with an optimizer that keeps the gradient it is given. Held against it
@@ -8,8 +8,9 @@ are the loss in float64, compiled with little optimisation, and its central diff
 random directions. One JSON object is printed a phase: relative errors of the loss (forward
 program and gradient's program) and of the derivative, as a share of the gradient's norm.
 
-Networks, batch sizes and phases are the configuration's; pictures and captions are random where
-the data would have to be downloaded, and clip's batch is 8 in float32 instead of 512 in bfloat16.
+Networks, batch sizes and phases are the configuration's, with the fields given; pictures and
+captions are random where the data would have to be downloaded, and a configuration in bfloat16 is
+run in float32 with a batch of 8 at most.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from codesign.models import CLIP
 from codesign.models.formats import ImageSettings
 from codesign.models.resnet import ResNet
 from codesign.models.subnets import norm_parameters, subnet_specs
+from codesign.overrides import load_config
 from codesign.train import placement
 from codesign.train.config import SearchConfig
 from codesign.train.data import ImageTextBatch
@@ -91,7 +93,7 @@ def random_batch(architecture: Architecture, size: int) -> ImageTextBatch:
 def finetuning(config: Any, masked: DressConfig | None = None) -> Iterator[Case]:
     """The dense step of a fine-tuning; with `masked`, the two other stages of DRESS as well."""
     a = dataclasses.replace(config.untrained, vocab=min(config.untrained.vocab, 49408))
-    size = 8 if config.bfloat16 else config.optim.batch_size
+    size = min(config.optim.batch_size, 8) if config.bfloat16 else config.optim.batch_size
     batch, settings = random_batch(a, size), ImageSettings(size=a.image, mean=(0.5,) * a.channels,
                                                            std=(0.25,) * a.channels)
     model = CLIP(a, rngs=nnx.Rngs(0))
@@ -342,7 +344,9 @@ def errors(case: Case) -> dict[str, float]:
     slopes: dict[str, float] = {}
     with jax.enable_x64(), mock.patch.object(jnp, "float32", jnp.float64):
         wide = jax.tree.map(lambda x: jnp.asarray(np.asarray(x), jnp.float64), case.variables)
-        loss = jax.jit(case.loss(jnp.float64), compiler_options=plain_options())
+        # What does not vary is a constant here, and folding it takes minutes.
+        options = plain_options() | {"xla_disable_hlo_passes": "constant_folding"}
+        loss = jax.jit(case.loss(jnp.float64), compiler_options=options)
         truth = float(loss(*wide))
         for group in range(len(wide)):
             direction = _direction(case, group)
@@ -388,11 +392,11 @@ def cases(config: Any) -> Iterator[Case]:
         yield from finetuning(config, config if isinstance(config, DressConfig) else None)
 
 
-def main(name: str) -> None:
-    config = importlib.import_module(f"codesign.configs.{name}").config
+def main(name: str, *overrides: str) -> None:
+    config = load_config(name, overrides)
     for case in cases(config):
         print(json.dumps({"phase": case.name} | errors(case)), flush=True)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])
