@@ -73,8 +73,9 @@ def _search_hardware(config: HardwareConfig, args: argparse.Namespace) -> int:
     if args.out is not None:
         folder = RunFolder.create(Path(args.out), config_to_json(config), resume=args.resume)
     model = load_model(
-        config.model, tokens=config.tokens, phase=config.phase, context=config.context
-    )
+        config.model, tokens=config.tokens, phase=config.phase, context=config.context,
+        design=config.name,
+    )  # fmt: skip
     try:
         given = {
             path.removeprefix("scenario.")

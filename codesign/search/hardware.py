@@ -140,6 +140,7 @@ class HardwareConfig:
 
     Attributes:
       model: a published model, a HuggingFace config, or a design file (`codesign workload`).
+      name: the design to take from a list of designs.
       tops: most peak throughput, 1e12 operations/s; none: no limit.
       area_mm2: largest chip, mm2.
       latency_s: longest time of one inference, s.
@@ -154,6 +155,7 @@ class HardwareConfig:
     """
 
     model: str = "clip-vit-b-16"
+    name: str | None = None
     tops: Positive | None = 20.0
     area_mm2: Positive | None = None
     latency_s: Positive | None = None

@@ -243,3 +243,23 @@ def test_a_llama_has_no_architecture_and_larger_dram(capsys):
     assert "architecture" not in design and design["model"] == "llama-3.2-1b"
     assert design["scenario"]["dram_gb"] == 2
     assert dataclasses.asdict(Accelerator(**design["accelerator"])) == design["accelerator"]
+
+
+def test_the_design_of_a_list_that_is_named_is_priced(tmp_path, capsys):
+    def design(name, layers):
+        tower = {"layers": layers, "width": 192, "heads": 3, "ffn": 256}
+        networks = {"vision": tower, "text": tower}
+        return {"name": name, "architecture": networks, "accelerator": {}}
+
+    designs = tmp_path / "designs.json"
+    designs.write_text(json.dumps([design("small", 1), design("large", 4)]))
+    command = ["search", "hardware", "--model", str(designs), *GRID_FLAGS, "--json"]
+    latency_s = {}
+    for name in ("small", "large"):
+        assert main([*command, "--name", name]) == 0
+        found = json.loads(capsys.readouterr().out)
+        assert found["model"] == name
+        latency_s[name] = min(d["costs"]["latency_s"] for d in found["designs"])
+    assert latency_s["small"] < latency_s["large"]
+    assert main(command) == 2
+    assert "--name" in capsys.readouterr().err
