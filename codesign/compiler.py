@@ -66,8 +66,20 @@ def plain_options() -> dict[str, Any]:
     }
     if jax.default_backend() == "cpu":
         options[FLAG.lstrip("-")] = ""
-        options["xla_cpu_use_fusion_emitters"] = False
+        emitters = {"xla_cpu_use_fusion_emitters": False}
+        options |= emitters if _takes(emitters) else {}
     return options
+
+
+def _takes(options: dict[str, Any]) -> bool:
+    """Whether this release of XLA has the options."""
+    import jax
+
+    try:
+        jax.jit(lambda: 0, compiler_options=options)()
+    except jax.errors.JaxRuntimeError:
+        return False
+    return True
 
 
 def described() -> str:

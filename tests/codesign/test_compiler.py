@@ -70,3 +70,10 @@ f = lambda x, s: x - (s * x).sum(-1, keepdims=True)
 print(abs(np.asarray(jax.jit(f)(x, s)) - f(x, s)).max())
 """
     assert float(said(program).stdout) < 1e-4
+
+
+def test_options_that_a_release_lacks_are_left_out():
+    from codesign.compiler import _takes
+
+    assert _takes({"xla_backend_optimization_level": 0})
+    assert not _takes({"xla_there_is_no_such_option": False})
