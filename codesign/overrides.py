@@ -18,7 +18,7 @@ import pkgutil
 import re
 import types
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -142,7 +142,9 @@ def _kind(hint: Any, value: Any) -> Any:
         return str if value is None else type(value)
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         # Any text is a str, so it must be the last member tried: "300" is a number first.
-        members = sorted(typing.get_args(hint), key=lambda member: member is str)
+        # A function cannot be typed on a command line.
+        members = [m for m in typing.get_args(hint) if typing.get_origin(m) is not Callable]
+        members = sorted(members, key=lambda member: member is str)
         return typing.Union[tuple(members)]  # noqa: UP007 -- built from a tuple
     return hint
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import importlib.metadata
+import inspect
 import json
 import math
 import os
@@ -96,6 +97,8 @@ def jsonable(obj: Any, where: str = "") -> Any:
         return {f.name: jsonable(getattr(obj, f.name), _join(where, f.name)) for f in fields}
     if isinstance(obj, os.PathLike):
         return os.fspath(obj)
+    if inspect.isfunction(obj):  # of a config file: its name tells it apart
+        return f"{inspect.getmodulename(inspect.getfile(obj))}.{obj.__qualname__}"
     if hasattr(obj, "tolist"):  # NumPy and JAX, scalars and arrays
         return jsonable(obj.tolist(), where)
     raise RunError(f"{where or 'value'} is a {type(obj).__name__}, which JSON cannot hold")

@@ -66,7 +66,9 @@ class TargetConfig:
     """The family of designs to find: one per target of the cost that `mode` names.
 
     Attributes:
-      mode: the cost to make small: carbon, latency or energy.
+      mode: the cost to make small: "carbon", "latency", "energy", "area", "edp",
+        "carbon-delay", ..., a product of powers of these, or a function of Costs; see
+        codesign.search.objectives.
       designs: how many; targets are spaced evenly in the logarithm.
       low: least target, as a share of the supernet's cost on its best accelerator.
       high: largest target, as such a share.

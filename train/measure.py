@@ -23,7 +23,7 @@ from codesign.report.claims import claims
 from codesign.report.correct import scores
 from codesign.report.costs import costs_json, subnet_json
 from codesign.runs import RunFolder
-from codesign.search.objectives import METRIC, feasible
+from codesign.search.objectives import Objective, feasible, objective
 from codesign.search.pareto import pareto_front
 from codesign.search.statistics import standard_error
 from codesign.train import placement
@@ -70,7 +70,7 @@ def designs(
     dense = [i for i in found if setup.tables.sparse is not None and i not in families]
     names = {i: f"dense-{n:02d}" for n, i in enumerate(dense)}
     named = [i for i in found if i not in dense]
-    names |= {i: f"{setup.config.targets.mode}-{n:02d}" for n, i in enumerate(named)}
+    names |= {i: f"{_objective(setup).name}-{n:02d}" for n, i in enumerate(named)}
     names |= dict(enumerate(REFERENCES))
     data = setup.data
     settings = ImageSettings(data.image_size, data.mean, data.std)
@@ -94,7 +94,7 @@ def designs(
         entries.append(entry)
     allowed = [entry for entry in entries if entry["feasible"]]
     on_front = pareto_front(
-        [e["costs"][_metric_name(setup)] for e in allowed], [e["accuracy"] for e in allowed]
+        [e["costs"][_objective(setup).key] for e in allowed], [e["accuracy"] for e in allowed]
     )
     for entry, front in zip(allowed, on_front, strict=True):
         entry["pareto"] = front
@@ -164,9 +164,9 @@ def _entry(
     own = score([results.zero_shot for results in test])
     return design_to_json(design) | {
         "role": "found" if searched and not rival else "reference",
-        f"target_{_metric_name(setup)}": target,
+        f"target_{_objective(setup).key}": target,
         "limits": setup.config.limits.active(),
-        "costs": costs_json(costs),
+        "costs": costs_json(costs, [_objective(setup), *_own_limits(setup)]),
         "accuracy": float(own.mean()),
         "accuracy_standard_error": float(standard_error(own)),
         "recall_at_1": float(score([results.retrieved for results in test]).mean()),
@@ -184,8 +184,13 @@ def meets(costs: Costs, setup: Setup) -> bool:
     return bool(feasible(jax.tree.map(jnp.asarray, costs), setup.config.limits))
 
 
-def _metric_name(setup: Setup) -> str:
-    return METRIC[setup.config.targets.mode]
+def _objective(setup: Setup) -> Objective:
+    return objective(setup.config.targets.mode)
+
+
+def _own_limits(setup: Setup) -> list[Objective]:
+    """What the limits bound."""
+    return [bounded for bounded, _ in setup.config.limits.bounds()]
 
 
 def summary(
@@ -193,7 +198,7 @@ def summary(
 ) -> dict[str, Any]:
     """The run as a whole: what its designs show, and in which box, fixed beforehand."""
     worst = {
-        _metric_name(setup): float(setup.members.targets[0]),
+        _objective(setup).key: float(setup.members.targets[0]),
         "accuracy": setup.config.targets.worst_accuracy,
     }
     box = {"reference_point": worst, "best_cost": setup.least}

@@ -91,7 +91,9 @@ def _search_hardware(config: HardwareConfig, args: argparse.Namespace) -> int:
                 for sparsity in model.sparsity
             ]
         scenario = _with_dram(scenario, model, fixed="dram_gb" in given)
-        found = search_hardware(workload, config.space, scenario, config.limits)
+        found = search_hardware(
+            workload, config.space, scenario, config.limits, config.objectives
+        )
     except ValueError as error:
         raise UserError(str(error)) from error
     designs = hardware_designs(model, scenario, found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from codesign.runs import jsonable
@@ -9,17 +10,28 @@ from codesign.runs import jsonable
 if TYPE_CHECKING:
     from codesign.cost.estimate import Subnet
     from codesign.cost.model import Costs
+    from codesign.search.objectives import Mode
 
-FIELDS = (
+# Attributes of Costs that every design has in files.
+TOTALS = (
     "latency_s", "energy_j", "area_mm2", "tops",
-    "operational_kgco2e", "embodied_kgco2e", "carbon_kgco2e", "breakdown",
+    "operational_kgco2e", "embodied_kgco2e", "carbon_kgco2e",
 )  # fmt: skip
 
 
-def costs_json(costs: Costs) -> dict[str, Any]:
-    """All costs of one design, with their parts."""
-    plain: dict[str, Any] = jsonable({field: getattr(costs, field) for field in FIELDS})
+def totals_json(costs: Costs, objectives: Sequence[Mode] = ()) -> dict[str, Any]:
+    """All costs of one design and the objectives it was searched by, without their parts."""
+    from codesign.search.objectives import named_costs  # not above: it starts JAX
+
+    totals = {field: getattr(costs, field) for field in TOTALS}
+    plain: dict[str, Any] = jsonable(totals | named_costs(costs, objectives))
     return plain
+
+
+def costs_json(costs: Costs, objectives: Sequence[Mode] = ()) -> dict[str, Any]:
+    """All costs of one design, as `totals_json`, with their parts."""
+    breakdown: dict[str, Any] = jsonable(costs.breakdown)
+    return totals_json(costs, objectives) | {"breakdown": breakdown}
 
 
 def subnet_json(subnet: Subnet) -> dict[str, Any]:

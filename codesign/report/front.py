@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from codesign.quantities import unit_of, without_unit
 from codesign.report.entries import cost, is_reference, number
 from codesign.report.text import MISSING, is_number, si
 from codesign.search import statistics
@@ -20,11 +21,6 @@ Row = Mapping[str, Any]
 LEVELS = (0.25, 0.5, 0.75, 1.0)
 # A design of the reference's own cost is within its budget, whatever the rounding.
 _ROUNDING = 1 + 1e-6
-_UNITS = {
-    "carbon_kgco2e": ("carbon", "kgCO2e"),
-    "latency_s": ("latency", "s"),
-    "energy_j": ("energy", "J"),
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +46,7 @@ class Box:
         if not isinstance(point, Mapping) or not is_number(best):
             return None
         floor = point.get("accuracy")
-        metrics = [key for key in point if key in _UNITS]
+        metrics = [key for key in point if key != "accuracy"]
         if len(metrics) != 1 or not is_number(floor) or not is_number(point[metrics[0]]):
             return None
         worst = float(point[metrics[0]])
@@ -70,11 +66,11 @@ class Box:
     @property
     def quantity(self) -> str:
         """The metric in words: "carbon"."""
-        return _UNITS[self.metric][0]
+        return without_unit(self.metric)
 
     def text(self, value: float) -> str:
         """A cost with its unit."""
-        return si(value, _UNITS[self.metric][1])
+        return si(value, unit_of(self.metric) or "")
 
 
 @dataclasses.dataclass(frozen=True)

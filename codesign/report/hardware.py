@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,18 +10,16 @@ from rich import box
 from rich.table import Table
 
 from codesign.report import plots
+from codesign.report.costs import totals_json
 from codesign.report.tables import accelerator_text
 from codesign.report.text import si
 from codesign.runs import jsonable
 from codesign.scenario import Scenario
 from codesign.search.hardware import HardwareSearch
+from codesign.search.objectives import objective
 from codesign.workload.load import Model
 
 Row = Mapping[str, Any]
-_COSTS = (
-    "latency_s", "energy_j", "area_mm2", "tops",
-    "operational_kgco2e", "embodied_kgco2e", "carbon_kgco2e",
-)  # fmt: skip
 # The front's lines in the terminal's table; all are in the JSON and in designs.json.
 _MOST_LINES = 12
 
@@ -44,12 +43,13 @@ def hardware_designs(
         chip, costs = found.at(index)
         plain: dict[str, Any] = jsonable({
             "name": name, **what, "accelerator": chip, "scenario": scenario,
-            "costs": {field: getattr(costs, field) for field in _COSTS},
+            "costs": totals_json(costs, found.objectives),
             "feasible": True, "pareto": index in found.front,
         })  # fmt: skip
         return plain
 
-    best = [design(f"least-{mode}", index) for mode, index in found.best.items()]
+    names = [objective(mode).name for mode in found.objectives]
+    best = [design(f"least-{name}", found.best[name]) for name in names]
     digits = len(str(len(found.front)))
     front = [
         design(f"front-{i:0{digits}d}", index) for i, index in enumerate(found.front, start=1)
@@ -73,7 +73,8 @@ def hardware_table(designs: Sequence[Row]) -> Table:
             design["name"], *accelerator_text(design["accelerator"]),
             si(costs["latency_s"], "s"), si(costs["energy_j"], "J"),
             si(costs["area_mm2"], "mm²"), si(costs["tops"], ""),
-            *(si(costs[f], "kgCO2e").replace("CO2e", "") for f in _COSTS[-2:]),
+            *(si(costs[f], "kgCO2e").replace("CO2e", "")
+              for f in ("embodied_kgco2e", "carbon_kgco2e")),
         )  # fmt: skip
         if design is shown[-1]:
             table.add_section()
@@ -87,9 +88,9 @@ def front_figure(designs: Sequence[Row]) -> bytes:
     front = [at(d) for d in designs if d["name"].startswith("front")]
     axes.step(*zip(*front, strict=True), where="post", color=plots.BLUE, label="Pareto front",
               marker="o", markersize=4)
-    colours = (plots.GREEN, plots.VERMILION, plots.ORANGE)
+    colours = itertools.cycle((plots.GREEN, plots.VERMILION, plots.ORANGE))
     best = [d for d in designs if d["name"].startswith("least")]
-    for design, colour in zip(best, colours, strict=True):
+    for design, colour in zip(best, colours, strict=False):
         axes.plot(*at(design), "*", color=colour, markersize=13, label=design["name"])
     axes.set_xscale("log")
     plots.plain_log_ticks(axes)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from codesign.printable import printable
+from codesign.quantities import unit_of, without_unit
 from codesign.report import entries, plots, tables, text
 from codesign.report.claims import run_claims
 from codesign.runs import REPORT, Run, read_run, write_bytes
@@ -187,8 +188,7 @@ def _measure(name: str, value: Any) -> str:
     """One named number in the unit that its name ends with: "carbon 858 mgCO2e"."""
     if name == "accuracy":
         return f"accuracy {text.percent(value)}"
-    quantity, _, ending = name.rpartition("_")
-    unit = {"kgco2e": "kgCO2e", "s": "s", "j": "J"}.get(ending)
+    unit = unit_of(name)
     if unit is None:
         return f"{printable(name)} {printable(value)}"
-    return f"{printable(quantity)} {text.si(value, unit)}"
+    return f"{printable(without_unit(name))} {text.si(value, unit)}"

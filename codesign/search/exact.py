@@ -15,7 +15,7 @@ import numpy as np
 
 from codesign.cost.family import FamilyTable
 from codesign.cost.table import CostTable
-from codesign.search.objectives import Limits, Mode, feasible, metric
+from codesign.search.objectives import CostFunction, Limits, feasible, metric
 
 Array = jax.Array
 
@@ -33,7 +33,7 @@ class Choice(NamedTuple):
 
 
 def best_accelerator(
-    table: CostTable | FamilyTable, indices: Array, mode: Mode, limits: Limits
+    table: CostTable | FamilyTable, indices: Array, mode: str | CostFunction, limits: Limits
 ) -> Choice:
     """The accelerator of least cost within the limits, for the network at `indices`."""
     costs = table.on_every_accelerator(indices)
@@ -59,7 +59,7 @@ def within_target(
     table: CostTable | FamilyTable,
     candidates: np.ndarray,
     target: float,
-    mode: Mode,
+    mode: str | CostFunction,
     limits: Limits,
 ) -> tuple[np.ndarray, Choice]:
     """The candidates [n, d] whose best accelerator meets target and limits, with it."""
@@ -75,7 +75,7 @@ def roundings(
     table: CostTable | FamilyTable,
     position: np.ndarray,
     target: float,
-    mode: Mode,
+    mode: str | CostFunction,
     limits: Limits,
 ) -> tuple[np.ndarray, Choice]:
     """Discrete networks near a relaxed one that meet target and limits.

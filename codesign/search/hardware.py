@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Collection, Sequence
-from typing import Literal, get_args
+from typing import Annotated, Literal
 
 import jax
 import moocore
 import numpy as np
+from annotated_types import MinLen
 
 from codesign.accelerator import Accelerator
 from codesign.constraints import Count, Positive
@@ -21,9 +22,11 @@ from codesign.costing import PHYSICAL, conventional
 from codesign.design_file import check_scenario
 from codesign.errors import UserError
 from codesign.scenario import Scenario
-from codesign.search.objectives import Limits, Mode, feasible, metric
+from codesign.search.objectives import OBJECTIVES, Limits, Mode, feasible, objective
 from codesign.space import AcceleratorChoices
 from codesign.workload import Workload
+
+DEFAULT_OBJECTIVES: tuple[Mode, ...] = ("carbon", "latency", "energy")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -34,7 +37,9 @@ class HardwareSearch:
       chips: the accelerators, leaves [A].
       costs: of the workload on each, leaves [A].
       feasible: which meet the limits and keep up with the scenario's inferences, [A].
-      best: index of the accelerator of least "carbon", "latency" and "energy".
+      objectives: what the search was asked for.
+      best: index of the accelerator of the least of each objective, by its name; beside those
+        asked for, of every row of OBJECTIVES.
       front: indices of the feasible accelerators that no other beats in both latency and
         carbon, from the fastest to the slowest.
     """
@@ -44,6 +49,7 @@ class HardwareSearch:
     feasible: np.ndarray
     best: dict[str, int]
     front: list[int]
+    objectives: tuple[Mode, ...] = DEFAULT_OBJECTIVES
 
     def at(self, index: int) -> tuple[Accelerator, Costs]:
         """One accelerator and the costs on it, as Python numbers."""
@@ -56,6 +62,7 @@ def search_hardware(
     choices: AcceleratorChoices,
     scenario: Scenario,
     limits: Limits,
+    objectives: Sequence[Mode] = DEFAULT_OBJECTIVES,
 ) -> HardwareSearch:
     """Prices a workload on the whole grid and picks the best within the limits.
 
@@ -65,6 +72,7 @@ def search_hardware(
       choices: the grid.
       scenario: clock, bandwidths, carbon and costing.
       limits: hard limits.
+      objectives: what to find the least of.
 
     A chip that the scenario's inferences a second would keep busy for over a second is not
     feasible, like one that exceeds a limit.
@@ -108,23 +116,27 @@ def search_hardware(
     allowed = np.asarray(feasible(costs, limits)) & keeps_up
     if not allowed.any():
         raise ValueError(_unmet(costs, fits & keeps_up, limits))
-    modes: tuple[Mode, ...] = get_args(Mode)
-    best: dict[str, int] = {
-        mode: int(np.argmin(np.where(allowed, metric(costs, mode), np.inf))) for mode in modes
+    best = {
+        sought.name: int(np.argmin(np.where(allowed, sought(costs), np.inf)))
+        for sought in (*OBJECTIVES, *map(objective, objectives))
     }
     candidates = np.flatnonzero(allowed)
     points = np.stack([costs.latency_s, costs.carbon_kgco2e], axis=-1)[candidates]
     front = candidates[moocore.is_nondominated(points.astype(float))]
     front = front[np.argsort(costs.latency_s[front])]
-    return HardwareSearch(chips, costs, allowed, best, [int(i) for i in front])
+    on_front = [int(i) for i in front]
+    return HardwareSearch(chips, costs, allowed, best, on_front, tuple(objectives))
 
 
 def _unmet(costs: Costs, fits: np.ndarray, limits: Limits) -> str:
     """What stands in the way: a limit that no accelerator meets, else all together."""
-    for name, limit in limits.active().items():
-        least = float(np.min(getattr(costs, name)[fits]))
+    for bounded, limit in limits.bounds():
+        least = float(np.min(bounded(costs)[fits]))
         if least > limit:
-            return f"no accelerator of the grid meets {name} <= {limit:g}; the least is {least:.4g}"
+            return (
+                f"no accelerator of the grid meets {bounded.key} <= {limit:g}; "
+                f"the least is {least:.4g}"
+            )
     every = ", ".join(f"{name} <= {limit:g}" for name, limit in limits.active().items())
     return f"no accelerator of the grid meets {every} together; raise one of them"
 
@@ -135,15 +147,23 @@ def dram_gb_for(words: float, word_bytes: float = 1.0) -> float:
 
 
 @dataclasses.dataclass(frozen=True)
-class HardwareConfig:
-    """A hardware search for a fixed model.
+class HardwareConfig(Limits):
+    """A hardware search for a fixed model; limits are fields of its own.
 
     Attributes:
+      latency_s: longest time of one inference, s; none: no limit, here and below.
+      area_mm2: largest chip, mm2.
+      tops: most peak throughput, 1e12 operations/s.
+      energy_j: most energy of one inference, J.
+      carbon_kgco2e: most carbon, in use and embodied, kgCO2e.
+      operational_kgco2e: most carbon in use, kgCO2e.
+      embodied_kgco2e: most embodied carbon, kgCO2e.
+      edp_js: largest energy x delay, J s.
+      carbon_delay_kgco2es: largest carbon x delay, kgCO2e s.
+      functions: limits on functions of Costs, in a config file.
       model: a published model, a HuggingFace config, or a design file (`codesign workload`).
       name: the design to take from a list of designs.
-      tops: most peak throughput, 1e12 operations/s; none: no limit.
-      area_mm2: largest chip, mm2.
-      latency_s: longest time of one inference, s.
+      objectives: what to show the least accelerator of.
       tokens: length of a text or prompt, of models that take any.
       phase: "prefill" or "decode", of a decoder.
       context: tokens in a decoder's cache.
@@ -154,11 +174,10 @@ class HardwareConfig:
         DRAM too small for weights, cache and activations is enlarged, unless set here.
     """
 
+    tops: Positive | None = 20.0
     model: str = "clip-vit-b-16"
     name: str | None = None
-    tops: Positive | None = 20.0
-    area_mm2: Positive | None = None
-    latency_s: Positive | None = None
+    objectives: Annotated[tuple[Mode, ...], MinLen(1)] = DEFAULT_OBJECTIVES
     tokens: Count | None = None
     phase: Literal["prefill", "decode"] | None = None
     context: Count | None = None
@@ -169,7 +188,7 @@ class HardwareConfig:
     @property
     def limits(self) -> Limits:
         """The hard limits."""
-        return Limits(self.latency_s, self.area_mm2, self.tops)
+        return Limits(**{f.name: getattr(self, f.name) for f in dataclasses.fields(Limits)})
 
 
 def settled_scenario(

@@ -11,6 +11,7 @@ import pytest
 from codesign import Accelerator, clip_vit_b16, estimate
 from codesign.cli import main
 from codesign.costing import PHYSICAL
+from codesign.report.hardware import front_figure, hardware_designs
 from codesign.scenario import Scenario
 from codesign.search.hardware import (
     HardwareConfig,
@@ -21,7 +22,7 @@ from codesign.search.hardware import (
 )
 from codesign.search.objectives import METRIC, Limits
 from codesign.space import AcceleratorChoices
-from codesign.workload import Gemm, clip_workload, gather
+from codesign.workload import Gemm, clip_workload, gather, load_model
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -126,6 +127,30 @@ def test_a_family_keeps_up_on_average(found):
         for s in ((0.01, 0.99), (1.0, 0.0))
     )
     assert rarely.sum() > always.sum() > 0
+
+
+def test_least_of_any_objective_within_any_limit(found, tmp_path):
+    """A function and a product are as good as a name; the figure has a star for each."""
+    costs = [found.at(i)[1] for i in range(len(found.feasible))]
+    within = Limits(edp_js=float(np.median([c.energy_j * c.latency_s for c in costs])))
+
+    def dearer_j(costs):
+        return costs.energy_j + costs.area_mm2
+
+    wanted = ("edp", "carbon^0.5*area^2", "carbon-delay", dearer_j, "area")
+    again = search_hardware(clip_workload(clip_vit_b16()), GRID, Scenario(), within, wanted)
+    allowed = [i for i, c in enumerate(costs) if c.energy_j * c.latency_s <= within.edp_js]
+    assert np.flatnonzero(again.feasible).tolist() == allowed
+    assert min(allowed, key=lambda i: costs[i].energy_j + costs[i].area_mm2) == again.best["dearer"]
+    model = load_model("clip-vit-b-16")
+    designs = hardware_designs(model, Scenario(), again)
+    best = [d for d in designs if d["name"].startswith("least")]
+    assert [d["name"] for d in best] == [
+        "least-edp", "least-carbon0.5-area2", "least-carbon-delay", "least-dearer", "least-area",
+    ]  # fmt: skip
+    least = min(c.carbon_kgco2e**0.5 * c.area_mm2**2 for c in (costs[i] for i in allowed))
+    assert best[1]["costs"]["carbon0_5_area2"] == pytest.approx(least, rel=1e-5)
+    assert front_figure(designs).startswith(b"\x89PNG")
 
 
 GRID_FLAGS = ["--space.cores=[1]", "--space.pe_x=[32,64]", "--space.pe_y=[4]",

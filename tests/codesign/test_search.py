@@ -12,13 +12,27 @@ import numpy as np
 import pytest
 
 from codesign.architecture import Architecture, Tower
+from codesign.constraints import check_config
 from codesign.cost import build_table
 from codesign.cost.estimate import estimate
 from codesign.cost.model import Costs
+from codesign.errors import UserError
+from codesign.overrides import config_to_json, load_config
 from codesign.scenario import Scenario
 from codesign.search.exact import best_accelerator, neighbours, roundings
 from codesign.search.lagrangian import AugmentedLagrangian
-from codesign.search.objectives import METRIC, Limits, excess, feasible, metric, spread_targets
+from codesign.search.objectives import (
+    METRIC,
+    OBJECTIVES,
+    FunctionLimit,
+    Limits,
+    excess,
+    feasible,
+    is_objective,
+    metric,
+    objective,
+    spread_targets,
+)
 from codesign.search.pareto import hypervolume, pareto_front
 from codesign.space import AcceleratorChoices, DesignSpace, TowerChoices
 
@@ -234,3 +248,81 @@ def test_roundings_lower_a_position_that_costs_too_much(table):
     assert len(found) and (choice.value <= target).all() and (found <= LARGEST).all()
     none, _ = roundings(table, LARGEST.astype(float), 0.9 * small, "carbon", Limits())
     assert len(none) == 0
+
+
+# ---- objectives as arguments ---------------------------------------------------------------
+
+
+def energy_twice_j(costs):
+    return 2 * costs.energy_j
+
+
+@pytest.mark.parametrize(
+    ("mode", "name", "key", "value"),
+    [
+        ("carbon", "carbon", "carbon_kgco2e", 4.0),
+        ("energy_j", "energy", "energy_j", 5.0),
+        ("area", "area", "area_mm2", 7.0),
+        ("tops", "tops", "tops", 1.5),
+        ("edp", "edp", "edp_js", 10.0),
+        ("carbon-delay", "carbon-delay", "carbon_delay_kgco2es", 8.0),
+        ("latency^2*energy", "latency2-energy1", "latency2_energy1", 20.0),
+        ("carbon^.5 * latency ^ 1.5", "carbon0.5-latency1.5", "carbon0_5_latency1_5", 2 * 2**1.5),
+        (energy_twice_j, "energy-twice", "energy_twice_j", 10.0),
+    ],
+)
+def test_any_cost_product_or_function_is_an_objective(mode, name, key, value):
+    one = costs(latency_s=2.0, energy_j=5.0, area_mm2=7.0, tops=1.5, operational_kgco2e=3.0,
+                embodied_kgco2e=1.0)  # fmt: skip
+    sought = objective(mode)
+    assert (sought.name, sought.key) == (name, key)
+    assert float(metric(one, mode)) == pytest.approx(value)
+    got = excess(one, Limits(), mode, value / 3)
+    np.testing.assert_allclose(got, [math.log(3)], rtol=1e-6)
+
+
+def test_any_cost_or_function_is_a_limit():
+    one = costs(latency_s=2.0, energy_j=5.0, area_mm2=7.0, tops=1.5, operational_kgco2e=3.0,
+                embodied_kgco2e=1.0)  # fmt: skip
+    held = {f.name for f in dataclasses.fields(Limits)} - {"functions"}
+    assert held == {row.key for row in OBJECTIVES}  # every named objective is a limit as well
+    for row in OBJECTIVES:
+        value = float(row(one))
+        met, missed = (Limits(**{row.key: value * share}) for share in (1.001, 0.999))
+        assert bool(feasible(one, met)) and not bool(feasible(one, missed))
+        assert missed.active() == {row.key: value * 0.999}
+    own = Limits(functions=(FunctionLimit(energy_twice_j, 9.0),))
+    assert own.active() == {"energy_twice_j": 9.0} and not bool(feasible(one, own))
+    np.testing.assert_allclose(excess(one, own, "tops", 1.5)[1], math.log(10 / 9), rtol=1e-6)
+
+
+@pytest.mark.parametrize("mode", ["carbn", "carbon^", "carbon*", "carbon^0", "", 3, None])
+def test_what_is_no_objective_is_refused_before_a_run(mode):
+    assert not is_objective(mode)
+    config = load_config("quickstart")
+    bad = dataclasses.replace(config, targets=dataclasses.replace(config.targets, mode=mode))
+    with pytest.raises(UserError, match=r"--targets\.mode is .*: it must be 'carbon', 'latency'"):
+        check_config(bad)
+
+
+def test_an_unknown_objective_is_told_the_nearest():
+    with pytest.raises(ValueError, match="there is no objective 'carbn'; did you mean 'carbon'"):
+        objective("carbn*latency")
+
+
+def test_objectives_on_the_command_line_and_in_config_files(tmp_path):
+    assert load_config("quickstart", ["--targets.mode", "edp"]).targets.mode == "edp"
+    path = tmp_path / "own.py"
+    path.write_text(
+        "import dataclasses\n"
+        "from codesign.configs.quickstart import config\n"
+        "def wasted_j(costs):\n    return costs.energy_j - 1e-9\n"
+        "targets = dataclasses.replace(config.targets, mode=wasted_j)\n"
+        "config = dataclasses.replace(config, targets=targets)\n"
+    )
+    own = load_config(path.as_posix())
+    check_config(own)
+    assert config_to_json(own)["targets"]["mode"] == "own.wasted_j"
+    again = load_config(path.as_posix(), ["--targets.mode", "carbon^0.5*latency^0.5"])
+    check_config(again)
+    assert again.targets.mode == "carbon^0.5*latency^0.5"
