@@ -15,7 +15,7 @@ from typing import Any
 from codesign import checks
 from codesign.accelerator import Accelerator
 from codesign.architecture import ELASTIC, TOWERS, Architecture, Tower, clip_vit_b16
-from codesign.cost.technology import PRECISIONS_BITS
+from codesign.cost.physical import PRECISIONS_BITS
 from codesign.costing import NAMES as COSTINGS
 from codesign.costing import PHYSICAL, conventional
 from codesign.errors import UserError, did_you_mean

@@ -20,9 +20,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from codesign.accelerator import Accelerator
-from codesign.architecture import ELASTIC, TOWERS, Architecture, Tower
+from codesign.architecture import ELASTIC, Tower
 from codesign.constraints import CountChoices, PositiveChoices
 from codesign.renamed import accepts_old_names
+from codesign.workload.clip import CLIP_FAMILY
+from codesign.workload.families import ModelFamily
 
 Array = jax.Array
 # How near, in units of choices, counts as at a choice: above float32 rounding of z.
@@ -99,25 +101,32 @@ class DesignSpace:
     """All designs a search may return.
 
     Attributes:
-      base: fixed dimensions (patch, image, context, ...); its towers are ignored.
-      vision: choices of the image tower.
-      text: choices of the text tower.
+      base: fixed dimensions (patch, image, context, ...) of a network of the family; its towers
+        are ignored.
+      vision: choices of the image tower, of a family that has one.
+      text: choices of the text tower, of a family that has one.
       accelerator: choices of the accelerator.
       sparsity: of each DRESS subnet, the densest first, choices of its share of zeros, all
         below those of the next; empty: one dense network.
+      family: what is designed; CLIPs by default.
 
     Raises:
       ValueError: choices empty, not increasing or not positive; sparsities outside [0, 1),
-        or of subnets that overlap.
+        or of subnets that overlap; choices of other towers than the family has.
     """
 
-    base: Architecture
-    vision: TowerChoices
-    text: TowerChoices
+    base: Any
+    vision: TowerChoices | None = None
+    text: TowerChoices | None = None
     accelerator: AcceleratorChoices = AcceleratorChoices()
     sparsity: tuple[tuple[float, ...], ...] = ()
+    family: ModelFamily = CLIP_FAMILY
 
     def __post_init__(self) -> None:
+        given = tuple(name for name in ("vision", "text") if getattr(self, name) is not None)
+        if set(given) != set(self.family.towers):
+            wanted = " and ".join(self.family.towers)
+            raise ValueError(f"space: choices of {wanted} are needed, not of {given}")
         for name, choices in self.dimensions:
             if not name.startswith("sparsity."):
                 _check_choices(name, choices)
@@ -132,10 +141,10 @@ class DesignSpace:
 
     @property
     def dimensions(self) -> tuple[Dimension, ...]:
-        """Axes of z in order: vision's, text's, the subnets', then the accelerator's."""
+        """Axes of z in order: the towers', the subnets', then the accelerator's."""
         towers = [
-            Dimension(f"{tower}.{field}", tuple(getattr(getattr(self, tower), field)))
-            for tower in TOWERS
+            Dimension(f"{tower}.{field}", tuple(getattr(choices, field)))
+            for tower, choices in self.towers.items()
             for field in ELASTIC
         ]
         chip = [
@@ -151,9 +160,37 @@ class DesignSpace:
         return tuple(d.name for d in self.dimensions)
 
     @property
+    def towers(self) -> dict[str, TowerChoices]:
+        """The choices of every tower by its name."""
+        return {name: getattr(self, name) for name in self.family.towers}
+
+    @property
+    def parts(self) -> dict[str, slice]:
+        """The axes of z that belong to each tower, the "architecture" of all of them, its
+        "sparsity", the "network" of both, and the "accelerator"."""
+        size, n = self.architecture_size, len(ELASTIC)
+        towers = {t: slice(i * n, (i + 1) * n) for i, t in enumerate(self.family.towers)}
+        return towers | {
+            "architecture": slice(0, size),
+            "sparsity": slice(size, self.network_size),
+            "network": slice(0, self.network_size),
+            "accelerator": slice(self.network_size, self.network_size + len(ACCELERATOR_FIELDS)),
+        }
+
+    def part(self, values: Any, name: str) -> Any:
+        """What belongs to one of `parts`, of a value for each axis.
+
+        Args:
+          values: an array [..., d], such as z or choice indices, or a list of d.
+          name: of the part.
+        """
+        own = self.parts[name]
+        return values[own] if isinstance(values, (list, tuple)) else values[..., own]
+
+    @property
     def architecture_size(self) -> int:
         """Axes of z that belong to the architecture; they come first."""
-        return len(TOWERS) * len(ELASTIC)
+        return len(self.family.towers) * len(ELASTIC)
 
     @property
     def network_size(self) -> int:
@@ -166,6 +203,11 @@ class DesignSpace:
         return tuple(level for choices in self.sparsity for level in choices)
 
     @property
+    def first_levels(self) -> np.ndarray:
+        """Where each subnet's sparsities begin in `levels`, [K]."""
+        return np.cumsum([0, *map(len, self.sparsity)])[:-1]
+
+    @property
     def steps(self) -> np.ndarray:
         """Choices less one along each axis, [d]."""
         return np.array([len(d.choices) - 1 for d in self.dimensions])
@@ -173,48 +215,47 @@ class DesignSpace:
     @property
     def architectures(self) -> int:
         """Discrete architectures in the space, their sparsities not counted."""
-        return math.prod(len(d.choices) for d in self.dimensions[: self.architecture_size])
+        return math.prod(len(d.choices) for d in self.part(self.dimensions, "architecture"))
 
     @property
     def accelerators(self) -> int:
         """Discrete accelerators in the space."""
-        return math.prod(len(d.choices) for d in self.dimensions[self.network_size :])
+        return math.prod(len(d.choices) for d in self.part(self.dimensions, "accelerator"))
 
-    def largest(self) -> Architecture:
+    def largest(self) -> Any:
         """The supernet: every elastic dimension at its last choice."""
         return self.architecture_at(self.steps)
 
-    def architecture_at(self, indices: Sequence[int] | np.ndarray) -> Architecture:
-        """Discrete architecture at choice indices [>= 8]; only the first 8 are read."""
-        values = [int(d.choices[int(i)]) for d, i in zip(self.dimensions, indices, strict=False)]
-        return self._architecture(values[: self.architecture_size])
+    def architecture_at(self, indices: Sequence[int] | np.ndarray) -> Any:
+        """Discrete architecture at choice indices [d], or at its own [architecture_size]."""
+        axes, own = (self.part(x, "architecture") for x in (self.dimensions, indices))
+        return self._architecture([int(d.choices[int(i)]) for d, i in zip(axes, own, strict=True)])
 
     def accelerator_at(self, indices: Sequence[int] | np.ndarray) -> Accelerator:
-        """Discrete accelerator at choice indices [d]; only the last 6 are read."""
-        chip = self.dimensions[self.network_size :]
-        values = [d.choices[int(i)] for d, i in zip(chip, indices[-len(chip) :], strict=True)]
-        return Accelerator(*values)
+        """Discrete accelerator at choice indices [d], or at its own [6]."""
+        axes = self.part(self.dimensions, "accelerator")
+        own = indices if len(indices) == len(axes) else self.part(indices, "accelerator")
+        return Accelerator(*(d.choices[int(i)] for d, i in zip(axes, own, strict=True)))
 
     def sparsity_at(self, indices: Sequence[int] | np.ndarray) -> tuple[float, ...]:
         """Sparsities of the subnets at choice indices [>= network_size]."""
-        own = indices[self.architecture_size : self.network_size]
+        own = self.part(indices, "sparsity")
         return tuple(c[int(i)] for c, i in zip(self.sparsity, own, strict=True))
 
-    def _architecture(self, values: Sequence[Any]) -> Architecture:
-        n = len(ELASTIC)
-        return dataclasses.replace(
-            self.base, vision=Tower(*values[:n]), text=Tower(*values[n : 2 * n])
-        )
+    def _architecture(self, values: Sequence[Any]) -> Any:
+        """The architecture of a value for each of its axes."""
+        towers = {name: Tower(*self.part(values, name)) for name in self.family.towers}
+        return self.family.architecture(self.base, towers)
 
-    def relax(self, z: Array) -> tuple[Architecture, Accelerator]:
+    def relax(self, z: Array) -> tuple[Any, Accelerator]:
         """Continuous design at z [d]: every dimension interpolated between its choices."""
         values = [
             jnp.dot(w, jnp.asarray(d.choices, jnp.float32))
             for w, d in zip(self.weights(z), self.dimensions, strict=True)
         ]
         return (
-            self._architecture(values[: self.architecture_size]),
-            Accelerator(*values[self.network_size :]),
+            self._architecture(self.part(values, "architecture")),
+            Accelerator(*self.part(values, "accelerator")),
         )
 
     def weights(self, z: Array) -> list[Array]:
@@ -223,11 +264,10 @@ class DesignSpace:
 
     def level_weights(self, z: Array) -> Array:
         """Interpolation weights of every subnet over `levels`, [K, levels] at z [d]."""
-        own = self.weights(z)[self.architecture_size : self.network_size]
-        starts = np.cumsum([0, *map(len, self.sparsity)])
+        own = self.part(self.weights(z), "sparsity")
         return jnp.stack([
             jnp.zeros(len(self.levels)).at[start : start + len(w)].set(w)
-            for start, w in zip(starts, own, strict=False)
+            for start, w in zip(self.first_levels, own, strict=True)
         ])  # fmt: skip
 
     def indices(self, z: Array) -> Array:
@@ -242,15 +282,15 @@ class DesignSpace:
         """z [..., d] of discrete designs given by choice indices [..., d]."""
         return np.asarray(indices) / np.maximum(self.steps, 1)
 
-    def nearest(self, architecture: Architecture) -> np.ndarray:
-        """Choice indices [8] nearest to an architecture's elastic dimensions."""
-        values = jax.tree.leaves(architecture)
-        return np.array(
-            [
-                int(np.argmin(np.abs(np.array(d.choices) - v)))
-                for d, v in zip(self.dimensions, values, strict=False)
-            ]
-        )
+    def nearest(self, architecture: Any) -> np.ndarray:
+        """Choice indices [architecture_size] nearest to an architecture's elastic dimensions."""
+        towers = (self.family.tower(architecture, name) for name in self.family.towers)
+        values = [getattr(tower, field) for tower in towers for field in ELASTIC]
+        axes = self.part(self.dimensions, "architecture")
+        return np.array([
+            int(np.argmin(np.abs(np.array(d.choices) - v)))
+            for d, v in zip(axes, values, strict=True)
+        ])  # fmt: skip
 
 
 def interpolation_weights(z: Array, choices: int) -> Array:

@@ -23,6 +23,7 @@ from codesign.dress.rows import RowSpec
 from codesign.dress.trees import pick, replace_leaves
 from codesign.models import Gates
 from codesign.models.gates import TowerGates
+from codesign.workload.kernels import BlockKernel
 
 Array = jax.Array
 
@@ -87,7 +88,7 @@ class Pruning:
 
 def _open_inputs(name: str, gates: Gates) -> Array:
     """Gates of what a kernel of a CLIP's blocks reads, broadcastable to it."""
-    tower, _, kernel = name.split(".")
+    tower, kernel = BlockKernel.named(name)
     of: TowerGates | None = getattr(gates, tower)
     if of is None:
         return jnp.ones((1,))

@@ -29,7 +29,7 @@ def snap(setup: Setup, family: Family, rest: nnx.State) -> Family:
     config, space = setup.config, setup.space
     z = np.array(family.z)
     for i in np.flatnonzero(np.asarray(setup.members.searched)):
-        position = np.asarray(space.indices(z[i]))[: space.network_size]
+        position = space.part(np.asarray(space.indices(z[i])), "network")
         table = setup.tables.of(bool(setup.members.sparse[i]))
         candidates, choice = roundings(
             table, position, float(setup.members.targets[i]), config.targets.mode,

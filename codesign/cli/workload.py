@@ -28,8 +28,8 @@ def add(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """`codesign workload`."""
+    from codesign.report.workload import gemms_table, model_line, model_to_json, vector_ops_table
     from codesign.workload import load_model
-    from codesign.workload.table import gemms_table, model_line, model_to_json, vector_ops_table
 
     model = load_model(
         args.model, tokens=args.tokens, phase=args.phase, context=args.context, design=args.name

@@ -14,17 +14,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from codesign.accelerator import Accelerator
-from codesign.architecture import Architecture
+from codesign.architecture import TOWERS, Architecture
 from codesign.cost.capacity import OverloadWarning, dram_shortage, overload_message
+from codesign.cost.costing import costing_of
 from codesign.cost.mapper import gemm_run
 from codesign.cost.model import Costs, clip_costs, expected, workload_costs
 from codesign.cost.technology import technology
-from codesign.costing import costing_of
 from codesign.dress.masks import checked_sparsities
 from codesign.errors import UserError
 from codesign.scenario import Scenario
 from codesign.workload import Workload, clip_workload
 from codesign.workload.clip import Clip, subnet_operators
+from codesign.workload.kernels import BlockKernel, clip_kernels
 
 _price = jax.jit(clip_costs, static_argnames="scenario")
 _price_workload = jax.jit(workload_costs, static_argnames="scenario")
@@ -175,7 +176,8 @@ def subnet_shares(scenario: Scenario, subnets: int) -> tuple[float, ...]:
 def longest_row(architecture: Architecture) -> int:
     """Weights of the longest row of any block kernel of a CLIP."""
     a = architecture
-    return max(max(t.width, t.ffn, t.heads * a.head_dim) for t in (a.vision, a.text))
+    towers = (getattr(a, name) for name in TOWERS)
+    return max(max(t.width, t.ffn, t.heads * a.head_dim) for t in towers)
 
 
 def with_index_bits(scenario: Scenario, row: int) -> Scenario:
@@ -223,9 +225,7 @@ def weight_bytes(architecture: Architecture, scenario: Scenario, density: float)
 
 def _block_weights(architecture: Architecture) -> int:
     a = architecture
-    return sum(
-        t.layers * t.width * (4 * t.heads * a.head_dim + 2 * t.ffn) for t in (a.vision, a.text)
-    )
+    return sum(k.tower_of(a).layers * k.weights_per_layer(a) for k in clip_kernels())
 
 
 def _mean_density(
@@ -234,10 +234,8 @@ def _mean_density(
     """Share of all block weights that are kept."""
     a, lost = architecture, 0.0
     for name, shares in densities.items():
-        tower_name, _, kernel = name.split(".")
-        tower = getattr(a, tower_name)
-        inner = tower.ffn if kernel.startswith("fc") else tower.heads * a.head_dim
-        lost += tower.width * inner * sum(1 - share for share in shares)
+        weights = BlockKernel.named(name).weights_per_layer(a)
+        lost += weights * sum(1 - share for share in shares)
     return 1 - lost / _block_weights(architecture)
 
 

@@ -12,7 +12,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from codesign.cost.estimate import longest_row, subnet_shares, with_index_bits
 from codesign.cost.model import Costs, expected
@@ -55,13 +54,12 @@ class FamilyTable:
         """Costs [accelerators] of the family at choice indices [>= network_size]."""
         by_level = jax.vmap(lambda table: table.on_every_accelerator(indices))(self.by_level)
         space = self.space
-        starts = np.cumsum([0, *map(len, space.sparsity)])[:-1]
-        own = indices[space.architecture_size : space.network_size] + starts
+        own = space.part(indices, "sparsity") + space.first_levels
         return self._expected(by_level, jax.nn.one_hot(own, len(space.levels)))
 
     def accelerator_indices(self, flat: Array) -> Array:
         """Choice indices [..., 6] of accelerators given by flat index [...]."""
-        shape = self.by_level.area_mm2.shape[1:]
+        shape = self.by_level.chip.tops.shape[1:]
         return jnp.stack(jnp.unravel_index(flat, shape), axis=-1)
 
     def _expected(self, by_level: Costs, weights: Array) -> Costs:

@@ -21,7 +21,6 @@ the average slope. docs/cost-model.md derives each term.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from typing import Any, NamedTuple
 
@@ -29,6 +28,7 @@ import jax
 import jax.numpy as jnp
 
 from codesign.accelerator import Accelerator
+from codesign.cost.execution import Execution
 from codesign.cost.mapping import (
     SCHEDULES,
     Point,
@@ -47,49 +47,28 @@ from codesign.cost.traffic import cycles_of, traffic_of
 Array = jax.Array
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class GemmCosts:
-    """Cost of a GEMM; scalars or arrays [...].
-
-    Attributes:
-      cycles: latency, clock cycles.
-      mac_pj, register_pj, l2_pj, glb_pj, dram_pj: dynamic energy by part, pJ.
-    """
-
-    cycles: Any
-    mac_pj: Any
-    register_pj: Any
-    l2_pj: Any
-    glb_pj: Any
-    dram_pj: Any
-
-    @property
-    def dynamic_pj(self) -> Any:
-        """Dynamic energy, pJ."""
-        return self.mac_pj + self.register_pj + self.l2_pj + self.glb_pj + self.dram_pj
-
-
-def price(schedule: Schedule, work: Work, tiles: Tiles) -> tuple[GemmCosts, Array]:
+def price(schedule: Schedule, work: Work, tiles: Tiles) -> tuple[Execution, Array]:
     """Cost of one schedule on tiles [P], and which of them fit."""
     blocks, fits = blocks_of(schedule, work, tiles)
     dims, tech = work.dims, work.tech
     t = traffic_of(schedule, work, tiles, blocks)
     cycles = cycles_of(t, work, tiles)
     macs = dims["m"] * dims["k"] * dims["n"] * work.kept
-    per_mac_pj = tech.register_read_pj
+    read_pj, write_pj = tech.read_pj["register"], tech.write_pj["register"]
+    per_mac_pj = read_pj
     if work.density is not None:  # the weight's position, and the operand register
-        per_mac_pj = (2 + tech.index_words) * tech.register_read_pj + tech.register_write_pj
+        per_mac_pj = (2 + tech.index_words) * read_pj + write_pj
     fills = t.register_fills * tiles.pes["m"]  # one copy in every PE that needs the weight
-    costs = GemmCosts(
-        cycles=cycles,
-        mac_pj=macs * tech.mac_pj + jnp.zeros_like(cycles),
-        register_pj=macs * per_mac_pj + fills * tech.register_write_pj,
-        l2_pj=t.l2_read * tech.l2_read_pj + t.l2_write * tech.l2_write_pj,
-        glb_pj=t.glb_read * tech.glb_read_pj + t.glb_write * tech.glb_write_pj,
-        dram_pj=(t.dram_read + t.dram_write) * tech.dram_pj,
-    )
-    return costs, tiles.fits & fits
+    moved_pj = {
+        level: t.read[level] * tech.read_pj[level] + t.write[level] * tech.write_pj[level]
+        for level in t.read
+    }
+    energy_pj = {
+        "mac": macs * tech.mac_pj + jnp.zeros_like(cycles),
+        "register": macs * per_mac_pj + fills * write_pj,
+        **moved_pj,
+    }
+    return Execution({"gemm": cycles}, energy_pj), tiles.fits & fits
 
 
 class Best(NamedTuple):
@@ -151,30 +130,23 @@ def best_mapping(work: Work) -> Best:
     return Best(best.edp, best.cycles, best.dynamic_pj, point, best.schedule)
 
 
-class GemmRun(NamedTuple):
-    """Time and dynamic energy of a GEMM: clock cycles, pJ."""
-
-    cycles: Array
-    dynamic_pj: Array
-
-
 def gemm_run(
     m: Array, k: Array, n: Array, accelerator: Accelerator, tech: Technology,
     density: Array | None = None,
-) -> GemmRun:
+) -> Execution:
     """What `gemm_costs` sums up to, without derivatives and cheaper to compile."""
     work = work_of(m, k, n, accelerator, tech)
     best = best_mapping(jax.lax.stop_gradient(work))
     if density is not None:
         sparse = best_mapping(jax.lax.stop_gradient(skipping(work, density)))
         best = _choose(sparse.edp < best.edp, sparse, best)
-    return GemmRun(best.cycles, best.dynamic_pj)
+    return Execution({"gemm": best.cycles}, {"gemm": best.dynamic_pj})
 
 
 def gemm_costs(
     m: Array, k: Array, n: Array, accelerator: Accelerator, tech: Technology,
     density: Array | None = None,
-) -> GemmCosts:
+) -> Execution:
     """Cost of the GEMM [m, k] x [k, n] under its best mapping.
 
     Args:
@@ -185,7 +157,7 @@ def gemm_costs(
         None: all.
 
     Returns:
-      GemmCosts of scalars; infinite cycles where no mapping fits the buffers.
+      Execution of scalars; infinite cycles where no mapping fits the buffers.
       vmap for batches of GEMMs or accelerators.
     """
     work = work_of(m, k, n, accelerator, tech)
@@ -196,7 +168,7 @@ def gemm_costs(
     return cost
 
 
-def _best_costs(work: Work) -> tuple[GemmCosts, Array]:
+def _best_costs(work: Work) -> tuple[Execution, Array]:
     """Cost of the best mapping, with derivatives, and its energy x delay."""
     best = best_mapping(jax.lax.stop_gradient(work))
     cost, _ = price(SCHEDULES[0], work, tiles_of(work, best.point, SCHEDULES[0]))
@@ -204,4 +176,4 @@ def _best_costs(work: Work) -> tuple[GemmCosts, Array]:
         other, _ = price(schedule, work, tiles_of(work, best.point, schedule))
         cost = _choose(best.schedule == i, other, cost)
     cycles = jnp.where(jnp.isfinite(best.edp), cost.cycles, jnp.inf)
-    return dataclasses.replace(cost, cycles=cycles), best.edp
+    return Execution({"gemm": cycles}, cost.energy_pj), best.edp

@@ -28,6 +28,7 @@ import numpy as np
 
 from codesign.accelerator import Accelerator
 from codesign.cost import tables
+from codesign.cost.costing import Costing
 from codesign.cost.rounding import ceil, floor, rounded
 from codesign.cost.technology import WEIGHT_REGISTER_WORDS, Technology, tensor_l2_kib
 from codesign.cost.unrolling import (
@@ -38,7 +39,6 @@ from codesign.cost.unrolling import (
     smallest_divisor,
     unrollings,
 )
-from codesign.costing import Costing
 
 Array = jax.Array
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,10 +12,11 @@ import jax.numpy as jnp
 from codesign.accelerator import Accelerator
 from codesign.architecture import Architecture
 from codesign.cost import carbon
-from codesign.cost.mapper import GemmCosts, gemm_costs
+from codesign.cost.costing import costing_of
+from codesign.cost.execution import Execution, total
+from codesign.cost.mapper import gemm_costs
 from codesign.cost.technology import Technology, area_breakdown_mm2, technology, tops
-from codesign.cost.vector_unit import VectorCosts, vector_costs
-from codesign.costing import costing_of
+from codesign.cost.vector_unit import vector_costs
 from codesign.scenario import Scenario
 from codesign.workload import Workload, clip_workload
 
@@ -49,43 +50,30 @@ class Costs:
         """Operational and embodied carbon together, kgCO2e."""
         return self.operational_kgco2e + self.embodied_kgco2e
 
+    def totals(self) -> Costs:
+        """The same without its breakdown."""
+        return dataclasses.replace(self, breakdown={})
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Execution:
-    """Time and energy of running a workload once; scalars or arrays [...].
+
+class Chip(NamedTuple):
+    """What making an accelerator decides; shapes as its leaves.
 
     Attributes:
-      gemm_cycles, vector_cycles: clock cycles on the PE arrays and the vector units.
-      energy_pj: dynamic energy by part, pJ.
+      area_mm2: area by part, mm2.
+      tops: peak 1e12 operations/s.
     """
 
-    gemm_cycles: Any
-    vector_cycles: Any
-    energy_pj: dict[str, Any]
+    area_mm2: dict[str, Any]
+    tops: Any
 
-    @property
-    def cycles(self) -> Any:
-        """Clock cycles in all."""
-        return self.gemm_cycles + self.vector_cycles
+    @classmethod
+    def of(cls, accelerator: Accelerator, scenario: Scenario) -> Chip:
+        """The chip of an accelerator."""
+        return cls(area_breakdown_mm2(accelerator, scenario), tops(accelerator, scenario))
 
-
-def execution(gemms: GemmCosts, vector: VectorCosts, workload: Workload) -> Execution:
-    """Sums operators' costs [..., G] and [..., V] over the workload, counts included."""
-    g = lambda x: jnp.sum(x * workload.count, axis=-1)  # noqa: E731
-    v = lambda x: jnp.sum(x * workload.vector_count, axis=-1)  # noqa: E731
-    return Execution(
-        gemm_cycles=g(gemms.cycles),
-        vector_cycles=v(vector.cycles),
-        energy_pj={
-            "mac": g(gemms.mac_pj),
-            "register": g(gemms.register_pj),
-            "l2": g(gemms.l2_pj) + v(vector.l2_pj),
-            "glb": g(gemms.glb_pj) + v(vector.glb_pj),
-            "dram": g(gemms.dram_pj) + v(vector.dram_pj),
-            "vector": v(vector.lane_pj),
-        },
-    )
+    def merged(self) -> Chip:
+        """The same with its area as one part."""
+        return Chip({"all": total(self.area_mm2)}, self.tops)
 
 
 def run_workload(workload: Workload, accelerator: Accelerator, tech: Technology) -> Execution:
@@ -93,40 +81,35 @@ def run_workload(workload: Workload, accelerator: Accelerator, tech: Technology)
     by_gemm = jax.vmap(gemm_costs, in_axes=(0, 0, 0, None, None, 0))
     dims = workload.m, workload.k, workload.n
     gemms = by_gemm(*dims, accelerator, tech, workload.density)
-    return execution(gemms, vector_costs(workload, accelerator, tech), workload)
+    return summed(gemms, vector_costs(workload, accelerator, tech), workload)
 
 
-def costs_of(
-    run: Execution, accelerator: Accelerator, tech: Technology, scenario: Scenario
-) -> Costs:
-    """Costs of an execution on an accelerator; shapes broadcast."""
-    latency_s = run.cycles / scenario.clock_hz
-    energy_j = {name: 1e-12 * pj for name, pj in run.energy_pj.items()}
-    with_time = {
-        "leakage": tech.leakage_pj, "clock": tech.clock_pj,
-        "dram_background": tech.dram_background_pj,
-    }  # fmt: skip
-    energy_j |= {name: 1e-12 * pj * run.cycles for name, pj in with_time.items()}
-    area_mm2 = area_breakdown_mm2(accelerator, scenario)
-    total_energy_j, total_area_mm2 = sum(energy_j.values()), sum(area_mm2.values())
+def summed(gemms: Execution, vector: Execution, workload: Workload) -> Execution:
+    """Executions of single operators, [..., G] and [..., V], over the workload, counts included."""
+    in_arrays = gemms.map(lambda x: jnp.sum(x * workload.count, axis=-1))
+    in_lanes = vector.map(lambda x: jnp.sum(x * workload.vector_count, axis=-1))
+    return in_arrays.then(in_lanes)
+
+
+def costs_of(run: Execution, chip: Chip, scenario: Scenario) -> Costs:
+    """Costs of an execution, static energy included, on a chip; shapes broadcast."""
+    energy_j = {part: 1e-12 * pj for part, pj in run.energy_pj.items()}
+    total_energy_j, total_area_mm2 = total(energy_j), total(chip.area_mm2)
     embodied = {
         "chip": carbon.chip_kgco2e(total_area_mm2, scenario),
         "dram": carbon.dram_kgco2e(scenario) + jnp.zeros_like(total_area_mm2),
     }
     return Costs(
-        latency_s=latency_s,
+        latency_s=run.cycles / scenario.clock_hz,
         energy_j=total_energy_j,
         area_mm2=total_area_mm2,
-        tops=tops(accelerator, scenario),
+        tops=chip.tops,
         operational_kgco2e=carbon.operational_kgco2e(total_energy_j, scenario),
-        embodied_kgco2e=sum(embodied.values()),
+        embodied_kgco2e=total(embodied),
         breakdown={
-            "latency_s": {
-                "gemm": run.gemm_cycles / scenario.clock_hz,
-                "vector": run.vector_cycles / scenario.clock_hz,
-            },
+            "latency_s": {unit: x / scenario.clock_hz for unit, x in run.unit_cycles.items()},
             "energy_j": energy_j,
-            "area_mm2": area_mm2,
+            "area_mm2": chip.area_mm2,
             "embodied_kgco2e": embodied,
         },
     )
@@ -156,7 +139,8 @@ def workload_costs(workload: Workload, accelerator: Accelerator, scenario: Scena
     """Costs of any workload on one accelerator, as `clip_costs`."""
     accelerator = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), accelerator)
     tech = technology(accelerator, scenario)
-    return costs_of(run_workload(workload, accelerator, tech), accelerator, tech, scenario)
+    run = run_workload(workload, accelerator, tech).with_static(tech)
+    return costs_of(run, Chip.of(accelerator, scenario), scenario)
 
 
 def expected(subnets: Costs, shares: Sequence[float] | jax.Array) -> Costs:

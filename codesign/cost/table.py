@@ -25,28 +25,21 @@ import jax.numpy as jnp
 import numpy as np
 
 from codesign.accelerator import Accelerator
-from codesign.architecture import TOWERS, Tower
-from codesign.cost import carbon
+from codesign.architecture import Tower
+from codesign.cost.costing import costing_of
+from codesign.cost.execution import Execution
 from codesign.cost.mapper import gemm_run
-from codesign.cost.model import Costs
-from codesign.cost.technology import area_breakdown_mm2, technology, tops
+from codesign.cost.model import Chip, Costs, costs_of, summed
+from codesign.cost.technology import technology
 from codesign.cost.vector_unit import vector_costs
-from codesign.costing import costing_of
 from codesign.scenario import Scenario
 from codesign.space import AcceleratorChoices, DesignSpace
-from codesign.workload import Workload, outside_workload, tower_layer_workload
+from codesign.workload import Workload
 from codesign.workload.operators import weight_density
 
 Array = jax.Array
 # (GEMM, accelerator) pairs mapped side by side: long vectors that stay in cache.
 PAIRS_AT_ONCE = 1 << 15
-
-
-class Run(NamedTuple):
-    """Time and energy of one inference, leakage included; arrays [...]."""
-
-    cycles: Any
-    energy_pj: Any
 
 
 @jax.tree_util.register_dataclass
@@ -55,72 +48,56 @@ class CostTable:
     """Costs of all designs of a space; A is the shape [cores, pe_x, ...] of its accelerators.
 
     Attributes:
-      layer: per tower, one transformer block: Run of [width, heads, ffn, *A].
-      outside: per tower, everything outside the blocks: Run of [width, *A].
-      area_mm2: chip area, [*A].
-      tops: peak 1e12 int8 operations/s, [*A].
+      layer: per tower, one transformer block, static energy included: [width, heads, ffn, *A].
+      outside: per tower, everything outside the blocks: [width, *A].
+      chip: area and peak of the accelerators, [*A].
       scenario: what the carbon is computed with.
       space: the space.
     """
 
-    layer: dict[str, Run]
-    outside: dict[str, Run]
-    area_mm2: Array
-    tops: Array
+    layer: dict[str, Execution]
+    outside: dict[str, Execution]
+    chip: Chip
     scenario: Scenario = dataclasses.field(metadata={"static": True})
     space: DesignSpace = dataclasses.field(metadata={"static": True})
 
     def relaxed(self, z: Array) -> Costs:
         """Costs at a relaxed design z [d]: multilinear between the discrete designs."""
-        weights = dict(zip(self.space.names, self.space.weights(z), strict=True))
-        axes = {name: _neighbours(w) for name, w in weights.items()}
-        chip = [axis for name, axis in axes.items() if name.startswith("accelerator.")]
+        space, weights = self.space, self.space.weights(z)
+        on_chip = [_neighbours(w) for w in space.part(weights, "accelerator")]
 
-        def tower(name: str, part: int) -> Array:
-            width, heads, ffn = (axes[f"{name}.{d}"] for d in ("width", "heads", "ffn"))
-            layers = jnp.asarray(getattr(self.space, name).layers, jnp.float32)
-            per_layer = _interpolate(self.layer[name][part], [width, heads, ffn, *chip])
-            return (weights[f"{name}.layers"] @ layers) * per_layer + _interpolate(
-                self.outside[name][part], [width, *chip]
+        def tower(name: str) -> Execution:
+            layers, *block = space.part(weights, name)
+            width, heads, ffn = map(_neighbours, block)
+            number = layers @ jnp.asarray(space.towers[name].layers, jnp.float32)
+            inside = self.layer[name].map(
+                lambda x: number * _interpolate(x, [width, heads, ffn, *on_chip])
+            )
+            return inside.then(
+                self.outside[name].map(lambda x: _interpolate(x, [width, *on_chip]))
             )
 
-        cycles, energy_pj = (sum(tower(t, part) for t in TOWERS) for part in (0, 1))
-        return self._costs(
-            cycles, energy_pj, _interpolate(self.area_mm2, chip), _interpolate(self.tops, chip)
-        )
+        chip = jax.tree.map(lambda x: _interpolate(x, on_chip), self.chip)
+        run = functools.reduce(Execution.then, map(tower, space.towers))
+        return costs_of(run, chip, self.scenario).totals()
 
     def on_every_accelerator(self, indices: Array) -> Costs:
-        """Costs [accelerators] of the architecture at choice indices [>= 8]."""
-        cycles, energy_pj = 0.0, 0.0
-        for t, name in enumerate(TOWERS):
-            layer, width, heads, ffn = (indices[4 * t + i] for i in range(4))
-            layers = jnp.asarray(getattr(self.space, name).layers, jnp.float32)[layer]
-            here = [run[width, heads, ffn] for run in self.layer[name]]
-            outside = [run[width] for run in self.outside[name]]
-            cycles += layers * here[0] + outside[0]
-            energy_pj += layers * here[1] + outside[1]
-        flat = lambda x: jnp.reshape(x, -1)  # noqa: E731
-        return self._costs(flat(cycles), flat(energy_pj), flat(self.area_mm2), flat(self.tops))
+        """Costs [accelerators] of the architecture at choice indices [>= architecture_size]."""
+        space = self.space
+
+        def tower(name: str) -> Execution:
+            layer, width, heads, ffn = space.part(indices, name)
+            layers = jnp.asarray(space.towers[name].layers, jnp.float32)[layer]
+            inside = self.layer[name].map(lambda x: layers * x[width, heads, ffn])
+            return inside.then(self.outside[name].map(lambda x: x[width]))
+
+        run = functools.reduce(Execution.then, map(tower, space.towers))
+        run, chip = jax.tree.map(lambda x: jnp.reshape(x, -1), (run, self.chip))
+        return costs_of(run, chip, self.scenario).totals()
 
     def accelerator_indices(self, flat: Array) -> Array:
         """Choice indices [..., 6] of accelerators given by flat index [...]."""
-        return jnp.stack(jnp.unravel_index(flat, self.area_mm2.shape), axis=-1)
-
-    def _costs(self, cycles: Any, energy_pj: Any, area_mm2: Any, peak_tops: Any) -> Costs:
-        return totals(Run(cycles, energy_pj), area_mm2, peak_tops, self.scenario)
-
-
-def totals(run: Run, area_mm2: Any, peak_tops: Any, scenario: Scenario) -> Costs:
-    """Costs, without breakdown, of runs on chips; shapes broadcast."""
-    energy_j = 1e-12 * run.energy_pj
-    return Costs(
-        latency_s=run.cycles / scenario.clock_hz,
-        energy_j=energy_j,
-        area_mm2=area_mm2,
-        tops=peak_tops,
-        operational_kgco2e=carbon.operational_kgco2e(energy_j, scenario),
-        embodied_kgco2e=carbon.chip_kgco2e(area_mm2, scenario) + carbon.dram_kgco2e(scenario),
-    )
+        return jnp.stack(jnp.unravel_index(flat, self.chip.tops.shape), axis=-1)
 
 
 class _Axis(NamedTuple):
@@ -150,29 +127,29 @@ def _interpolate(values: Array, axes: Sequence[_Axis]) -> Array:
 @functools.partial(jax.jit, static_argnames=("scenario", "batch"))
 def _map_gemms(
     gemms: Array, chips: Accelerator, scenario: Scenario, batch: int
-) -> Run:
-    """Run [A, U], without leakage, of single GEMMs on accelerators [A].
+) -> Execution:
+    """Execution [A, U], without static energy, of single GEMMs on accelerators [A].
 
     Args:
       gemms: m, k, n and, where some are sparse, densities: [U, 3 or 4].
     """
 
-    def on_chip(chip: Accelerator) -> Run:
+    def on_chip(chip: Accelerator) -> Execution:
         tech = technology(chip, scenario)
         m, k, n, *density = gemms.T
         run = jax.vmap(gemm_run, in_axes=(0, 0, 0, None, None, 0))
-        return Run(*run(m, k, n, chip, tech, density[0] if density else None))
+        return run(m, k, n, chip, tech, density[0] if density else None)
 
     in_batches = jax.tree.map(lambda x: x.reshape(-1, batch), chips)
-    run = jax.lax.map(jax.vmap(on_chip), in_batches)
-    return Run(*(x.reshape(-1, x.shape[-1]) for x in run))
+    run: Execution = jax.lax.map(jax.vmap(on_chip), in_batches)
+    return run.map(lambda x: x.reshape(-1, x.shape[-1]))
 
 
 @functools.partial(jax.jit, static_argnames="scenario")
 def _sum_operators(
-    mapped: Run, which: Array, workload: Workload, chips: Accelerator, scenario: Scenario
-) -> Run:
-    """Run [D, A], leakage included, of D workloads made of mapped GEMMs.
+    mapped: Execution, which: Array, workload: Workload, chips: Accelerator, scenario: Scenario
+) -> Execution:
+    """Execution [D, A] of D workloads made of mapped GEMMs: sums alone, static energy included.
 
     Args:
       mapped: distinct GEMMs on every accelerator, [>= A, U]; what is beyond A is padding.
@@ -182,17 +159,16 @@ def _sum_operators(
       scenario: clock and bandwidths.
     """
 
-    def on_chip(chip: Accelerator, cycles: Array, dynamic_pj: Array) -> Run:
+    def on_chip(chip: Accelerator, mapped: Execution) -> Execution:
         tech = technology(chip, scenario)
-        vector = vector_costs(workload, chip, tech)
-        in_arrays = lambda x: jnp.sum(x[which] * workload.count, axis=-1)  # noqa: E731
-        in_lanes = lambda x: jnp.sum(x * workload.vector_count, axis=-1)  # noqa: E731
-        total_cycles = in_arrays(cycles) + in_lanes(vector.cycles)
-        total_pj = in_arrays(dynamic_pj) + in_lanes(vector.dynamic_pj)
-        return Run(total_cycles, total_pj + tech.static_pj * total_cycles)
+        gemms = mapped.map(lambda x: x[which])
+        # One sum of the parts before that over the operators.
+        vector = vector_costs(workload, chip, tech).merged()
+        return summed(gemms, vector, workload).with_static(tech).merged()
 
-    mapped = Run(*(x[: chips.cores.shape[0]] for x in mapped))
-    return jax.vmap(on_chip, out_axes=1)(chips, *mapped)
+    mapped = mapped.map(lambda x: x[: chips.cores.shape[0]])
+    run: Execution = jax.vmap(on_chip, out_axes=1)(chips, mapped)
+    return run
 
 
 def stack_workloads(workloads: Sequence[Workload]) -> Workload:
@@ -227,8 +203,10 @@ def stack_workloads(workloads: Sequence[Workload]) -> Workload:
     )
 
 
-def run_grid(workloads: Sequence[Workload], chips: Accelerator, scenario: Scenario) -> list[Run]:
-    """Run [D, A] of workloads on every accelerator; each distinct GEMM is mapped once.
+def run_grid(
+    workloads: Sequence[Workload], chips: Accelerator, scenario: Scenario
+) -> list[Execution]:
+    """Execution [D, A] of workloads on every accelerator; each distinct GEMM is mapped once.
 
     Args:
       workloads: concrete batches of operators, each [D, G] and [D, V].
@@ -248,7 +226,7 @@ def run_grid(workloads: Sequence[Workload], chips: Accelerator, scenario: Scenar
     mapped = _map_gemms(gemms, padded, scenario, batch)
     run = _sum_operators(mapped, which.reshape(shapes.shape[:2]), workload, chips, scenario)
     ends = np.cumsum([0, *(w.m.shape[0] for w in workloads)])
-    return [Run(*(x[a:b] for x in run)) for a, b in itertools.pairwise(ends)]
+    return [run.map(lambda x, a=a, b=b: x[a:b]) for a, b in itertools.pairwise(ends)]
 
 
 def accelerator_grid(choices: AcceleratorChoices) -> Accelerator:
@@ -263,13 +241,12 @@ def grid_costs(
     """Costs [A] of one workload on every accelerator (leaves [A]); infinite where it fits none."""
     one = jax.tree.map(lambda x: np.asarray(x)[None], workload)
     (run,) = run_grid([one], chips, scenario)
-    return _on_chips(Run(*(x[0] for x in run)), chips, scenario)
+    return _on_chips(run.map(lambda x: x[0]), chips, scenario)
 
 
 @functools.partial(jax.jit, static_argnames="scenario")
-def _on_chips(run: Run, chips: Accelerator, scenario: Scenario) -> Costs:
-    area_mm2 = sum(area_breakdown_mm2(chips, scenario).values())
-    return totals(run, area_mm2, tops(chips, scenario), scenario)
+def _on_chips(run: Execution, chips: Accelerator, scenario: Scenario) -> Costs:
+    return costs_of(run, Chip.of(chips, scenario), scenario).totals()
 
 
 def build_table(space: DesignSpace, scenario: Scenario, density: float = 1) -> CostTable:
@@ -284,48 +261,36 @@ def build_table(space: DesignSpace, scenario: Scenario, density: float = 1) -> C
       ValueError: an accelerator whose buffers are too small for some operator.
     """
     chips = accelerator_grid(space.accelerator)
-    chip_shape = [len(d.choices) for d in space.dimensions[space.network_size :]]
-    base, costing = space.base, costing_of(scenario)
+    chip_shape = [len(d.choices) for d in space.part(space.dimensions, "accelerator")]
+    base, family, costing = space.base, space.family, costing_of(scenario)
     blocks, rest, shapes = [], [], []
-    for name, tokens in (("vision", base.vision_tokens), ("text", base.context)):
-        choices = getattr(space, name)
+    for name, choices in space.towers.items():
         w, h, f = np.meshgrid(choices.width, choices.heads, choices.ffn, indexing="ij")
         shapes.append(w.shape)
-        block = functools.partial(
-            tower_layer_workload,
-            name=name,
-            tokens=tokens,
-            head_dim=base.head_dim,
-            activation=base.activation,
-            causal=name == "text",
-            costing=costing,
-            density=density,
-        )
-        blocks.append(block(Tower(1, *(jnp.asarray(x.ravel()) for x in (w, h, f)))))
-        widths: dict[str, Any] = {name: Tower(1, jnp.asarray(choices.width), 1, 1)}
-        rest.append(outside_workload(dataclasses.replace(base, **widths), name, costing))
+        every = Tower(1, *(jnp.asarray(x.ravel()) for x in (w, h, f)))
+        blocks.append(family.block(base, name, every, density).under(costing))
+        rest.append(family.outside(base, name, jnp.asarray(choices.width)).under(costing))
     runs = run_grid([*blocks, *rest], chips, scenario)
     _check_fits(runs, chips)
     layer = {
-        name: Run(*(x.reshape(*shape, *chip_shape) for x in run))
-        for name, shape, run in zip(TOWERS, shapes, runs, strict=False)
+        name: run.map(functools.partial(jnp.reshape, shape=(*shape, *chip_shape)))
+        for name, shape, run in zip(space.towers, shapes, runs[: len(blocks)], strict=True)
     }
     outside = {
-        name: Run(*(x.reshape(-1, *chip_shape) for x in run))
-        for name, run in zip(TOWERS, runs[len(TOWERS) :], strict=True)
+        name: run.map(lambda x: jnp.reshape(x, (-1, *chip_shape)))
+        for name, run in zip(space.towers, runs[len(blocks) :], strict=True)
     }
     grid = jax.tree.map(lambda x: jnp.asarray(x).reshape(chip_shape), chips)
     return CostTable(
         layer=layer,
         outside=outside,
-        area_mm2=sum(area_breakdown_mm2(grid, scenario).values()),
-        tops=tops(grid, scenario),
+        chip=Chip.of(grid, scenario).merged(),
         scenario=scenario,
         space=space,
     )
 
 
-def _check_fits(runs: Sequence[Run], chips: Accelerator) -> None:
+def _check_fits(runs: Sequence[Execution], chips: Accelerator) -> None:
     """Raises ValueError where a workload has no mapping: infinities do not interpolate."""
     fits = np.logical_and.reduce([np.isfinite(run.cycles).all(axis=0) for run in runs])
     if not fits.all():

@@ -4,26 +4,26 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from codesign.accelerator import Accelerator
-from codesign.cost import sram, tables
-from codesign.cost.scaling import REFERENCE_NM, scaling
-from codesign.costing import PHYSICAL, Costing, costing_of
+from codesign.cost import tables
+from codesign.cost.costing import PHYSICAL, Costing, costing_of
+from codesign.cost.execution import total
+from codesign.cost.memories import SRAMS, Sram
+from codesign.cost.physical import SramCosts
+from codesign.cost.scaling import scaling
 from codesign.scenario import Scenario
 
-PRECISIONS_BITS = (4, 8, 16)
 # Words of weight register per PE and of operand register per vector lane:
 # the template of CATransformers (arXiv 2505.01386).
 WEIGHT_REGISTER_WORDS = 32
 LANE_REGISTER_WORDS = 12
 # Bytes of a partial sum while it is being accumulated (int32); results are words.
 PARTIAL_SUM_BYTES = 4
-# Widest single access of the global buffer, bytes; a wider port is several such arrays.
-GLB_ACCESS_BYTES = 64.0
 
 
 @jax.tree_util.register_dataclass
@@ -35,13 +35,10 @@ class Technology:
 
     Attributes:
       mac_pj: one multiply of two words with a 32-bit accumulate.
-      register_read_pj, register_write_pj: one word of a PE's weight register.
       lane_pj: one vector-lane cycle: one MAC, one register read, two writes.
-      l2_read_pj, l2_write_pj: one word of a core's local buffer.
-      glb_read_pj, glb_write_pj: one word of the global buffer.
-      dram_pj: one word of DRAM, read or written.
+      read_pj, write_pj: one word of each of `memories.LEVELS`.
+      words_per_cycle: bandwidth of the levels that all cores share, words a cycle each way.
       leakage_pj: leakage of SRAM, arithmetic and registers, per clock cycle.
-      dram_words_per_cycle, glb_words_per_cycle: bandwidths, words a cycle each way.
       clock_pj: clock of accumulators and of the registers' gates, per clock cycle.
       dram_background_pj: the DRAM's standby and refresh, per clock cycle.
       word_bytes: bytes of a word.
@@ -51,17 +48,11 @@ class Technology:
     """
 
     mac_pj: Any
-    register_read_pj: Any
-    register_write_pj: Any
     lane_pj: Any
-    l2_read_pj: Any
-    l2_write_pj: Any
-    glb_read_pj: Any
-    glb_write_pj: Any
-    dram_pj: Any
+    read_pj: dict[str, Any]
+    write_pj: dict[str, Any]
+    words_per_cycle: dict[str, Any]
     leakage_pj: Any
-    dram_words_per_cycle: Any
-    glb_words_per_cycle: Any
     clock_pj: Any = 0.0
     dram_background_pj: Any = 0.0
     word_bytes: Any = 1.0
@@ -72,7 +63,16 @@ class Technology:
     @property
     def static_pj(self) -> Any:
         """Energy that passes with time, whatever the chip does, per clock cycle."""
-        return self.leakage_pj + self.clock_pj + self.dram_background_pj
+        return total(self.static_parts_pj)
+
+    @property
+    def static_parts_pj(self) -> dict[str, Any]:
+        """The same by part."""
+        return {
+            "leakage": self.leakage_pj,
+            "clock": self.clock_pj,
+            "dram_background": self.dram_background_pj,
+        }
 
 
 def component(costing: Costing, name: str, column: str = "energy_pj") -> float:
@@ -82,15 +82,7 @@ def component(costing: Costing, name: str, column: str = "energy_pj") -> float:
 
 def check_process(scenario: Scenario) -> None:
     """Raises ValueError where the components cannot be had in the scenario's node or precision."""
-    bits, nm = scenario.precision_bits, scenario.node_nm
-    if bits not in PRECISIONS_BITS:
-        raise ValueError(f"scenario.precision_bits: there is no {bits}; choose 4, 8 or 16")
-    costing = costing_of(scenario)
-    if costing.buffers != "sram_law" and (bits, nm) != (8, REFERENCE_NM):
-        raise ValueError(
-            f"scenario.costing: {costing.name} knows 8 bits at {REFERENCE_NM} nm, "
-            f"not {bits} bits at {nm} nm; use physical"
-        )
+    costing_of(scenario).check_process(scenario)
 
 
 def multiplier_accumulator(scenario: Scenario, name: str, column: str) -> float:
@@ -99,50 +91,26 @@ def multiplier_accumulator(scenario: Scenario, name: str, column: str) -> float:
     The multiplier is an array of bits x bits cells, the adder of 32 bits stays. Horowitz
     (ISSCC 2014) has 15.5 times the energy for 32 bits instead of 8, where this has 16.
     """
-    costing = costing_of(scenario)
+    return _multiplier_accumulator(costing_of(scenario), scenario.word_bytes, name, column)
+
+
+def _multiplier_accumulator(costing: Costing, word: float, name: str, column: str) -> float:
     adder = component(costing, "accumulator_adder", column)
-    return (component(costing, name, column) - adder) * scenario.word_bytes**2 + adder
-
-
-def glb_access_bytes(scenario: Scenario) -> float:
-    """Width of one global-buffer access, bytes."""
-    return min(scenario.glb_bytes_per_cycle, GLB_ACCESS_BYTES)
-
-
-class _Buffer(NamedTuple):
-    """One on-chip memory: energy of a word (pJ), area (mm2), leakage (W)."""
-
-    read_pj: Any
-    write_pj: Any
-    area_mm2: Any
-    leakage_w: Any
-
-
-def _buffer(scenario: Scenario, capacity_kib: Any, width_bytes: Any) -> _Buffer:
-    word = scenario.word_bytes
-    if costing_of(scenario).buffers == "sram_law":
-        node = scaling(scenario.node_nm)
-        return _Buffer(
-            node.sram_read * word * sram.read_pj_per_byte(capacity_kib, width_bytes),
-            node.sram_write * word * sram.write_pj_per_byte(capacity_kib, width_bytes),
-            node.sram_area * sram.area_mm2(capacity_kib, width_bytes),
-            node.sram_leakage * sram.leakage_w(capacity_kib, width_bytes),
-        )
-    # CATransformers charges a word the energy of reading four bytes, whether it is read
-    # or written, and no leakage.
-    reference = sram.buffer_reference(capacity_kib)
-    read_pj, area_mm2 = reference.read_pj, reference.area_mm2
-    return _Buffer(read_pj, read_pj, area_mm2, jnp.zeros_like(area_mm2))
+    return (component(costing, name, column) - adder) * word**2 + adder
 
 
 def tensor_l2_kib(accelerator: Accelerator, costing: Costing) -> Any:
-    """Local buffer the PE array works from, KiB: CATransformers gives wide arrays a minimum."""
-    if not costing.l2_minimum:
-        return accelerator.l2_kib
-    x, y = accelerator.pe_x, accelerator.pe_y
-    by_rows = jnp.where(y == 16, 128.0, jnp.where(y == 32, 256.0, 0.0))
-    least = jnp.maximum(x * y / 64.0, jnp.where(x == 256, by_rows, 0.0))
-    return jnp.maximum(accelerator.l2_kib, least)
+    """Local buffer the PE array works from, KiB."""
+    return costing.l2_kib(accelerator)[0]
+
+
+def _srams(
+    level: Sram, accelerator: Accelerator, scenario: Scenario, costing: Costing
+) -> list[SramCosts]:
+    """One of a level's memories, that of the PE array first where there are several."""
+    width_bytes = level.access_bytes(accelerator, scenario)
+    capacities_kib = level.capacities_kib(accelerator, costing)
+    return [costing.sram(scenario, kib, width_bytes) for kib in capacities_kib]
 
 
 def technology(accelerator: Accelerator, scenario: Scenario) -> Technology:
@@ -151,32 +119,45 @@ def technology(accelerator: Accelerator, scenario: Scenario) -> Technology:
     Raises:
       ValueError: no component data for the scenario's node or precision.
     """
-    check_process(scenario)
     costing = costing_of(scenario)
+    costing.check_process(scenario)
     node, word = scaling(scenario.node_nm), scenario.word_bytes
     energy = functools.partial(component, costing)
-    l2 = _buffer(scenario, tensor_l2_kib(accelerator, costing), accelerator.l2_bytes_per_cycle)
-    glb = _buffer(scenario, accelerator.glb_mib * 1024.0, glb_access_bytes(scenario))
-    lane_pj = multiplier_accumulator(scenario, "lane_mac", "energy_pj") + word * (
-        energy("lane_register_read") + 2 * energy("lane_register_write")
+    srams = {s.name: _srams(s, accelerator, scenario, costing)[0] for s in SRAMS}
+    logic_w = (
+        1e-6
+        * node.logic_energy
+        * sum(_logic(accelerator, scenario, costing, "power_uw").values())
     )
-    logic_w = 1e-6 * node.logic_energy * sum(_logic(accelerator, scenario, "power_uw").values())
-    leakage_w = glb.leakage_w + accelerator.cores * l2.leakage_w + logic_w
-    dram_w = 1e-6 * component(costing, "dram_gb", "power_uw") * scenario.dram_gb
+    # The outermost first: float32 sums depend on their order.
+    leakage_w = total({
+        s.name: s.copies(accelerator) * srams[s.name].leakage_w for s in reversed(SRAMS)
+    }) + logic_w  # fmt: skip
+    dram_w = 1e-6 * energy("dram_gb", "power_uw") * scenario.dram_gb
     like = jnp.zeros_like(leakage_w)
+    mac_pj, lane_pj = (
+        _multiplier_accumulator(costing, word, unit, "energy_pj") for unit in ("mac", "lane_mac")
+    )
+    lane_pj += word * (energy("lane_register_read") + 2 * energy("lane_register_write"))
+    logic, dram_pj = node.logic_energy * word, like + word * energy("dram_word")
     return Technology(
-        mac_pj=like + node.logic_energy * multiplier_accumulator(scenario, "mac", "energy_pj"),
-        register_read_pj=like + node.logic_energy * word * energy("weight_register_read"),
-        register_write_pj=like + node.logic_energy * word * energy("weight_register_write"),
+        mac_pj=like + node.logic_energy * mac_pj,
         lane_pj=like + node.logic_energy * lane_pj,
-        l2_read_pj=l2.read_pj,
-        l2_write_pj=l2.write_pj,
-        glb_read_pj=glb.read_pj,
-        glb_write_pj=glb.write_pj,
-        dram_pj=like + word * energy("dram_word"),
+        read_pj={
+            "register": like + logic * energy("weight_register_read"),
+            **{name: costs.read_pj for name, costs in srams.items()},
+            "dram": dram_pj,
+        },
+        write_pj={
+            "register": like + logic * energy("weight_register_write"),
+            **{name: costs.write_pj for name, costs in srams.items()},
+            "dram": dram_pj,
+        },
+        words_per_cycle={
+            "glb": like + scenario.glb_bytes_per_cycle / word,
+            "dram": like + scenario.dram_bytes_per_cycle / word,
+        },
         leakage_pj=leakage_w / scenario.clock_hz * 1e12,
-        dram_words_per_cycle=like + scenario.dram_bytes_per_cycle / word,
-        glb_words_per_cycle=like + scenario.glb_bytes_per_cycle / word,
         clock_pj=like
         + node.logic_energy * energy("register_clock") * _clocked(accelerator, scenario),
         dram_background_pj=like + dram_w / scenario.clock_hz * 1e12,
@@ -187,14 +168,16 @@ def technology(accelerator: Accelerator, scenario: Scenario) -> Technology:
     )
 
 
-def _logic(accelerator: Accelerator, scenario: Scenario, column: str) -> dict[str, Any]:
+def _logic(
+    accelerator: Accelerator, scenario: Scenario, costing: Costing, column: str
+) -> dict[str, Any]:
     """A column of the components summed over the chip's PE arrays and vector units, 22 nm."""
-    of = functools.partial(component, costing_of(scenario), column=column)
+    of = functools.partial(component, costing, column=column)
     word, bit = scenario.word_bytes, of("register_bit")
 
     def unit(mac: str, register: str, words: int) -> float:
         """A MAC with its register file of so many words."""
-        arithmetic = multiplier_accumulator(scenario, mac, column)
+        arithmetic = _multiplier_accumulator(costing, word, mac, column)
         return arithmetic + word * (of(register) + 8 * words * bit)
 
     columns = accelerator.cores * accelerator.pe_x
@@ -228,14 +211,13 @@ def area_breakdown_mm2(accelerator: Accelerator, scenario: Scenario) -> dict[str
     um2 = scaling(scenario.node_nm).logic_area
     logic = {
         part: 1e-6 * um2 * area
-        for part, area in _logic(accelerator, scenario, "area_um2").items()
+        for part, area in _logic(accelerator, scenario, costing, "area_um2").items()
     }
-    width = accelerator.l2_bytes_per_cycle
-    l2 = _buffer(scenario, tensor_l2_kib(accelerator, costing), width).area_mm2
-    if costing.vector_l2:
-        l2 = l2 + _buffer(scenario, accelerator.l2_kib, width).area_mm2
-    glb = _buffer(scenario, accelerator.glb_mib * 1024.0, glb_access_bytes(scenario))
-    return logic | {"l2": accelerator.cores * l2, "glb": glb.area_mm2}
+    memories = {}
+    for level in SRAMS:
+        first, *rest = (sram.area_mm2 for sram in _srams(level, accelerator, scenario, costing))
+        memories[level.name] = level.copies(accelerator) * sum(rest, first)
+    return logic | memories
 
 
 def tops(accelerator: Accelerator, scenario: Scenario) -> Any:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from codesign.cost.loops import loop_nest, refetches
 from codesign.cost.mapping import Schedule, Tiles, Work
 from codesign.cost.rounding import ceil
 from codesign.cost.unrolling import Dims
@@ -15,50 +15,18 @@ from codesign.cost.unrolling import Dims
 Array = jax.Array
 
 
-def _refetches(loops: Sequence[tuple[str, Array]], irrelevant: str) -> Array:
-    """How often each word of an operand is moved, given the loops above its buffer.
-
-    A loop over the dimension the operand lacks moves it again on every trip, unless
-    no loop inside it changes the operand's tile: then the tile just stays.
-    """
-    times = jnp.ones_like(loops[0][1])
-    moves_inside = jnp.zeros_like(loops[0][1], dtype=bool)
-    for dim, trips in reversed(loops):
-        if dim == irrelevant:
-            times = times * jnp.where(moves_inside, trips, 1)
-        else:
-            moves_inside = moves_inside | (trips > 1)
-    return times
-
-
-def _loops(order: str, trips: Dims, blocks: Dims) -> list:
-    """Loop nest as (dimension, trips); tile loops inside block loops walk one block."""
-    nest = []
-    for letter in order:
-        dim = letter.lower()
-        if letter.isupper():
-            nest.append((dim, blocks[letter]))
-        else:
-            nest.append((dim, jnp.maximum(1.0, trips[dim] / blocks.get(dim.upper(), 1.0))))
-    return nest
-
-
 class Traffic(NamedTuple):
     """Words a GEMM moves, all cores together, and the PE arrays' time; arrays [P].
 
     Attributes:
-      dram_read, dram_write, glb_read, glb_write, l2_read, l2_write: accesses to each
-        memory; a word that moves down a level is read above and written below.
+      read, write: accesses to each level beyond the PEs, by its name in `memories.LEVELS`; a
+        word that moves down a level is read above and written below.
       register_fills: words sent to the PEs' weight registers.
       compute_cycles: cycles of the busiest core's array.
     """
 
-    dram_read: Array
-    dram_write: Array
-    glb_read: Array
-    glb_write: Array
-    l2_read: Array
-    l2_write: Array
+    read: dict[str, Array]
+    write: dict[str, Array]
     register_fills: Array
     compute_cycles: Array
 
@@ -69,15 +37,15 @@ def traffic_of(schedule: Schedule, work: Work, tiles: Tiles, blocks: Dims) -> Tr
     size_i, size_o = dims["m"] * dims["k"], dims["m"] * dims["n"]
     size_w = dims["k"] * dims["n"] * work.stored_words
     cores, pes, core_dims = tiles.cores, tiles.pes, tiles.core_dims
-    dram = _loops(schedule.dram, tiles.trips, blocks)
+    dram = loop_nest(schedule.dram, tiles.trips, blocks)
     # Sums that leave the chip unfinished are those of every core that has its own.
-    spilled = sum_words * size_o * cores["k"] * (_refetches(dram, "k") - 1)
-    dram_read = size_i * _refetches(dram, "n") + size_w * _refetches(dram, "m") + spilled
+    spilled = sum_words * size_o * cores["k"] * (refetches(dram, "k") - 1)
+    dram_read = size_i * refetches(dram, "n") + size_w * refetches(dram, "m") + spilled
     dram_write = size_o + spilled
 
-    inner = _loops(schedule.inner, tiles.trips, blocks)
-    i_moved = size_i * _refetches(inner, "n")
-    visits = cores["k"] * _refetches(inner, "k")
+    inner = loop_nest(schedule.inner, tiles.trips, blocks)
+    i_moved = size_i * refetches(inner, "n")
+    visits = cores["k"] * refetches(inner, "k")
     partial = sum_words * size_o * (visits - 1)  # written to, then read from the GLB
 
     registers = pes["k"] * work.register_rows
@@ -87,16 +55,11 @@ def traffic_of(schedule: Schedule, work: Work, tiles: Tiles, blocks: Dims) -> Tr
         ("n", ceil(tiles.n2 / pes["n"])),
         ("k", ceil(tiles.k2 / registers)),
     ]
-    loaded = size_w * _refetches([*inner, *in_tile], "m")
+    loaded = size_w * refetches([*inner, *in_tile], "m")
     register_fills = loaded * cores["m"]
     costing = work.tech.costing
-    w_moved = loaded if costing.weights_bypass else size_w * _refetches(inner, "m")
-    # Sums return to L2 after each block of full registers, unless the columns'
-    # accumulators, which hold those of one row, can keep them.
-    if costing.column_sums:
-        passes = _refetches([*inner, *in_tile, ("m", tiles.m2)], "k")
-    else:
-        passes = tiles.trips["k"] * ceil(tiles.k2 * work.kept / pes["k"])
+    w_moved = loaded if costing.weights_bypass else size_w * refetches(inner, "m")
+    passes = costing.array_passes(work, tiles, [*inner, *in_tile])
     # Every pass but the very last, which requantises, writes partial sums; every pass of
     # a core but its first reads them back; one core reads and adds those of the others.
     summed = sum_words * size_o * cores["k"] * (passes - 1)
@@ -104,12 +67,16 @@ def traffic_of(schedule: Schedule, work: Work, tiles: Tiles, blocks: Dims) -> Tr
     array_read = size_i * column_blocks * cores["n"] + register_fills + summed + merged
     array_write = summed + merged + size_o
     return Traffic(
-        dram_read=dram_read,
-        dram_write=dram_write,
-        glb_read=i_moved + w_moved + partial + dram_write,
-        glb_write=dram_read + partial + size_o,
-        l2_read=array_read + partial + size_o,
-        l2_write=i_moved * cores["n"] + w_moved * cores["m"] + partial + array_write,
+        read={
+            "l2": array_read + partial + size_o,
+            "glb": i_moved + w_moved + partial + dram_write,
+            "dram": dram_read,
+        },
+        write={
+            "l2": i_moved * cores["n"] + w_moved * cores["m"] + partial + array_write,
+            "glb": dram_read + partial + size_o,
+            "dram": dram_write,
+        },
         register_fills=register_fills,
         compute_cycles=ceil(core_dims["m"] / pes["m"])
         * column_blocks
@@ -119,31 +86,17 @@ def traffic_of(schedule: Schedule, work: Work, tiles: Tiles, blocks: Dims) -> Tr
 
 def cycles_of(traffic: Traffic, work: Work, tiles: Tiles) -> Array:
     """Latency of tiles [P]: the slowest of array, L2, GLB and DRAM, and what does not overlap."""
-    accelerator, tech = work.accelerator, work.tech
-    l2_words = accelerator.l2_bytes_per_cycle / tech.word_bytes  # its port is so many bytes wide
+    tech, costing = work.tech, work.tech.costing
     on_chip = jnp.maximum(
         traffic.compute_cycles,
-        jnp.maximum(traffic.glb_read, traffic.glb_write) / tech.glb_words_per_cycle,
+        jnp.maximum(traffic.read["glb"], traffic.write["glb"]) / tech.words_per_cycle["glb"],
     )
-    if tech.costing.l2_bandwidth:
-        used = tiles.cores["m"] * tiles.cores["k"] * tiles.cores["n"]
-        busiest = jnp.maximum(traffic.l2_read, traffic.l2_write) / used
-        on_chip = jnp.maximum(on_chip, busiest / l2_words)
-    fill, drain = jnp.zeros_like(on_chip), jnp.zeros_like(on_chip)
-    if tech.costing.fill_and_drain:
-        # Before the array can start: the first tiles of I and W, and the first registers.
-        chip, pes, stored = tiles.chip, tiles.pes, work.stored_words
-        first_registers = jnp.minimum(pes["n"], tiles.n2) * stored * jnp.minimum(
-            pes["k"] * work.register_rows, tiles.k2
-        )
-        fill = (
-            chip["m"] * chip["k"] + chip["k"] * chip["n"] * stored
-        ) / tech.dram_words_per_cycle + first_registers / l2_words
-        drain = chip["m"] * chip["n"] / tech.dram_words_per_cycle
+    on_chip = jnp.maximum(on_chip, costing.l2_cycles(traffic, work, tiles))
+    fill, drain = costing.fill_and_drain(work, tiles)
     return jnp.maximum(
         fill + on_chip + drain,
         jnp.maximum(
-            traffic.dram_read / tech.dram_words_per_cycle + drain,
-            traffic.dram_write / tech.dram_words_per_cycle + fill,
+            traffic.read["dram"] / tech.words_per_cycle["dram"] + drain,
+            traffic.write["dram"] / tech.words_per_cycle["dram"] + fill,
         ),
     )

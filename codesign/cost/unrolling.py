@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from codesign.accelerator import Accelerator
+from codesign.cost.costing import Costing
 from codesign.cost.technology import Technology
-from codesign.costing import Costing
 
 Array = jax.Array
 Dims = dict[str, Array]
@@ -122,8 +122,8 @@ def _best_factors(
     share = {d: dims[d] / cores[d] for d in SPLITS}
     macs = dims["m"] * dims["k"] * dims["n"]
     sizes = dims["m"] * dims["k"] + dims["k"] * dims["n"] + dims["m"] * dims["n"]
-    outside_pj = sizes * (tech.dram_pj + 2 * tech.glb_read_pj + 2 * tech.l2_read_pj)
-    outside_cycles = (sizes - dims["m"] * dims["n"]) / tech.dram_words_per_cycle
+    outside_pj = sizes * (tech.read_pj["dram"] + 2 * tech.read_pj["glb"] + 2 * tech.read_pj["l2"])
+    outside_cycles = (sizes - dims["m"] * dims["n"]) / tech.words_per_cycle["dram"]
 
     def fill(way: Array, left: Dims, size: Array) -> Dims:
         n_first = jnp.asarray(_FIRST_IS_N)[way]
@@ -141,8 +141,8 @@ def _best_factors(
         pes = {d: x[d] * y[d] for d in SPLITS}
         active = pes["m"] * pes["k"] * pes["n"]
         cycles = share["m"] * share["k"] * share["n"] / active
-        l2 = (1 / pes["n"] + 2 / pes["k"]) * tech.l2_read_pj
-        energy = macs * (tech.mac_pj + tech.register_read_pj + l2) + outside_pj
+        l2 = (1 / pes["n"] + 2 / pes["k"]) * tech.read_pj["l2"]
+        energy = macs * (tech.mac_pj + tech.read_pj["register"] + l2) + outside_pj
         edp = energy * jnp.maximum(cycles, outside_cycles)
         better = edp < best[0]
         return jax.tree.map(lambda a, b: jnp.where(better, a, b), (edp, pes), best), None

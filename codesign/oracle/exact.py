@@ -17,7 +17,7 @@ from typing import ClassVar, NamedTuple
 
 import numpy as np
 
-from codesign.cost.technology import PRECISIONS_BITS
+from codesign.cost.physical import PRECISIONS_BITS
 from codesign.oracle.interface import Events, OracleError, Point, Sample
 from codesign.oracle.nest import (
     DIMS,

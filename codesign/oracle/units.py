@@ -12,17 +12,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from codesign.cost.memories import LEVELS
 from codesign.cost.technology import PARTIAL_SUM_BYTES, Technology
-
-# Energies of a word in a Technology, of a byte in an oracle's constants.
-_MOVED = (
-    "register_read_pj", "register_write_pj", "l2_read_pj", "l2_write_pj", "glb_read_pj",
-    "glb_write_pj", "dram_pj",
-)  # fmt: skip
-_RATES = {
-    "dram_bytes_per_cycle": "dram_words_per_cycle",
-    "glb_bytes_per_cycle": "glb_words_per_cycle",
-}
 
 
 def constants_of(tech: Technology) -> dict[str, Any]:
@@ -30,9 +21,14 @@ def constants_of(tech: Technology) -> dict[str, Any]:
     word = tech.word_bytes
     return {
         "mac_pj": tech.mac_pj,
-        **{name: getattr(tech, name) / word for name in _MOVED},
+        **{
+            f"{level}_{way}_pj": pj[level] / word
+            for level in LEVELS[:-1]
+            for way, pj in (("read", tech.read_pj), ("write", tech.write_pj))
+        },
+        "dram_pj": tech.read_pj["dram"] / word,
         "static_pj": tech.static_pj,
-        **{name: getattr(tech, words) * word for name, words in _RATES.items()},
+        **{f"{level}_bytes_per_cycle": x * word for level, x in tech.words_per_cycle.items()},
         "precision_bits": 8 * word,
     }
 
@@ -43,16 +39,22 @@ def technology_of(constants: Mapping[str, np.ndarray]) -> Technology:
     All energy over time is in its leakage; lane_pj, which GEMMs do not use, is 0.
     """
     word = constants["precision_bits"] / 8
-    moved: dict[str, Any] = {name: constants[name] * word for name in _MOVED}
-    rates: dict[str, Any] = {words: constants[name] / word for name, words in _RATES.items()}
+
+    def moved(way: str) -> dict[str, Any]:
+        on_chip = {level: constants[f"{level}_{way}_pj"] * word for level in LEVELS[:-1]}
+        return on_chip | {"dram": constants["dram_pj"] * word}
+
     technology = Technology(
         mac_pj=constants["mac_pj"],
         lane_pj=0.0,
         leakage_pj=constants["static_pj"],
         word_bytes=word,
         partial_sum_words=PARTIAL_SUM_BYTES / word,
-        **moved,
-        **rates,
+        read_pj=moved("read"),
+        write_pj=moved("write"),
+        words_per_cycle={
+            level: constants[f"{level}_bytes_per_cycle"] / word for level in ("glb", "dram")
+        },
     )
     like = constants["static_pj"]
     return jax.tree.map(lambda x: np.broadcast_to(np.float32(x), like.shape), technology)

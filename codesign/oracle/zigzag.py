@@ -52,7 +52,8 @@ from types import SimpleNamespace
 from typing import Any, ClassVar
 
 from codesign.accelerator import Accelerator
-from codesign.cost.technology import PARTIAL_SUM_BYTES, PRECISIONS_BITS
+from codesign.cost.physical import PRECISIONS_BITS
+from codesign.cost.technology import PARTIAL_SUM_BYTES
 from codesign.errors import UserError
 from codesign.oracle.interface import Events, OracleError, Point, Sample
 from codesign.renamed import accepts_old_names

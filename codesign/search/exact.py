@@ -91,8 +91,9 @@ def roundings(
       Networks [n, d], nearest first, and their best accelerators.
     """
     space = table.space
-    steps = space.steps[: space.network_size]
-    cheaper = np.where(np.arange(space.network_size) < space.architecture_size, -1.0, 1.0)
+    steps = space.part(space.steps, "network")
+    # Towers shrink, sparsities grow.
+    cheaper = np.where(np.arange(len(steps)) < space.architecture_size, -1.0, 1.0)
     for lowered in range(int(steps.max()) + 1):
         around = neighbours(np.clip(position + lowered * cheaper, 0.0, steps), steps)
         candidates, choice = within_target(table, around, target, mode, limits)

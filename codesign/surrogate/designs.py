@@ -11,19 +11,21 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from codesign.accelerator import Accelerator
 from codesign.architecture import Architecture
 from codesign.cost import carbon, sram
-from codesign.cost.model import Execution, costs_of
+from codesign.cost.execution import Execution
+from codesign.cost.memories import SRAMS
+from codesign.cost.model import Chip, costs_of, summed
 from codesign.cost.scaling import scaling
 from codesign.cost.table import stack_workloads
-from codesign.cost.technology import area_breakdown_mm2, glb_access_bytes, technology
+from codesign.cost.technology import area_breakdown_mm2, technology
 from codesign.cost.vector_unit import vector_costs
 from codesign.costing import costing_of
 from codesign.scenario import Scenario
+from codesign.search.objectives import named_costs
 from codesign.surrogate.models import Prediction
 from codesign.workload import Workload, clip_workload
 
@@ -79,22 +81,9 @@ def _costs(
     def one(gemms: Prediction, workload: Workload, chip: Accelerator) -> dict[str, Any]:
         tech = technology(chip, scenario)
         vector = vector_costs(workload, chip, tech)
-        run = Execution(
-            gemm_cycles=jnp.sum(gemms.cycles * workload.count),
-            vector_cycles=jnp.sum(vector.cycles * workload.vector_count),
-            energy_pj={
-                "gemm": jnp.sum(gemms.energy_pj * workload.count),
-                "vector": jnp.sum(vector.dynamic_pj * workload.vector_count),
-            },
-        )
-        costs = costs_of(run, chip, tech, scenario)
-        return {
-            "latency_s": costs.latency_s,
-            "energy_j": costs.energy_j,
-            "area_mm2": costs.area_mm2,
-            "carbon_kgco2e": costs.carbon_kgco2e,
-            "edp_js": costs.energy_j * costs.latency_s,
-        }
+        priced = Execution({"gemm": gemms.cycles}, {"gemm": gemms.energy_pj})
+        run = summed(priced, vector.merged(), workload).with_static(tech)
+        return named_costs(costs_of(run, Chip.of(chip, scenario), scenario), METRICS)
 
     return jax.vmap(one)(gemms, workload, accelerator)
 
@@ -126,16 +115,15 @@ def with_raw_area(
 
 def raw_area_mm2(accelerator: Accelerator, scenario: Scenario) -> float | None:
     """Area of one chip with CACTI's own arrays; None where one is not in its table."""
-    arrays = {
-        "l2": (accelerator.cores, accelerator.l2_kib, accelerator.l2_bytes_per_cycle),
-        "glb": (1, accelerator.glb_mib * 1024.0, glb_access_bytes(scenario)),
-    }
+    costing = costing_of(scenario)
     parts = {name: float(x) for name, x in area_breakdown_mm2(accelerator, scenario).items()}
-    for name, (count, capacity_kib, width_bytes) in arrays.items():
-        width = min(width_bytes, sram.WIDTHS_BYTES[-1])
+    for level in SRAMS:
+        width = min(level.access_bytes(accelerator, scenario), sram.WIDTHS_BYTES[-1])
+        (capacity_kib,) = level.capacities_kib(accelerator, costing)
         try:
             at_22_nm = sram.cacti("area_mm2", capacity_kib, width)
         except ValueError:
             return None
-        parts[name] = count * scaling(scenario.node_nm).sram_area * at_22_nm
+        at_node = scaling(scenario.node_nm).sram_area * at_22_nm
+        parts[level.name] = level.copies(accelerator) * at_node
     return sum(parts.values())

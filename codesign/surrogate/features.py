@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from codesign.accelerator import Accelerator
-from codesign.cost.mapper import GemmCosts
+from codesign.cost.execution import Execution
 from codesign.cost.rounding import ceil
 from codesign.cost.technology import WEIGHT_REGISTER_WORDS, Technology
 
@@ -58,13 +58,13 @@ def bounds(m: Array, k: Array, n: Array, accelerator: Accelerator, tech: Technol
     macs, operands, result = m * k * n, m * k + k * n, m * n
     return Bounds(
         compute=macs / accelerator.pes,
-        load=operands / tech.dram_words_per_cycle,
-        store=result / tech.dram_words_per_cycle,
-        mac=macs * (tech.mac_pj + tech.register_read_pj),
-        registers=k * n * tech.register_write_pj,
-        l2=(operands + result) * (tech.l2_read_pj + tech.l2_write_pj),
-        glb=(operands + result) * (tech.glb_read_pj + tech.glb_write_pj),
-        dram=(operands + result) * tech.dram_pj,
+        load=operands / tech.words_per_cycle["dram"],
+        store=result / tech.words_per_cycle["dram"],
+        mac=macs * (tech.mac_pj + tech.read_pj["register"]),
+        registers=k * n * tech.write_pj["register"],
+        l2=(operands + result) * (tech.read_pj["l2"] + tech.write_pj["l2"]),
+        glb=(operands + result) * (tech.read_pj["glb"] + tech.write_pj["glb"]),
+        dram=(operands + result) * tech.read_pj["dram"],
     )
 
 
@@ -80,27 +80,27 @@ def features(
     glb, l2 = a.glb_mib * 2.0**20 / word, a.cores * a.l2_kib * 2.0**10 / word  # in words
     sizes = jnp.stack([m * k, k * n, sums * m * n])
     energies = [
-        tech.mac_pj, tech.register_read_pj, tech.register_write_pj, tech.l2_read_pj,
-        tech.l2_write_pj, tech.glb_read_pj, tech.glb_write_pj, tech.static_pj,
+        tech.mac_pj, tech.read_pj["register"], tech.write_pj["register"], tech.read_pj["l2"],
+        tech.write_pj["l2"], tech.read_pj["glb"], tech.write_pj["glb"], tech.static_pj,
     ]  # fmt: skip
     l2_rate = a.l2_bytes_per_cycle / word  # of one core, words a cycle
     # Rates at which the roofline's time would be spent elsewhere.
     busy = [
         low.compute, low.load, low.store, (m * k * ceil(n / columns) + k * n) / (l2_rate * a.cores),
         m * n * ceil(k / registers) * sums / (l2_rate * a.cores),
-        (m * k + k * n + m * n) / tech.glb_words_per_cycle,
+        (m * k + k * n + m * n) / tech.words_per_cycle["glb"],
         jnp.minimum(n, columns) * jnp.minimum(k, registers) / l2_rate,
     ]  # fmt: skip
     shape = [
         m, k, n, a.cores, columns, rows, a.l2_kib, l2_rate, a.glb_mib,
-        tech.dram_words_per_cycle, tech.glb_words_per_cycle,
+        tech.words_per_cycle["dram"], tech.words_per_cycle["glb"],
         # What whole blocks of the array, and a split over the cores, leave idle.
         _padding(n, columns), _padding(k, rows), _padding(k, registers), _padding(m, a.cores),
         _padding(n, a.cores * columns), _padding(k, a.cores * rows),
     ]  # fmt: skip
     logs = jnp.log(jnp.stack([
         *shape,
-        *(e / tech.dram_pj for e in energies),
+        *(e / tech.read_pj["dram"] for e in energies),
         *(b / low.cycles for b in busy),
     ]))  # fmt: skip
     # Nearly linear where an operand overflows a memory, flat where it fits with ease.
@@ -114,15 +114,15 @@ def _padding(x: Array, block: Array) -> Array:
     return ceil(x / block) * block / x
 
 
-def analytic_features(costs: GemmCosts, low: Bounds) -> Array:
+def analytic_features(costs: Execution, low: Bounds) -> Array:
     """Features [7] of what the analytic model says: where above the bounds, and by which part."""
     total = costs.dynamic_pj
     return jnp.stack([
         jnp.log(costs.cycles / low.cycles),
         jnp.log(total / low.energy_pj),
         jnp.log(low.compute / costs.cycles),
-        costs.register_pj / total,
-        costs.l2_pj / total,
-        costs.glb_pj / total,
-        costs.dram_pj / total,
+        costs.energy_pj["register"] / total,
+        costs.energy_pj["l2"] / total,
+        costs.energy_pj["glb"] / total,
+        costs.energy_pj["dram"] / total,
     ])  # fmt: skip

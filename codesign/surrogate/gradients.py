@@ -15,7 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from codesign.cost.mapper import GemmCosts, gemm_costs
+from codesign.cost.execution import Execution
+from codesign.cost.mapper import gemm_costs
 from codesign.surrogate.models import Ensemble, Inputs, Kind, Prediction, inputs_given
 from codesign.surrogate.points import FACTORS, Points, take
 
@@ -91,13 +92,13 @@ def _places(start: Points, end: Points, shares: Array) -> _Moving:
 
 
 @jax.jit
-def _costs(places: _Moving) -> tuple[GemmCosts, GemmCosts]:
+def _costs(places: _Moving) -> tuple[Execution, Execution]:
     return jax.vmap(lambda p: jax.jvp(gemm_costs, p.at, p.moved))(places)
 
 
 @jax.jit
-def _seen(places: _Moving, costs: tuple[GemmCosts, GemmCosts] | None) -> tuple[Inputs, Inputs]:
-    def see(places: _Moving, costs: tuple[GemmCosts, GemmCosts] | None) -> tuple[Inputs, Inputs]:
+def _seen(places: _Moving, costs: tuple[Execution, Execution] | None) -> tuple[Inputs, Inputs]:
+    def see(places: _Moving, costs: tuple[Execution, Execution] | None) -> tuple[Inputs, Inputs]:
         if costs is None:
             given = lambda *p: inputs_given(None, *p)  # noqa: E731
             return jax.jvp(given, places.at, places.moved)

@@ -23,7 +23,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from codesign.accelerator import Accelerator
-from codesign.cost.mapper import GemmCosts, gemm_costs
+from codesign.cost.execution import Execution
+from codesign.cost.mapper import gemm_costs
 from codesign.cost.technology import Technology
 from codesign.surrogate.features import analytic_features, features
 
@@ -117,7 +118,7 @@ def inputs(
 
 
 def inputs_given(
-    costs: GemmCosts | None, m: Any, k: Any, n: Any, accelerator: Accelerator, tech: Technology
+    costs: Execution | None, m: Any, k: Any, n: Any, accelerator: Accelerator, tech: Technology
 ) -> Inputs:
     """The same with the analytic model's costs, which "learned" ensembles do without."""
     point = jax.tree.map(lambda x: jnp.asarray(x, float), (m, k, n, accelerator, tech))
@@ -125,7 +126,8 @@ def inputs_given(
     if costs is None:
         return Inputs(x, jnp.log(jnp.stack([low.cycles, low.energy_pj])), jnp.asarray(True))
     fits = jnp.isfinite(costs.cycles)
-    costs = dataclasses.replace(costs, cycles=jnp.where(fits, costs.cycles, low.cycles))
+    finite = jnp.where(fits, costs.cycles, low.cycles)
+    costs = Execution({"gemm": finite}, costs.energy_pj)
     log_base = jnp.log(jnp.stack([costs.cycles, costs.dynamic_pj]))
     return Inputs(jnp.concatenate([x, analytic_features(costs, low)]), log_base, fits)
 

@@ -12,7 +12,7 @@ import dataclasses
 import functools
 from typing import Any, NamedTuple
 
-from codesign.costing import PHYSICAL, Costing
+from codesign.workload.counting import AS_RUN, Counting
 from codesign.workload.operators import Gemm, VectorOp, Workload, gather
 
 
@@ -35,9 +35,9 @@ class Operators(NamedTuple):
     @property
     def workload(self) -> Workload:
         """The same operators as arrays, for the cost model."""
-        return self.under(PHYSICAL)
+        return self.under(AS_RUN)
 
-    def under(self, costing: Costing) -> Workload:
+    def under(self, costing: Counting) -> Workload:
         """The same operators as arrays, as a costing counts them."""
         return gather(self.gemms, self.vector_ops, costing)
 
@@ -71,7 +71,7 @@ class Block:
       gated: whether a third matrix gates the hidden units, act(x A) * (x B).
       rope: whether queries and keys are rotated by their position.
       norm: "layernorm" (scale and shift) or "rmsnorm" (scale).
-      activation: a kind of cost/data/vector_ops.csv.
+      activation: a kind of workload/data/vector_ops.csv.
       qkv_bias, out_bias, ffn_bias: which projections add a bias.
       density: share of the weights of every matrix that are kept.
     """

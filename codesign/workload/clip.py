@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from codesign.architecture import TOWERS, Architecture, Tower
-from codesign.costing import PHYSICAL, Costing
 from codesign.errors import did_you_mean
 from codesign.workload.blocks import (
     Block,
@@ -21,6 +20,8 @@ from codesign.workload.blocks import (
     norm_parameters,
     prefixed,
 )
+from codesign.workload.counting import AS_RUN, Counting
+from codesign.workload.kernels import OF_PRODUCT, BlockKernel, clip_kernels
 from codesign.workload.memory import Memory, activation_words
 from codesign.workload.operators import Gemm, VectorOp, Workload
 
@@ -50,10 +51,9 @@ class Clip:
         """Contents of the DRAM while one image and then one text run."""
         a = self.architecture
         before = a.channels * a.image**2 + a.patches * a.vision.width
-        towers = (("vision", a.vision_tokens), ("text", a.context))
         blocks = [
-            activation_words(_tower_block(a, name, self.text_head_dim), tokens=tokens)
-            for name, tokens in towers
+            activation_words(_tower_block(a, name, self.text_head_dim), tokens=_tokens(a, name))
+            for name in TOWERS
         ]
         return Memory(self.parameters(), activations=max(before, *blocks))
 
@@ -75,6 +75,35 @@ class Clip:
         return image + words + 1
 
 
+@dataclasses.dataclass(frozen=True)
+class ClipFamily:
+    """CLIPs of elastic towers; see `ModelFamily`."""
+
+    towers: tuple[str, ...] = TOWERS
+
+    def architecture(self, base: Architecture, towers: Mapping[str, Tower]) -> Architecture:
+        """The CLIP with these towers."""
+        return dataclasses.replace(base, **towers)
+
+    def tower(self, architecture: Architecture, name: str) -> Tower:
+        """The dimensions of one tower."""
+        tower: Tower = getattr(architecture, name)
+        return tower
+
+    def block(self, base: Architecture, name: str, tower: Tower, density: Any = 1) -> Operators:
+        """Operators of one block of a tower."""
+        block = _block(base, name, tower, None, density)
+        operators = block_operators(block, tokens=_tokens(base, name), masked=name == "text")
+        return prefixed(name, operators)
+
+    def outside(self, base: Architecture, name: str, width: Any) -> Operators:
+        """Operators of a tower outside its blocks; `outside_workload` says where cosines are."""
+        return _outside_operators(self.architecture(base, {name: Tower(1, width, 1, 1)}), name)
+
+
+CLIP_FAMILY = ClipFamily()
+
+
 def tower_layer_workload(
     tower: Tower,
     *,
@@ -84,7 +113,7 @@ def tower_layer_workload(
     activation: str,
     causal: bool,
     layers: Any = 1,
-    costing: Costing = PHYSICAL,
+    costing: Counting = AS_RUN,
     density: Any = 1,
 ) -> Workload:
     """Operators of `layers` identical transformer blocks.
@@ -108,7 +137,7 @@ def tower_layer_workload(
 
 
 def outside_workload(
-    architecture: Architecture, name: str, costing: Costing = PHYSICAL
+    architecture: Architecture, name: str, costing: Counting = AS_RUN
 ) -> Workload:
     """Operators of the "vision" or "text" tower outside its transformer blocks.
 
@@ -118,7 +147,7 @@ def outside_workload(
 
 
 def clip_workload(
-    architecture: Architecture, costing: Costing = PHYSICAL, density: Any = 1
+    architecture: Architecture, costing: Counting = AS_RUN, density: Any = 1
 ) -> Workload:
     """All operators of both towers; differentiable in the elastic dimensions and the density.
 
@@ -143,18 +172,18 @@ def subnet_operators(
     Raises:
       ValueError: a kernel that is none of a block's, or another number of layers.
     """
-    known = {f"{tower}.blocks.{name}" for tower in TOWERS for k in _KERNELS.values() for name in k}
+    known = {kernel.name for kernel in clip_kernels()}
     for name, shares in densities.items():
         if name not in known:
             raise ValueError(f"the cost model has no sparse '{name}'; {did_you_mean(name, known)}")
-        layers = getattr(architecture, name.split(".")[0]).layers
+        layers = BlockKernel.named(name).tower_of(architecture).layers
         if len(shares) != layers:
             raise ValueError(f"{name} has {len(shares)} densities for {layers} layers")
     operators = _clip_operators(architecture)
     gemms: list[Gemm] = []
     for gemm in operators.gemms:
         tower, product = gemm.name.split(".")
-        kernels = [f"{tower}.blocks.{kernel}" for kernel in _KERNELS.get(product, ())]
+        kernels = [BlockKernel(tower, kernel).name for kernel in OF_PRODUCT.get(product, ())]
         if not any(kernel in densities for kernel in kernels):
             gemms.append(gemm)
             continue
@@ -167,20 +196,16 @@ def subnet_operators(
     return Operators(tuple(gemms), operators.vector_ops)
 
 
-# The kernels of a product of a block, as models name them.
-_KERNELS = {
-    "qkv": ("query", "key", "value"), "out": ("out",), "ffn_up": ("fc1",), "ffn_down": ("fc2",)
-}  # fmt: skip
-
-
 def _clip_operators(
     architecture: Architecture, text_head_dim: int | None = None, density: Any = 1
 ) -> Operators:
     a = architecture
     parts = []
-    for name, tokens in (("vision", a.vision_tokens), ("text", a.context)):
+    for name in TOWERS:
         block, layers = _tower_block(a, name, text_head_dim, density), getattr(a, name).layers
-        layer = block_operators(block, tokens=tokens, masked=name == "text", layers=layers)
+        layer = block_operators(
+            block, tokens=_tokens(a, name), masked=name == "text", layers=layers
+        )
         parts += [prefixed(name, layer), _outside_operators(a, name)]
     return join(*parts)
 
@@ -188,7 +213,16 @@ def _clip_operators(
 def _tower_block(
     a: Architecture, name: str, text_head_dim: int | None, density: Any = 1
 ) -> Block:
-    tower = getattr(a, name)
+    return _block(a, name, getattr(a, name), text_head_dim, density)
+
+
+def _tokens(a: Architecture, name: str) -> int:
+    return a.vision_tokens if name == "vision" else a.context
+
+
+def _block(
+    a: Architecture, name: str, tower: Tower, text_head_dim: int | None, density: Any
+) -> Block:
     head_dim = (text_head_dim or a.head_dim) if name == "text" else a.head_dim
     return Block(
         tower.width, tower.heads, head_dim, tower.ffn, activation=a.activation, density=density

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from codesign.costing import PHYSICAL, Costing
+from codesign.workload.counting import AS_RUN, Counting
 
 
 class Gemm(NamedTuple):
@@ -33,7 +33,7 @@ class Gemm(NamedTuple):
 
 
 class VectorOp(NamedTuple):
-    """`count` element-wise operators of `kind`, a row of cost/data/vector_ops.csv.
+    """`count` element-wise operators of `kind`, a row of workload/data/vector_ops.csv.
 
     Attributes:
       elements: results computed.
@@ -94,7 +94,7 @@ def _columns(operators: Sequence[NamedTuple], *fields: str) -> list[jax.Array]:
 
 
 def gather(
-    gemms: Sequence[Gemm], vector_ops: Sequence[VectorOp], costing: Costing = PHYSICAL
+    gemms: Sequence[Gemm], vector_ops: Sequence[VectorOp], costing: Counting = AS_RUN
 ) -> Workload:
     """Workload of these operators, as a costing counts them.
 
@@ -104,9 +104,9 @@ def gather(
       ValueError: an element-wise operator of an unknown kind, or sparse weights under a
         costing that has no rule for them.
     """
-    steps = [(op, cycles) for op in vector_ops for cycles in _step_cycles(op.kind, costing)]
+    steps = [(op, cycles) for op in vector_ops for cycles in costing.step_cycles(op.kind)]
     m, k, n, count, batch, density = _columns(
-        [_conventional(gemm, costing) for gemm in gemms],
+        [costing.counted(gemm) for gemm in gemms],
         "m", "k", "n", "count", "batch", "density",
     )  # fmt: skip
     sparse = not all(isinstance(gemm.density, int) and gemm.density == 1 for gemm in gemms)
@@ -129,24 +129,6 @@ def gather(
         vector_names=tuple(op.name for op, _ in steps),
         density=density if sparse else None,
     )
-
-
-def _step_cycles(kind: str, costing: Costing) -> list[float]:
-    """Lane cycles an element of every step of an operator; none where it costs nothing."""
-    from codesign.cost import tables  # not above: the cost model imports workloads
-
-    return [float(x) for x in tables.text(
-        costing.vector_steps, "op", kind, "cycles_per_element"
-    ).split()]
-
-
-def _conventional(gemm: Gemm, costing: Costing) -> Gemm:
-    """The product as a costing has it: attention's summed dimension, batches as rows."""
-    if costing.swap_attention and gemm.name.endswith(("scores", "values")):
-        gemm = gemm._replace(k=gemm.n)  # tokens of the keys; head width
-    if costing.fold_batch:
-        gemm = gemm._replace(m=gemm.m * gemm.batch, batch=1)
-    return gemm
 
 
 def concatenate(*workloads: Workload) -> Workload:

@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
+import jax
+
+from codesign.architecture import Tower
+from codesign.constraints import Count
 from codesign.workload.blocks import (
     Block,
     Operators,
@@ -46,14 +52,24 @@ class Vit:
 
     def operators(self) -> Operators:
         """Operators of one image."""
-        d, tokens = self.block.width, self.patches + 1
+        tokens = self.patches + 1
         layers = block_operators(self.block, tokens=tokens, layers=self.layers)
+        before, after = self._around()
+        return prefixed("vision", join(before, layers, after))
+
+    def outside(self) -> Operators:
+        """The same without the blocks."""
+        return prefixed("vision", join(*self._around()))
+
+    def _around(self) -> tuple[Operators, Operators]:
+        """Operators before the blocks and after them."""
+        d, tokens = self.block.width, self.patches + 1
         before = Operators(
             (Gemm("patches", self.patches, self.channels * self.patch**2, d),),
             (VectorOp("positions", "add", tokens * d, operands=2),),
         )
         after = Operators((), (VectorOp("ln_post", "layernorm", tokens * d),))
-        return prefixed("vision", join(before, layers, after, self._head()))
+        return before, join(after, self._head())
 
     def memory(self) -> Memory:
         """Contents of the DRAM while one image runs."""
@@ -79,3 +95,63 @@ class Vit:
             + norm_parameters("layernorm", d)
             + (d + 1) * head
         )
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class ElasticVit:
+    """A vision transformer as a point of a design space; the tower's dimensions are leaves.
+
+    Attributes:
+      vision: its tower.
+      patch: side of a patch, pixels.
+      image: side of the image, pixels.
+      channels: colour channels.
+      head_dim: channels per attention head, whatever the width.
+      classes: outputs of the classifier.
+      activation: "gelu" or "quick_gelu".
+    """
+
+    vision: Tower
+    patch: Count = dataclasses.field(default=16, metadata={"static": True})
+    image: Count = dataclasses.field(default=224, metadata={"static": True})
+    channels: Count = dataclasses.field(default=3, metadata={"static": True})
+    head_dim: Count = dataclasses.field(default=64, metadata={"static": True})
+    classes: Count = dataclasses.field(default=1000, metadata={"static": True})
+    activation: str = dataclasses.field(default="gelu", metadata={"static": True})
+
+    def network(self, density: Any = 1) -> Vit:
+        """The network of these dimensions, a share of whose blocks' weights is kept."""
+        t = self.vision
+        block = Block(
+            t.width, t.heads, self.head_dim, t.ffn, activation=self.activation, density=density
+        )
+        return Vit(block, t.layers, self.patch, self.image, self.channels, self.classes)
+
+
+@dataclasses.dataclass(frozen=True)
+class VitFamily:
+    """Vision transformers of an elastic tower; see `ModelFamily`."""
+
+    towers: tuple[str, ...] = ("vision",)
+
+    def architecture(self, base: ElasticVit, towers: Mapping[str, Tower]) -> ElasticVit:
+        """The network with this tower."""
+        return dataclasses.replace(base, **towers)
+
+    def tower(self, architecture: ElasticVit, name: str) -> Tower:
+        """The dimensions of its tower."""
+        tower: Tower = getattr(architecture, name)
+        return tower
+
+    def block(self, base: ElasticVit, name: str, tower: Tower, density: Any = 1) -> Operators:
+        """Operators of one block."""
+        vit = self.architecture(base, {name: tower}).network(density)
+        return prefixed(name, block_operators(vit.block, tokens=vit.patches + 1))
+
+    def outside(self, base: ElasticVit, name: str, width: Any) -> Operators:
+        """Operators outside the blocks, the classifier included."""
+        return self.architecture(base, {name: Tower(1, width, 1, 1)}).network().outside()
+
+
+VIT_FAMILY = VitFamily()

@@ -57,16 +57,17 @@ def test_a_product_that_fits_on_chip_costs_what_can_be_counted_by_hand(run):
     # Everything is read and written once: the inputs whole, of the weights what is kept, two
     # words each (8 bits of value, 8 of position), then the results.
     dram_words = m * k + 2 * kept + m * n
-    assert float(cost.dram_pj[0]) == pytest.approx(dram_words * float(tech.dram_pj), rel=1e-5)
-    assert float(cost.mac_pj[0]) == pytest.approx(m * kept * float(tech.mac_pj), rel=1e-5)
+    dram_pj = dram_words * float(tech.read_pj["dram"])
+    assert float(cost.energy_pj["dram"][0]) == pytest.approx(dram_pj, rel=1e-5)
+    assert float(cost.energy_pj["mac"][0]) == pytest.approx(m * kept * float(tech.mac_pj), rel=1e-5)
     # Of every MAC: value, position and operand are read, the operand was written.
-    read_pj, write_pj = float(tech.register_read_pj), float(tech.register_write_pj)
+    read_pj, write_pj = float(tech.read_pj["register"]), float(tech.write_pj["register"])
     register_pj = m * kept * (3 * read_pj + write_pj)
     fills_pj = 2 * kept * write_pj  # each weight once: 32 of a row fit
-    assert float(cost.register_pj[0]) == pytest.approx(register_pj + fills_pj, rel=1e-5)
+    assert float(cost.energy_pj["register"][0]) == pytest.approx(register_pj + fills_pj, rel=1e-5)
     # 2 blocks of 8 columns, 32 kept weights a column on 4 rows of PEs.
     array_cycles = m * 2 * (density * k / 4)
-    reads = (m * k + 2 * kept) / float(tech.dram_words_per_cycle)
+    reads = (m * k + 2 * kept) / float(tech.words_per_cycle["dram"])
     assert cost.cycles[0] >= max(array_cycles, reads)
     assert cost.cycles[0] <= array_cycles + reads + 2 * n * m
 

@@ -101,10 +101,10 @@ def brute_force(dims, chip, tech) -> tuple[float, float]:
         x, y = _factors(int(chip.pe_x), share), _factors(int(chip.pe_y), share)
         pes = (x[:, None] * y[None]).reshape(-1, 3)
         pes = np.unique(pes[(np.array(share) % pes == 0).all(axis=1)], axis=0).astype(float)
-        l2_pj = tech.l2_read_pj * (macs / pes[:, 2] + 2 * macs / pes[:, 1] - sizes[2])
+        l2_pj = tech.read_pj["l2"] * (macs / pes[:, 2] + 2 * macs / pes[:, 1] - sizes[2])
         in_array = np.stack(
             [np.prod(share) / pes.prod(axis=1),
-             macs * (tech.mac_pj + tech.register_read_pj) + l2_pj], axis=1,
+             macs * (tech.mac_pj + tech.read_pj["register"]) + l2_pj], axis=1,
         )  # fmt: skip
         low = _tilings(share, float(tensor_l2_kib(chip, CATRANSFORMERS)) * 1024)
         high = _tilings(dims, chip.glb_mib * 2**20)
@@ -127,13 +127,14 @@ def brute_force(dims, chip, tech) -> tuple[float, float]:
             in_tile = [*loops, ("k", np.maximum(blocks, 1))]
             fills = sizes[1] * _moved(in_tile, "m") * cores[0]
             energy = (
-                (dram_read + dram_write) * tech.dram_pj + (glb_read + glb_write) * tech.glb_read_pj
-                + (i * cores[2] + w * cores[0] + fills + 2 * o - sizes[2]) * tech.l2_read_pj
-                + fills * tech.register_write_pj
+                (dram_read + dram_write) * tech.read_pj["dram"]
+                + (glb_read + glb_write) * tech.read_pj["glb"]
+                + (i * cores[2] + w * cores[0] + fills + 2 * o - sizes[2]) * tech.read_pj["l2"]
+                + fills * tech.write_pj["register"]
             )  # fmt: skip
             cycles = np.maximum(
-                np.maximum(dram_read, dram_write) / tech.dram_words_per_cycle,
-                np.maximum(glb_read, glb_write) / tech.glb_words_per_cycle,
+                np.maximum(dram_read, dram_write) / tech.words_per_cycle["dram"],
+                np.maximum(glb_read, glb_write) / tech.words_per_cycle["glb"],
             )
             beyond.append(np.stack([cycles, energy], axis=1))
         a, b = _front(in_array), _front(_front(np.concatenate(beyond)))
@@ -205,10 +206,11 @@ def test_vector_core_of_the_reference():
     cycles = [-(-7700 // 64) * 10 + 100 * 2 + 10, 200_000 / 64]
     assert costs.cycles.tolist() == pytest.approx(cycles)
     lane = 0.469035 + 0.0888227 + 2 * 0.11843
-    assert costs.lane_pj.tolist() == pytest.approx([c * 64 * lane for c in cycles], rel=1e-5)
+    pj = {part: x.tolist() for part, x in costs.energy_pj.items()}
+    assert pj["vector"] == pytest.approx([c * 64 * lane for c in cycles], rel=1e-5)
     pieces = -(-200_000 // 65536)
-    assert costs.dram_pj.tolist() == pytest.approx([4 * 7700 * 64, 2 * 200_000 * 64 / pieces])
-    assert costs.l2_pj.tolist() == pytest.approx([7700 * 5.42836, 200_000 / 2 * 5.42836], rel=1e-5)
+    assert pj["dram"] == pytest.approx([4 * 7700 * 64, 2 * 200_000 * 64 / pieces])
+    assert pj["l2"] == pytest.approx([7700 * 5.42836, 200_000 / 2 * 5.42836], rel=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -226,8 +228,8 @@ def test_area_of_the_reference(pe_x, pe_y, asked, given):
     assert area["vector"] == pytest.approx(2e-6 * pe_x * (379.847 + 0.13052), rel=1e-5)
 
 
-MAPPER_SWITCHES = ("buffer_copies", "column_sums", "wide_sums", "weights_bypass",
-                   "fill_and_drain", "l2_bandwidth", "l2_minimum")
+MAPPER_SWITCHES = ("buffer_copies", "array_passes", "wide_sums", "weights_bypass",
+                   "fill_and_drain", "l2_cycles", "l2_kib")
 
 
 @pytest.mark.parametrize("name", MAPPER_SWITCHES)

@@ -81,11 +81,11 @@ def test_vector_unit_by_hand():
     # 3,125 rounds of one cycle against 200,000 bytes read at min(128, 512, 2 x 32) a cycle.
     np.testing.assert_allclose(costs.cycles, [3125, 32 * 10, 1280 / 64], rtol=1e-6)
     lane = 0.339299 + 0.0445569 + 2 * 0.0594091
-    np.testing.assert_allclose(costs.lane_pj, [1e5 * lane, 1e4 * lane, 0], rtol=1e-5)
+    np.testing.assert_allclose(costs.energy_pj["vector"], [1e5 * lane, 1e4 * lane, 0], rtol=1e-5)
     moved = np.array([3e5, 2e3, 2560])
-    np.testing.assert_allclose(costs.dram_pj, 64 * moved, rtol=1e-6)
-    for got, read, write in ((costs.l2_pj, tech.l2_read_pj, tech.l2_write_pj),
-                             (costs.glb_pj, tech.glb_read_pj, tech.glb_write_pj)):
+    np.testing.assert_allclose(costs.energy_pj["dram"], 64 * moved, rtol=1e-6)
+    for got, read, write in ((costs.energy_pj["l2"], tech.read_pj["l2"], tech.write_pj["l2"]),
+                             (costs.energy_pj["glb"], tech.read_pj["glb"], tech.write_pj["glb"])):
         np.testing.assert_allclose(got, moved * (read + write), rtol=1e-5)
 
 
@@ -134,7 +134,7 @@ def test_costs_are_the_sum_of_operators(costs):
     cycles = np.sum(np.float64(by_gemm.cycles) * count)
     energy_pj = np.sum(np.float64(by_gemm.dynamic_pj) * count)
     transfer_pj = 64 + float(
-        tech.l2_read_pj + tech.l2_write_pj + tech.glb_read_pj + tech.glb_write_pj
+        tech.read_pj["l2"] + tech.write_pj["l2"] + tech.read_pj["glb"] + tech.write_pj["glb"]
     )
     for elements, times, per_element, operands in vectors:
         cycles += times * max(

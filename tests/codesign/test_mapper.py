@@ -18,14 +18,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from codesign.accelerator import Accelerator
-from codesign.cost.mapper import GemmCosts, gemm_costs
+from codesign.cost.execution import Execution
+from codesign.cost.mapper import gemm_costs
 from codesign.cost.technology import Technology, technology
 from codesign.scenario import Scenario
+from simulators.events import event, technology_of, with_events
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 ZIGZAG = Path(__file__).parent / "data" / "zigzag_samples.csv"
-ROUND = Technology(
+ROUND = technology_of(
     mac_pj=0.25, register_read_pj=0.125, register_write_pj=0.5, lane_pj=1.0, l2_read_pj=1.0,
     l2_write_pj=2.0, glb_read_pj=5.0, glb_write_pj=7.0, dram_pj=64.0, leakage_pj=3.0,
     dram_words_per_cycle=128.0, glb_words_per_cycle=512.0,
@@ -49,7 +51,7 @@ def stack(cases: list[Case]) -> tuple:
     return jax.tree.map(lambda *x: np.asarray(x, np.float32), *padded)
 
 
-def price(cases: list[Case]) -> GemmCosts:
+def price(cases: list[Case]) -> Execution:
     """Costs [len(cases)], by one compiled function."""
     whole = stack(cases)
     parts = [
@@ -59,7 +61,7 @@ def price(cases: list[Case]) -> GemmCosts:
     return jax.tree.map(lambda *x: np.concatenate(x)[: len(cases)].astype(float), *parts)
 
 
-def edp(costs: GemmCosts, cases: list[Case]) -> np.ndarray:
+def edp(costs: Execution, cases: list[Case]) -> np.ndarray:
     """Energy x delay with leakage, pJ cycles: what the mapper minimises."""
     leakage = np.array([float(tech.leakage_pj) for _, _, tech in cases])
     return costs.cycles * (costs.dynamic_pj + leakage * costs.cycles)
@@ -88,12 +90,12 @@ def test_one_tile_by_hand():
     """
     costs = price([((10, 4, 16), Accelerator(1, 16, 4, 64, 64, 2), ROUND)])
     assert costs.cycles[0] == pytest.approx(68 / 128 + 64 / 64 + 10 + 16 / 128)
-    assert costs.mac_pj[0] == pytest.approx(640 * 0.25)
-    assert costs.register_pj[0] == pytest.approx(640 * 0.125 + 64 * 0.5)
+    assert costs.energy_pj["mac"][0] == pytest.approx(640 * 0.25)
+    assert costs.energy_pj["register"][0] == pytest.approx(640 * 0.125 + 64 * 0.5)
     # L2: I and W written, read once each; O written, and read to go up.
-    assert costs.l2_pj[0] == pytest.approx((40 + 64 + 160) * 1 + (40 + 64 + 160) * 2)
-    assert costs.glb_pj[0] == pytest.approx((40 + 64 + 160) * 5 + (40 + 64 + 160) * 7)
-    assert costs.dram_pj[0] == pytest.approx((40 + 64 + 160) * 64)
+    assert costs.energy_pj["l2"][0] == pytest.approx((40 + 64 + 160) * 1 + (40 + 64 + 160) * 2)
+    assert costs.energy_pj["glb"][0] == pytest.approx((40 + 64 + 160) * 5 + (40 + 64 + 160) * 7)
+    assert costs.energy_pj["dram"][0] == pytest.approx((40 + 64 + 160) * 64)
 
 
 def test_two_cores_by_hand():
@@ -104,8 +106,8 @@ def test_two_cores_by_hand():
     longer than L2 with (2 x 2 x 4 + 128 + 32) bytes at 2 x 64 a cycle.
     """
     costs = price([((1, 4, 32), Accelerator(2, 16, 4, 64, 64, 2), ROUND)])
-    assert costs.glb_pj[0] == pytest.approx((4 + 128 + 32) * (5 + 7))
-    assert costs.l2_pj[0] == pytest.approx((16 + 128 + 32) * 1 + (8 + 128 + 32) * 2)
+    assert costs.energy_pj["glb"][0] == pytest.approx((4 + 128 + 32) * (5 + 7))
+    assert costs.energy_pj["l2"][0] == pytest.approx((16 + 128 + 32) * 1 + (8 + 128 + 32) * 2)
     assert costs.cycles[0] == pytest.approx((4 + 64) / 128 + 32 / 64 + 2 + 16 / 128)
 
 
@@ -117,15 +119,18 @@ def test_never_better_than_roofline():
     tech = jax.tree.map(lambda *x: np.array(x), *(tech for _, _, tech in cases))
     macs, read, written = m * k * n, m * k + k * n, m * n
     assert np.isfinite(costs.cycles).all()
-    bandwidth = tech.dram_words_per_cycle
+    bandwidth = tech.words_per_cycle["dram"]
     roofline = np.maximum(macs / pes, np.maximum(read, written) / bandwidth)
     assert (costs.cycles >= roofline * (1 - 1e-5)).all()
     for energy, least in (
-        (costs.mac_pj, macs * tech.mac_pj),
-        (costs.register_pj, macs * tech.register_read_pj + k * n * tech.register_write_pj),
-        (costs.l2_pj, (read + written) * (tech.l2_read_pj + tech.l2_write_pj)),
-        (costs.glb_pj, (read + written) * (tech.glb_read_pj + tech.glb_write_pj)),
-        (costs.dram_pj, (read + written) * tech.dram_pj),
+        (costs.energy_pj["mac"], macs * tech.mac_pj),
+        (
+            costs.energy_pj["register"],
+            macs * tech.read_pj["register"] + k * n * tech.write_pj["register"],
+        ),
+        (costs.energy_pj["l2"], (read + written) * (tech.read_pj["l2"] + tech.write_pj["l2"])),
+        (costs.energy_pj["glb"], (read + written) * (tech.read_pj["glb"] + tech.write_pj["glb"])),
+        (costs.energy_pj["dram"], (read + written) * tech.read_pj["dram"]),
     ):
         assert (energy >= least * (1 - 1e-5)).all()
 
@@ -151,10 +156,13 @@ def test_compulsory_traffic_is_a_floor_on_every_chip_and_everything_is_mapped():
     moved = m * k + k * n + m * n
     assert np.isfinite(costs.cycles).all()
     for energy, least in (
-        (costs.register_pj, m * k * n * tech.register_read_pj + k * n * tech.register_write_pj),
-        (costs.l2_pj, moved * (tech.l2_read_pj + tech.l2_write_pj)),
-        (costs.glb_pj, moved * (tech.glb_read_pj + tech.glb_write_pj)),
-        (costs.dram_pj, moved * tech.dram_pj),
+        (
+            costs.energy_pj["register"],
+            m * k * n * tech.read_pj["register"] + k * n * tech.write_pj["register"],
+        ),
+        (costs.energy_pj["l2"], moved * (tech.read_pj["l2"] + tech.write_pj["l2"])),
+        (costs.energy_pj["glb"], moved * (tech.read_pj["glb"] + tech.write_pj["glb"])),
+        (costs.energy_pj["dram"], moved * tech.read_pj["dram"]),
     ):
         assert (energy >= least * (1 - 1e-5)).all()
 
@@ -200,14 +208,14 @@ def test_every_tiny_gemm_fits_large_buffers():
     chip = Accelerator(1, 32, 2, 1024, 32, 8)
     costs = price([(gemm, chip, ROUND) for gemm in gemms])
     assert np.isfinite(costs.cycles).all()
-    assert costs.dram_pj[0] == pytest.approx(3 * 64)
+    assert costs.energy_pj["dram"][0] == pytest.approx(3 * 64)
 
 
 def zigzag_cases() -> tuple[list[Case], np.ndarray, np.ndarray, np.ndarray]:
     """Samples as cases, their cycles, energies pJ, and accumulator accesses, one a column sum."""
     lines = [x for x in ZIGZAG.read_text().splitlines() if not x.startswith("#")]
     rows = list(csv.DictReader(lines))
-    energies = dataclasses.replace(
+    energies = with_events(
         ROUND, mac_pj=0.2, register_read_pj=0.03, register_write_pj=0.03, l2_read_pj=1.0,
         l2_write_pj=1.0, glb_read_pj=5.0, glb_write_pj=5.0, dram_pj=60.0, leakage_pj=0.0,
         glb_words_per_cycle=256.0,
@@ -256,8 +264,8 @@ def test_more_of_a_free_resource_never_costs_more(m, k, n, chip):
     tech = jax.tree.map(float, technology(chip, Scenario()))
     replace = dataclasses.replace
     better = [
-        (chip, replace(tech, dram_words_per_cycle=2 * tech.dram_words_per_cycle)),
-        (chip, replace(tech, glb_words_per_cycle=2 * tech.glb_words_per_cycle)),
+        (chip, with_events(tech, dram_words_per_cycle=2 * tech.words_per_cycle["dram"])),
+        (chip, with_events(tech, glb_words_per_cycle=2 * tech.words_per_cycle["glb"])),
         (replace(chip, l2_bytes_per_cycle=2 * chip.l2_bytes_per_cycle), tech),
         (replace(chip, glb_mib=1.5 * chip.glb_mib), tech),
         (replace(chip, glb_mib=4 * chip.glb_mib), tech),
@@ -292,8 +300,8 @@ def test_more_work_never_takes_less_mac_energy(m, k, n, chip, more):
     tech = jax.tree.map(float, technology(chip, Scenario()))
     gemms = [(m, k, n), (m + more, k, n), (m, k + more, n), (m, k, n + more)]
     costs = price([(gemm, chip, tech) for gemm in gemms])
-    assert (costs.mac_pj[1:] > costs.mac_pj[0]).all()
-    assert (costs.dram_pj[1:] > costs.dram_pj[0] * (1 - 1e-6)).all()
+    assert (costs.energy_pj["mac"][1:] > costs.energy_pj["mac"][0]).all()
+    assert (costs.energy_pj["dram"][1:] > costs.energy_pj["dram"][0] * (1 - 1e-6)).all()
 
 
 def test_jit_equals_no_jit_and_vmap_equals_loop():
@@ -301,9 +309,9 @@ def test_jit_equals_no_jit_and_vmap_equals_loop():
     batched = price(cases)
     for i, (gemm, chip, tech) in enumerate(cases):
         alone = gemm_costs(*gemm, chip, tech)
-        for field in dataclasses.fields(GemmCosts):
-            one, of_many = float(getattr(alone, field.name)), getattr(batched, field.name)[i]
-            assert one == pytest.approx(of_many, rel=1e-5)
+        of_many = batched.map(lambda x, i=i: x[i])
+        for one, other in zip(jax.tree.leaves(alone), jax.tree.leaves(of_many), strict=True):
+            assert float(one) == pytest.approx(other, rel=1e-5)
 
 
 @jax.jit
@@ -337,7 +345,7 @@ def moved(case: Case, name: str, step: float) -> Case:
         return tuple(x + step * (d == name) for d, x in zip("mkn", gemm, strict=True)), chip, tech
     if hasattr(chip, name):
         return gemm, dataclasses.replace(chip, **{name: getattr(chip, name) + step}), tech
-    return gemm, chip, dataclasses.replace(tech, **{name: getattr(tech, name) + step})
+    return gemm, chip, with_events(tech, **{name: event(tech, name) + step})
 
 
 def test_gradients_are_finite_differences_where_the_mapping_stays():
@@ -363,9 +371,9 @@ def test_gradients_are_finite_differences_where_the_mapping_stays():
             ("k", 32 * chip.pe_y, by_gemm[1], 0.06),
             ("n", chip.pe_x, by_gemm[2], 0.06),
             ("l2_bytes_per_cycle", 1, by_chip.l2_bytes_per_cycle, 0.01),
-            ("dram_words_per_cycle", 1, by_tech.dram_words_per_cycle, 0.01),
-            ("glb_words_per_cycle", 4, by_tech.glb_words_per_cycle, 0.01),
-            ("dram_pj", 1, by_tech.dram_pj, 0.01),
+            ("dram_words_per_cycle", 1, by_tech.words_per_cycle["dram"], 0.01),
+            ("glb_words_per_cycle", 4, by_tech.words_per_cycle["glb"], 0.01),
+            ("dram_pj", 1, by_tech.read_pj["dram"] + by_tech.write_pj["dram"], 0.01),
         ]
         for name, step, gradient, tolerance in checks:
             slope = differences(case, (moved(case, name, -step), moved(case, name, step)), step)

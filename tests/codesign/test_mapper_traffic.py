@@ -31,6 +31,7 @@ from codesign.cost.technology import technology
 from codesign.cost.traffic import Traffic, cycles_of, traffic_of
 from codesign.costing import PHYSICAL
 from codesign.scenario import Scenario
+from simulators.events import flat, traffic_of_flat
 from simulators.loops import PARTIAL, REGISTER_WORDS, Weights, simulate
 
 INDEX_BITS = 8  # so a kept weight takes two bytes
@@ -97,7 +98,7 @@ def points(
             "tile": tile,
             "blocks": block,
             "trips": {d: int(x[p]) for d, x in tiles.trips.items()},
-            "traffic": {name: float(x[p]) for name, x in traffic._asdict().items()},
+            "traffic": {name: float(x[p]) for name, x in flat(traffic).items()},
         }
     return list(found.values())
 
@@ -197,7 +198,7 @@ def test_average_blocks_stand_for_uneven_ones(compared):
     """
     uneven = [ratios for kind, ratios in compared if not kind]
     assert len(uneven) > 40
-    for name in Traffic._fields:
+    for name in uneven[0]:
         values = np.array([ratios[name] for ratios in uneven])
         assert values.min() > 0.5, name
         assert values.max() < 2, name
@@ -325,7 +326,7 @@ def test_winning_mappings_of_clip_cost_what_walking_them_costs():
         tiles = tiles_of(work, best.point, schedule)
         blocks, _ = blocks_of(schedule, work, tiles)
         traffic = traffic_of(schedule, work, tiles, blocks)
-        counted = {name: np.array(x) for name, x in traffic._asdict().items()}
+        counted = {name: np.array(x) for name, x in flat(traffic).items()}
         mine = np.flatnonzero(best.schedule == i)
         for p in mine:
             used = used_part(Accelerator(*pairs[p][1]), tiles, p)
@@ -339,12 +340,11 @@ def test_winning_mappings_of_clip_cost_what_walking_them_costs():
             )
             for name, x in counted.items():
                 x[p] = count[name]
-        for rows, words in ((modelled, traffic), (walked, Traffic(**counted))):
+        for rows, words in ((modelled, traffic), (walked, traffic_of_flat(counted))):
             energy = (
-                words.register_fills * tech.register_write_pj
-                + words.l2_read * tech.l2_read_pj + words.l2_write * tech.l2_write_pj
-                + words.glb_read * tech.glb_read_pj + words.glb_write * tech.glb_write_pj
-                + (words.dram_read + words.dram_write) * tech.dram_pj
+                words.register_fills * tech.write_pj["register"]
+                + sum(words.read[level] * tech.read_pj[level] for level in words.read)
+                + sum(words.write[level] * tech.write_pj[level] for level in words.write)
             )
             cycles = cycles_of(words, work, tiles)
             rows.extend(np.stack([cycles, energy], axis=-1)[mine])

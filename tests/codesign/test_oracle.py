@@ -28,6 +28,7 @@ from codesign.oracle.collect import collect
 from codesign.oracle.interface import Constants, Events, OracleError, Point, Sample
 from codesign.oracle.systolic import systolic_cycles
 from codesign.scenario import Scenario
+from simulators.events import event
 
 CHIP = Accelerator(2, 64, 16, 256, 64, 2)
 ROUND = Constants(
@@ -83,7 +84,7 @@ def test_constants_are_those_of_the_technology():
                     assert value == bits and type(value) is int
                     continue
                 assert type(value) is float
-                expected = float(getattr(costs, name.replace("_bytes_", "_words_")))
+                expected = float(event(costs, name.replace("_bytes_", "_words_")))
                 if name in per_word:
                     expected /= bits / 8
                 elif "_bytes_" in name:

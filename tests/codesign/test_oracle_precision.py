@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from codesign.accelerator import Accelerator
-from codesign.cost.technology import PRECISIONS_BITS
+from codesign.cost.physical import PRECISIONS_BITS
 from codesign.oracle.collect import collect
 from codesign.oracle.exact import Exact
 from codesign.oracle.interface import Constants, OracleError, Point, Sample

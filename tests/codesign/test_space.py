@@ -13,7 +13,13 @@ from hypothesis import strategies as st
 
 from codesign.accelerator import Accelerator
 from codesign.architecture import Architecture, Tower, clip_vit_b16
+from codesign.cost.table import accelerator_grid, build_table, grid_costs
+from codesign.scenario import Scenario
+from codesign.search.exact import best_accelerator
+from codesign.search.objectives import Limits
 from codesign.space import AcceleratorChoices, DesignSpace, TowerChoices, interpolation_weights
+from codesign.workload.blocks import Block
+from codesign.workload.vit import VIT_FAMILY, ElasticVit, Vit
 
 CHOICES = (1, 2, 3, 7)  # numbers of choices the weights are tried with
 SPACE = DesignSpace(
@@ -131,3 +137,53 @@ def test_bad_choices_name_the_dimension(choices):
                     dataclasses.replace(towers, width=choices))
     with pytest.raises(ValueError, match=r"space\.accelerator\.cores"):
         DesignSpace(clip_vit_b16(), towers, towers, AcceleratorChoices(cores=choices))
+
+
+# ---- parts, and another family -------------------------------------------------------------
+
+
+def test_parts_have_the_axes_of_their_names():
+    space = dataclasses.replace(SPACE, sparsity=((0.0, 0.25), (0.5,)))
+    for name in ("vision", "text", "sparsity", "accelerator"):
+        own = space.part(list(space.names), name)
+        assert own == [axis for axis in space.names if axis.startswith(f"{name}.")]
+    z = np.arange(2.0 * len(space.names)).reshape(2, -1)
+    np.testing.assert_array_equal(space.part(z, "text"), z[:, 4:8])
+    np.testing.assert_array_equal(
+        space.part(z, "network"),
+        np.concatenate([space.part(z, "architecture"), space.part(z, "sparsity")], axis=1),
+    )
+    whole = space.steps
+    assert space.accelerator_at(whole) == space.accelerator_at(space.part(whole, "accelerator"))
+    assert space.architecture_at(whole) == space.architecture_at(space.part(whole, "architecture"))
+
+
+VIT = DesignSpace(
+    base=ElasticVit(Tower(1, 1, 1, 1), patch=8, image=32, head_dim=16, classes=10),
+    vision=TowerChoices((1, 2), (32, 64), (1, 2), (64, 128)),
+    accelerator=AcceleratorChoices((1, 2), (16,), (4,), (16, 32), (64,), (1 / 16,)),
+    family=VIT_FAMILY,
+)
+
+
+def test_a_vision_transformer_is_designed_by_its_family_alone():
+    """Space, relaxation and table, held against each network priced by itself."""
+    assert VIT.architecture_size == 4 and VIT.architectures == 16 and VIT.accelerators == 4
+    assert VIT.nearest(VIT.largest()).tolist() == [1, 1, 1, 1]
+    table = build_table(VIT, Scenario())
+    chips = accelerator_grid(VIT.accelerator)
+    for index in ([0, 0, 0, 0], [1, 1, 0, 1], [1, 0, 1, 0]):
+        found = table.on_every_accelerator(np.array(index))
+        vit = VIT.architecture_at(index)
+        network = Vit(Block(vit.vision.width, vit.vision.heads, 16, vit.vision.ffn),
+                      vit.vision.layers, patch=8, image=32, classes=10)  # fmt: skip
+        alone = grid_costs(network.operators().workload, chips, Scenario())
+        np.testing.assert_allclose(found.latency_s, alone.latency_s, rtol=1e-5)
+        np.testing.assert_allclose(found.energy_j, alone.energy_j, rtol=1e-5)
+        relaxed = table.relaxed(jnp.asarray(VIT.encode([*index, 1, 0, 0, 1, 0, 0]), jnp.float32))
+        assert float(relaxed.energy_j) == pytest.approx(float(alone.energy_j[3]), rel=1e-5)
+    best = best_accelerator(table, np.array([1, 1, 1, 1]), "edp", Limits())
+    every = table.on_every_accelerator(np.array([1, 1, 1, 1]))
+    assert int(best.accelerator) == int(np.argmin(every.energy_j * every.latency_s))
+    with pytest.raises(ValueError, match="choices of vision are needed"):
+        dataclasses.replace(VIT, text=VIT.vision)

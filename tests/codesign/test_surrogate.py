@@ -18,6 +18,7 @@ from codesign.surrogate.config import FitConfig
 from codesign.surrogate.fitting import Job, fit_many
 from codesign.surrogate.models import Analytic, Prediction, base
 from codesign.surrogate.points import Points, Samples, observe, predict, take
+from simulators.events import event, with_events
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -134,7 +135,7 @@ def test_derivatives_of_the_learned_one_are_finite_differences(points, ensembles
                 l2_kib=point.accelerator.l2_kib * jnp.exp(l2),
                 glb_mib=point.accelerator.glb_mib * jnp.exp(glb),
             )
-            tech = dataclasses.replace(point.tech, dram_pj=point.tech.dram_pj * jnp.exp(dram))
+            tech = with_events(point.tech, dram_pj=point.tech.read_pj["dram"] * jnp.exp(dram))
             return jnp.log(jnp.stack(doubled(point.m, point.k, point.n, chip, tech)))
 
         log = jax.jit(log)
@@ -150,8 +151,8 @@ def test_slopes_over_a_short_way_are_differences(kind, points, ensembles):
     """Half a per cent of DRAM bandwidth more: short enough for one straight line."""
     half = SHOWN // 2
     few = take(points, np.arange(half))
-    more = dataclasses.replace(
-        few.tech, dram_words_per_cycle=few.tech.dram_words_per_cycle * np.float32(1.005)
+    more = with_events(
+        few.tech, dram_words_per_cycle=few.tech.words_per_cycle["dram"] * np.float32(1.005)
     )
     both = jax.tree.map(lambda a, b: np.concatenate([a, b]), few, few._replace(tech=more))
     pairs = gradients.Pairs(np.arange(half), np.arange(half) + half, np.zeros(half, int))
@@ -198,7 +199,7 @@ def test_files_of_an_earlier_version_and_of_other_precisions(tmp_path, points, t
         files.save(path, files.Fitted(ensembles["learned"][0], samples, "toy", "toy-1", CONFIG))
         found = files.load(path).samples.points.tech
         for name in ("word_bytes", "partial_sum_words", "l2_read_pj", "dram_words_per_cycle"):
-            np.testing.assert_allclose(getattr(found, name), getattr(tech, name), rtol=1e-6)
+            np.testing.assert_allclose(event(found, name), event(tech, name), rtol=1e-6)
     samples = Samples(points, jax.tree.map(np.asarray, truth))
     files.save(path, files.Fitted(ensembles["learned"][0], samples, "toy", "toy-1", CONFIG))
     with np.load(path) as file:

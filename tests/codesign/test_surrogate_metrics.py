@@ -2,13 +2,15 @@
 
 import itertools
 
+import jax
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from codesign.accelerator import Accelerator
-from codesign.cost.technology import Technology
+from codesign.cost.technology import technology
+from codesign.scenario import Scenario
 from codesign.surrogate import gradients, metrics
 from codesign.surrogate.points import FACTORS, Points
 
@@ -69,8 +71,8 @@ def points_of(factors):
     """Points of rows of factors, with constants that nothing here looks at."""
     m, k, n, *chip = np.array(factors, np.float32).T
     ones = np.ones_like(m)
-    names = [f for f in Technology.__dataclass_fields__ if f != "costing"]
-    return Points(m, k, n, Accelerator(*chip), Technology(**dict.fromkeys(names, ones)))
+    tech = jax.tree.map(lambda _: ones, technology(Accelerator(), Scenario()))
+    return Points(m, k, n, Accelerator(*chip), tech)
 
 
 @settings(deadline=None)

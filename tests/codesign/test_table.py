@@ -13,7 +13,8 @@ from codesign.accelerator import Accelerator
 from codesign.architecture import Architecture, Tower
 from codesign.cost import build_table, clip_costs
 from codesign.cost import table as table_module
-from codesign.cost.table import Run, accelerator_grid, run_grid
+from codesign.cost.execution import Execution
+from codesign.cost.table import accelerator_grid, run_grid
 from codesign.cost.technology import technology
 from codesign.scenario import Scenario
 from codesign.space import AcceleratorChoices, DesignSpace, TowerChoices
@@ -197,7 +198,7 @@ def test_grid_maps_each_gemm_once_and_gives_it_to_whoever_has_it(monkeypatch):
     def map_gemms(gemms, chips, scenario, batch):
         mapped.append(np.asarray(gemms))
         cycles = gemms @ jnp.array([1.0, 20.0, 300.0]) * chips.pe_x[:, None] + chips.cores[:, None]
-        return Run(cycles, 7 * cycles + chips.pe_y[:, None])
+        return Execution({"gemm": cycles}, {"gemm": 7 * cycles + chips.pe_y[:, None]})
 
     monkeypatch.setattr(table_module, "_map_gemms", map_gemms)
     chips = jax.tree.map(jnp.asarray, accelerator_grid(SPACE.accelerator))
@@ -216,7 +217,7 @@ def test_grid_maps_each_gemm_once_and_gives_it_to_whoever_has_it(monkeypatch):
         cycles = times_a * a + times_b * b
         dynamic_pj = times_a * (7 * a + chips.pe_y) + times_b * (7 * b + chips.pe_y)
         np.testing.assert_allclose(run.cycles[0], cycles, rtol=1e-6)
-        np.testing.assert_allclose(run.energy_pj[0], dynamic_pj + static_pj * cycles, rtol=1e-6)
+        np.testing.assert_allclose(run.dynamic_pj[0], dynamic_pj + static_pj * cycles, rtol=1e-6)
 
 
 def test_grid_is_every_combination_in_order():

@@ -14,6 +14,7 @@ from codesign.cost.scaling import nodes_nm, scaling
 from codesign.cost.technology import Technology, area_breakdown_mm2, technology
 from codesign.costing import conventional
 from codesign.scenario import Scenario
+from simulators.events import event
 
 CHIP = jax.tree.map(float, Accelerator(2, 64, 16, 256, 64, 4))
 PES, COLUMNS = 2 * 64 * 16, 2 * 64
@@ -44,7 +45,7 @@ def test_clock_by_hand():
     # Per cycle: a slower clock does not change it.
     assert float(at(clock_mhz=100.0).clock_pj) == pytest.approx(by_hand, rel=1e-4)
     # A fifth to two fifths of a busy array's power is the usual share of a clock.
-    busy = PES * float(at().mac_pj + at().register_read_pj)
+    busy = PES * float(at().mac_pj + at().read_pj["register"])
     assert 0.15 < float(at().clock_pj) / (busy + float(at().clock_pj)) < 0.4
 
 
@@ -109,10 +110,10 @@ def test_nodes_change_what_they_should():
     ]
     for field in ("mac_pj", "register_read_pj", "lane_pj", "l2_read_pj", "glb_write_pj",
                   "clock_pj"):
-        values = [float(getattr(tech, field)) for tech in techs]
+        values = [float(event(tech, field)) for tech in techs]
         assert (np.diff(values) > 0).all(), field
     assert (np.diff(np.array(areas, float)) > 0).all()
-    assert {float(tech.dram_pj) for tech in techs} == {64.0}
+    assert {float(tech.read_pj["dram"]) for tech in techs} == {64.0}
     assert len({float(tech.dram_background_pj) for tech in techs}) == 1
 
 
@@ -141,12 +142,12 @@ def test_words_follow_the_precision():
         tech, ratio = at(precision_bits=bits), bits / 8
         for field in ("register_read_pj", "register_write_pj", "l2_read_pj", "l2_write_pj",
                       "glb_read_pj", "glb_write_pj", "dram_pj", "word_bytes"):
-            assert float(getattr(tech, field)) == pytest.approx(
-                ratio * float(getattr(byte, field))
+            assert float(event(tech, field)) == pytest.approx(
+                ratio * float(event(byte, field))
             ), field
         # Bandwidths are of bytes; sums keep their 32 bits.
         for field in ("dram_words_per_cycle", "glb_words_per_cycle", "partial_sum_words"):
-            assert float(getattr(tech, field)) == pytest.approx(float(getattr(byte, field)) / ratio)
+            assert float(event(tech, field)) == pytest.approx(float(event(byte, field)) / ratio)
         area, area_8 = (area_breakdown_mm2(CHIP, Scenario(precision_bits=b)) for b in (bits, 8))
         assert all(float(area[part]) == float(area_8[part]) for part in ("l2", "glb"))
         mac = (247.281 - 101.862) * ratio**2 + 101.862
@@ -158,8 +159,8 @@ def test_eight_bits_at_22_nm_are_the_component_table():
     tech = at()
     assert float(tech.mac_pj) == pytest.approx(0.339299)
     assert float(tech.lane_pj) == pytest.approx(0.339299 + 0.0445569 + 2 * 0.0594091)
-    assert float(tech.l2_read_pj) == pytest.approx(50.7165 / 64, rel=0.01)
-    assert float(tech.glb_read_pj) == pytest.approx(239.623 / 64, rel=0.01)
+    assert float(tech.read_pj["l2"]) == pytest.approx(50.7165 / 64, rel=0.01)
+    assert float(tech.read_pj["glb"]) == pytest.approx(239.623 / 64, rel=0.01)
     assert float(tech.word_bytes) == 1 and float(tech.partial_sum_words) == 4
 
 

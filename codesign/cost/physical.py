@@ -1,0 +1,115 @@
+"""The rules of the physical costing; docs/cost-model.md derives each."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from codesign.accelerator import Accelerator
+from codesign.cost import sram
+from codesign.cost.execution import Execution
+from codesign.cost.loops import refetches
+from codesign.cost.rounding import ceil
+from codesign.cost.scaling import scaling
+from codesign.scenario import Scenario
+
+if TYPE_CHECKING:
+    from codesign.cost.mapping import Tiles, Work
+    from codesign.cost.technology import Technology
+    from codesign.cost.traffic import Traffic
+    from codesign.workload.operators import Workload
+
+Array = jax.Array
+PRECISIONS_BITS = (4, 8, 16)
+
+
+class SramCosts(NamedTuple):
+    """One on-chip memory: energy of a word (pJ), area (mm2), leakage (W)."""
+
+    read_pj: Any
+    write_pj: Any
+    area_mm2: Any
+    leakage_w: Any
+
+
+def check_process(scenario: Scenario) -> None:
+    """Raises ValueError where words have no such precision."""
+    if scenario.precision_bits not in PRECISIONS_BITS:
+        bits = scenario.precision_bits
+        raise ValueError(f"scenario.precision_bits: there is no {bits}; choose 4, 8 or 16")
+
+
+def sram_costs(scenario: Scenario, capacity_kib: Any, width_bytes: Any) -> SramCosts:
+    """An SRAM by the smooth laws, at the scenario's node; a word is read at full width."""
+    node, word = scaling(scenario.node_nm), scenario.word_bytes
+    return SramCosts(
+        node.sram_read * word * sram.read_pj_per_byte(capacity_kib, width_bytes),
+        node.sram_write * word * sram.write_pj_per_byte(capacity_kib, width_bytes),
+        node.sram_area * sram.area_mm2(capacity_kib, width_bytes),
+        node.sram_leakage * sram.leakage_w(capacity_kib, width_bytes),
+    )
+
+
+def l2_kib(accelerator: Accelerator) -> tuple[Any, ...]:
+    """A core's local buffer serves its array and its vector unit."""
+    return (accelerator.l2_kib,)
+
+
+def array_passes(work: Work, tiles: Tiles, loops: list[tuple[str, Array]]) -> Array:
+    """Sums return to L2 after each block of full registers.
+
+    Unless the columns' accumulators, which hold those of one row, can keep them.
+    """
+    return refetches([*loops, ("m", tiles.m2)], "k")
+
+
+def fill_and_drain(work: Work, tiles: Tiles) -> tuple[Array, Array]:
+    """Cycles before the array can start, and those of storing what it ends with."""
+    tech, chip, pes, stored = work.tech, tiles.chip, tiles.pes, work.stored_words
+    # The first tiles of I and W, and the first registers.
+    first_registers = jnp.minimum(pes["n"], tiles.n2) * stored * jnp.minimum(
+        pes["k"] * work.register_rows, tiles.k2
+    )
+    fill = (
+        chip["m"] * chip["k"] + chip["k"] * chip["n"] * stored
+    ) / tech.words_per_cycle["dram"] + first_registers / _l2_words_per_cycle(work)
+    return fill, chip["m"] * chip["n"] / tech.words_per_cycle["dram"]
+
+
+def l2_cycles(traffic: Traffic, work: Work, tiles: Tiles) -> Array:
+    """Cycles of the busiest core's local buffer."""
+    used = tiles.cores["m"] * tiles.cores["k"] * tiles.cores["n"]
+    busiest = jnp.maximum(traffic.read["l2"], traffic.write["l2"]) / used
+    return busiest / _l2_words_per_cycle(work)
+
+
+def _l2_words_per_cycle(work: Work) -> Array:
+    """Words a cycle of one core's port, which is so many bytes wide."""
+    words: Array = work.accelerator.l2_bytes_per_cycle / work.tech.word_bytes
+    return words
+
+
+def vector_costs(workload: Workload, accelerator: Accelerator, tech: Technology) -> Execution:
+    """Costs [V] of element-wise operators on one accelerator.
+
+    pe_x lanes on every core; operands stream DRAM -> GLB -> L2 -> lanes and results
+    back, overlapped with the arithmetic: the slowest of them sets the latency.
+    """
+    elements = workload.elements
+    read, written = elements * workload.vector_operands, elements
+    lanes = accelerator.pe_x * accelerator.cores
+    cycles = ceil(elements / lanes) * workload.vector_cycles
+    l2_words = accelerator.l2_bytes_per_cycle / tech.word_bytes * accelerator.cores
+    rates = tech.words_per_cycle
+    transfer = jnp.maximum(read, written) / jnp.minimum(
+        jnp.minimum(rates["dram"], rates["glb"]), l2_words
+    )
+    moved = read + written
+    # Each word is written below and read again; of DRAM it is read or written.
+    through = {level: tech.read_pj[level] + tech.write_pj[level] for level in ("l2", "glb")}
+    energy_pj = {level: moved * pj for level, pj in through.items()}
+    energy_pj["dram"] = read * tech.read_pj["dram"] + written * tech.write_pj["dram"]
+    energy_pj["vector"] = elements * workload.vector_cycles * tech.lane_pj
+    return Execution({"vector": jnp.maximum(cycles, transfer)}, energy_pj)

@@ -1,0 +1,42 @@
+"""What can be co-designed: a family of networks, by its towers and their operators.
+
+A tower is a stack of equal transformer blocks of elastic dimensions, and what surrounds it. Write
+one class like `clip.ClipFamily` or `vit.VitFamily` and hand it to `DesignSpace`: the space, its
+relaxation, the cost tables and the exact searches over them know no more of a network than this.
+Training asks for gates and for a task beside it, which are of the models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from codesign.architecture import Tower
+from codesign.workload.blocks import Operators
+
+
+class ModelFamily(Protocol):
+    """Networks that differ in the elastic dimensions of their towers; hashable."""
+
+    @property
+    def towers(self) -> tuple[str, ...]:
+        """Names of the towers, in the order of a space's axes."""
+
+    def architecture(self, base: Any, towers: Mapping[str, Tower]) -> Any:
+        """The architecture with these towers and all else from `base`; a pytree of dimensions."""
+
+    def tower(self, architecture: Any, name: str) -> Tower:
+        """The dimensions of one tower."""
+
+    def block(self, base: Any, name: str, tower: Tower, density: Any = 1) -> Operators:
+        """Operators of one block of a tower.
+
+        Args:
+          base: fixed dimensions.
+          name: of the tower.
+          tower: width, heads and ffn of the block, scalars or arrays [...].
+          density: share of the block's weights that are kept.
+        """
+
+    def outside(self, base: Any, name: str, width: Any) -> Operators:
+        """Operators of a tower of a width outside its blocks, heads included."""
