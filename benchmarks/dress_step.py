@@ -33,12 +33,13 @@ from codesign.models.formats import ImageSettings
 from codesign.models.resnet import ResNet, ResNetConfig
 from codesign.models.subnets import subnet_specs
 from codesign.train import placement
+from codesign.train.classifier import ClassifierTask, split_classifier
+from codesign.train.clip import ClipTask, Fixed, Weights, make_optimizer
 from codesign.train.data import ImageTextBatch
-from codesign.train.dress import classifier_step, step
-from codesign.train.dress.classifier import split_classifier
 from codesign.train.dress.config import DressConfig, SubnetsConfig
-from codesign.train.finetune.step import Trainer, make_optimizer, train_step
 from codesign.train.network import Network
+from codesign.train.step import Trainer, train_step
+from codesign.train.subnets import SubnetTrainer, joint_step
 from machine import here
 
 SPARSITIES = (0.5, 0.8, 0.9, 0.95)
@@ -106,20 +107,16 @@ def clip_subject(
         return nnx.split(new(), nnx.Param, ...)[1:]
 
     shapes = nnx.eval_shape(new)
-    optimizer, rate = make_optimizer(config, nnx.state(shapes, nnx.Param))
-    trainer = Trainer(
-        student=Network(nnx.graphdef(shapes), ImageSettings(size=architecture.image)),
-        teacher=None, optimizer=optimizer, learning_rate=rate, loss=config.loss, lock="none",
-        micro_batches=micro_batches, ema=0.0, mesh=placement.make_mesh(),
+    optim = config.optim
+    optimizer, rate = make_optimizer(
+        config, nnx.state(shapes, nnx.Param), config.schedule.steps, optim.lr, optim.warmup_steps
+    )
+    network = Network(nnx.graphdef(shapes), ImageSettings(size=architecture.image))
+    task = ClipTask(
+        network, config.loss, placement.make_mesh(), micro_batches=micro_batches
     )  # fmt: skip
-    specs = subnet_specs(shapes)
-    dressers = {
-        kind: step.Dresser(
-            trainer, dataclasses.replace(config.subnets, vmapped=kind == VMAPPED), specs,
-            optax.identity(),
-        )
-        for kind in (SCANNED, VMAPPED)
-    }  # fmt: skip
+    trainer, specs = Trainer(task, optimizer, rate), subnet_specs(shapes)
+    trainers = _subnet_trainers(task, optimizer, lambda p: subnet_masks(p, specs, SPARSITIES))
 
     def begin(kind: str) -> tuple[Any, tuple[Any, ...]]:
         params, rest = jax.jit(states)()
@@ -129,46 +126,54 @@ def clip_subject(
             jnp.asarray(rng.integers(0, architecture.vocab, (batch, architecture.context))),
             jnp.full(batch, -1, jnp.int32),
         )
-        dense = trainer.init(params)
-        state = dense if kind == DENSE else dressers[kind].begin_joint(dense.weights)
-        return state, (rest, None, data)
+        weights, key = Weights(params, jnp.zeros((), jnp.float32)), jax.random.key(0)
+        if kind == DENSE:
+            return trainer.init(weights), (Fixed(rest), data, key)
+        return trainers[kind].begin(weights), (Fixed(rest), data, *_members(), key)
 
     return Subject(
         name, batch, begin,
-        lambda kind: (train_step, trainer) if kind == DENSE else (step.joint_step, dressers[kind]),
-        lambda state: state.weights.clip, dressers[SCANNED].masks,
+        lambda kind: (train_step, trainer) if kind == DENSE else (joint_step, trainers[kind]),
+        lambda state: state.params, trainers[SCANNED].masks,
     )  # fmt: skip
+
+
+def _members() -> tuple[jax.Array, jax.Array]:
+    """All subnets, of equal weight."""
+    return jnp.arange(K), jnp.full(K, 1 / K)
+
+
+def _subnet_trainers(task: Any, optimizer: Any, masks_of: Any) -> dict[str, SubnetTrainer]:
+    return {
+        kind: SubnetTrainer(task, optimizer, masks_of, K, vmapped=kind == VMAPPED)
+        for kind in (SCANNED, VMAPPED)
+    }
 
 
 def resnet_subject(name: str, config: ResNetConfig, batch: int) -> Subject:
     """Labelled images of 32 x 32, shifted and mirrored, and SGD."""
-    network, variables = split_classifier(
+    network, (params, stats, rest) = split_classifier(
         ResNet(config, rngs=nnx.Rngs(0)), (0.5,) * 3, (0.25,) * 3, shift=4, flip=True
     )
-    specs = kernel_specs(variables.params, ("blocks.*",))
-
-    def masks_of(params: Any) -> Masks:
-        return subnet_masks(params, specs, SPARSITIES)
-
-    trainers = {
-        kind: classifier_step.ClassifierTrainer(
-            network, optax.sgd(0.1, momentum=0.9), masks_of, K, vmapped=kind == VMAPPED
-        )
-        for kind in KINDS
-    }
+    specs, task = kernel_specs(params, ("blocks.*",)), ClassifierTask(network)
+    optimizer = optax.sgd(0.1, momentum=0.9)
+    trainer = Trainer(task, optimizer, optax.constant_schedule(0.1))
+    trainers = _subnet_trainers(task, optimizer, lambda p: subnet_masks(p, specs, SPARSITIES))
 
     def begin(kind: str) -> tuple[Any, tuple[Any, ...]]:
         rng = np.random.default_rng(0)
         images = jnp.asarray(rng.integers(0, 256, (batch, 32, 32, 3), np.uint8))
-        members = () if kind == DENSE else (jnp.arange(K), jnp.full(K, 1 / K))
-        more = (images, jnp.zeros(batch, jnp.int32), *members, jax.random.key(0))
-        return trainers[kind].begin(variables), more
+        data, key = ImageTextBatch(images, None, jnp.zeros(batch, jnp.int32)), jax.random.key(0)
+        own = jax.tree.map(jnp.copy, (params, stats))
+        if kind == DENSE:
+            return trainer.init(*own), (rest, data, key)
+        return trainers[kind].begin(*own), (rest, data, *_members(), key)
 
-    def function(kind: str) -> tuple[Any, Any]:
-        name = classifier_step.dense_step if kind == DENSE else classifier_step.joint_step
-        return name, trainers[kind]
-
-    return Subject(name, batch, begin, function, lambda state: state.params, masks_of)
+    return Subject(
+        name, batch, begin,
+        lambda kind: (train_step, trainer) if kind == DENSE else (joint_step, trainers[kind]),
+        lambda state: state.params, trainers[SCANNED].masks,
+    )  # fmt: skip
 
 
 def time_steps(subject: Subject, programs: dict[str, Any], rounds: int) -> dict[str, float]:

@@ -38,7 +38,7 @@ from codesign.search.objectives import Limits
 from codesign.train.calibrate import calibration_batches
 from codesign.train.data import SourceConfig, open_source
 from codesign.train.finetune.config import FinetuneConfig, LossConfig, ScheduleConfig
-from codesign.train.finetune.run import run_finetune
+from codesign.train.run import run_training
 from codesign.train.zero_shot import evaluate_source
 from codesign.workload.clip import clip_workload
 from machine import here
@@ -53,7 +53,7 @@ def trained(config: FinetuneConfig, folder: Path) -> Path:
     if not (folder / SUMMARY).is_file():
         opened = RunFolder.create(folder, config_to_json(config), resume=folder.exists())
         CONSOLE.print(f"{folder.name}", highlight=False)
-        run_finetune(config, opened, CONSOLE)
+        run_training(config, opened, CONSOLE)
     return folder / read_json(folder / SUMMARY)["clip"]
 
 

@@ -16,7 +16,7 @@ ABSENT = [
 ]  # fmt: skip
 NEEDED = (
     "codesign.models", "codesign.models.formats", "codesign.models.subnets",
-    "codesign.train.finetune.step", "codesign.train.dress.step",
+    "codesign.train.step", "codesign.train.subnets",
     "codesign.train.dress.classifier_step", "codesign.train.family", "codesign.cost",
     "codesign.cost.table", "codesign.dress", "codesign.dress.linear",
 )  # fmt: skip

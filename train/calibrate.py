@@ -9,8 +9,8 @@ import numpy as np
 from codesign.errors import UserError
 from codesign.models.calibration import Calibration
 from codesign.models.formats import Processor
+from codesign.train.clip import pair_labels
 from codesign.train.data import AugmentConfig, Source, TrainingStream
-from codesign.train.finetune.step import pair_labels
 
 _AS_THEY_ARE = AugmentConfig(crop_scale=(1.0, 1.0), flip=False, shift=0)
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from codesign.models import CLIP, ClipOutput
+from codesign.models import CLIP, ClipOutput, Gates
 from codesign.models.formats import ImageSettings
 
 
@@ -37,10 +37,11 @@ class Network:
         return (images.astype(jnp.float32) / 255 - mean) / std
 
     def embed(
-        self, params: nnx.State, rest: nnx.State, images: jax.Array, ids: jax.Array
+        self, params: nnx.State, rest: nnx.State, images: jax.Array, ids: jax.Array,
+        gates: Gates | None = None,
     ) -> ClipOutput:
         """uint8 images [B,S,S,C] and ids [B,T] -> embeddings [B,E]."""
-        return self.clip(params, rest)(self.normalised(images), ids)[0]
+        return self.clip(params, rest)(self.normalised(images), ids, gates)[0]
 
     def embed_images(self, state: nnx.State, images: jax.Array) -> jax.Array:
         """uint8 [B,S,S,C] -> f32 [B,E], normalised."""

@@ -20,20 +20,19 @@ from codesign.dress.masks import Masks, loss_weights, subnet_masks
 from codesign.dress.rows import RowSpec, to_rows
 from codesign.dress.trees import pick
 from codesign.models.subnets import norm_parameters
-from codesign.train.data import SourceConfig, open_source
-from codesign.train.dress.classifier import Variables, norm_names, split_classifier
-from codesign.train.dress.classifier_step import (
-    ClassifierTrainer,
-    PostState,
-    State,
+from codesign.train.classifier import (
+    ClassifierTask,
+    Variables,
     decayed_kernels,
-    dense_step,
     evaluate,
-    joint_step,
     make_optimizer,
-    post_step,
+    norm_names,
+    split_classifier,
 )
+from codesign.train.data import ImageTextBatch, SourceConfig, open_source
 from codesign.train.optim import warmup_cosine
+from codesign.train.step import Trainer, train_step
+from codesign.train.subnets import JointState, PostState, SubnetTrainer, joint_step, post_step
 from dress_study.subjects import Scale, Subject, bytes_of, macs_of, slim_macs, width_of_macs
 
 Array = jax.Array
@@ -91,7 +90,7 @@ class Bench:
         images, labels = self.train
         for _ in range(steps):
             chosen = rng.integers(len(labels), size=self.scale.batch)
-            yield images[chosen], labels[chosen]
+            yield ImageTextBatch(images[chosen], None, labels[chosen])
 
 
 def decoded(image: bytes | np.ndarray) -> np.ndarray:
@@ -136,7 +135,8 @@ class Trainers:
     def __init__(self, bench: Bench, subject: Subject) -> None:
         self.bench, self.subject = bench, subject
         model = subject.make(0)
-        self.classifier, self.like = split_classifier(model, MEAN, STD, shift=2, flip=True)
+        classifier, self.like = split_classifier(model, MEAN, STD, shift=2, flip=True)
+        self.task, self.rest = ClassifierTask(classifier), self.like.rest
         if subject.name.startswith("ResNet"):
             norms = norm_names(model)
         else:
@@ -149,15 +149,16 @@ class Trainers:
         def trainer(
             masks_of: Callable[[Any], Masks], lr: float, steps: int, subnets: int = 4,
             in_place: float = 0.0,
-        ) -> ClassifierTrainer:
+        ) -> SubnetTrainer:
             post = warmup_cosine(subject.post_lr, 0, scale.post_steps, 0.0)
-            return ClassifierTrainer(
-                self.classifier, optimizer_of(subject, model, lr, steps), masks_of, subnets,
+            return SubnetTrainer(
+                self.task, optimizer_of(subject, model, lr, steps), masks_of, subnets,
                 norms, optax.adam(post), in_place=in_place,
             )  # fmt: skip
 
         joint = subject.joint_lr, scale.joint_steps
-        self.dense = trainer(global_masks, subject.lr, scale.dense_steps)
+        dense = optimizer_of(subject, model, subject.lr, scale.dense_steps)
+        self.dense = Trainer(self.task, dense, lambda step: 0.0)
         self.dress = trainer(global_masks, *joint)
         self.uniform = trainer(uniform_masks, *joint)
         self.alone_k = trainer(global_masks, subject.joint_lr, scale.joint_steps // 4)
@@ -191,36 +192,42 @@ class Trainers:
 
     def trained(self, seed: int) -> tuple[Variables, float]:
         """The dense network of a seed, and its accuracy."""
-        state, key = self.dense.begin(self.started(seed)), jax.random.key(seed)
-        for images, labels in self.bench.batches(seed, self.bench.scale.dense_steps):
-            state, _ = dense_step(state, images, labels, key, self.dense)
-        accuracy = float(evaluate(state, [-1], *self.bench.test, self.classifier)[0])
-        stats = jax.tree.map(lambda x: x[-1], state.stats)
-        return Variables(state.params, stats, state.rest), accuracy
+        params, stats, rest = self.started(seed)
+        state, key = self.dense.init(params, stats), jax.random.key(seed)
+        for batch in self.bench.batches(seed, self.bench.scale.dense_steps):
+            state, _ = train_step(state, rest, batch, key, self.dense)
+        begun = self.dress.begin(state.params, state.stats)
+        accuracy = float(evaluate(begun, rest, [-1], *self.bench.test, self.task)[0])
+        return Variables(state.params, state.stats, rest), accuracy
+
+    def _begun(self, start: Variables, trainer: SubnetTrainer) -> JointState:
+        """Of copies: steps take their buffers over."""
+        return trainer.begin(*jax.tree.map(jnp.copy, (start.params, start.stats)))
 
     def jointly(
-        self, start: Variables, seed: int, trainer: ClassifierTrainer, steps: int,
+        self, start: Variables, seed: int, trainer: SubnetTrainer, steps: int,
         members: list[int], weights: Array,
-    ) -> State:
+    ) -> JointState:
         """After training some subnets together from a dense network."""
-        state, key = trainer.begin(start), jax.random.key(seed)
+        state, key = self._begun(start, trainer), jax.random.key(seed)
         numbers = jnp.asarray(members, jnp.int32)
-        for images, labels in self.bench.batches(seed + 1000, steps):
-            state, _ = joint_step(state, images, labels, numbers, weights, key, trainer)
+        for batch in self.bench.batches(seed + 1000, steps):
+            state, _ = joint_step(state, self.rest, batch, numbers, weights, key, trainer)
         return state
 
     def finished(
-        self, seed: int, trainer: ClassifierTrainer, post: PostState
+        self, seed: int, trainer: SubnetTrainer, post: PostState
     ) -> tuple[PostState, list[float]]:
         """After every subnet's own norms have been trained, and the accuracies."""
         key = jax.random.key(seed)
-        for images, labels in self.bench.batches(seed + 2000, self.bench.scale.post_steps):
-            post, _ = post_step(post, images, labels, key, trainer)
-        found = evaluate(post, range(trainer.subnets), *self.bench.test, self.classifier)
+        for batch in self.bench.batches(seed + 2000, self.bench.scale.post_steps):
+            post, _ = post_step(post, self.rest, batch, key, trainer)
+        numbers = range(trainer.subnets)
+        found = evaluate(post, self.rest, numbers, *self.bench.test, self.task)
         return post, list(map(float, found))
 
     def together(
-        self, start: Variables, seed: int, trainer: ClassifierTrainer, gamma: float = 1.0
+        self, start: Variables, seed: int, trainer: SubnetTrainer, gamma: float = 1.0
     ) -> Any:
         """DRESS, or one of its variants."""
         steps, weights = self.bench.scale.joint_steps, loss_weights(SPARSITIES, gamma)
@@ -230,7 +237,7 @@ class Trainers:
         )
 
     def alone(
-        self, start: Variables, seed: int, trainer: ClassifierTrainer, steps: int, kind: str
+        self, start: Variables, seed: int, trainer: SubnetTrainer, steps: int, kind: str
     ) -> Any:
         """Every subnet by itself."""
         parts = []
@@ -247,16 +254,17 @@ class Trainers:
         return self.results(parts, kind, shared=False)
 
     def sandwiched(
-        self, start: Variables, seed: int, trainer: ClassifierTrainer, steps: int
+        self, start: Variables, seed: int, trainer: SubnetTrainer, steps: int
     ) -> Any:
         """The slimmable network."""
         subject, key = self.subject, jax.random.key(seed)
-        state = trainer.begin(start)
+        state = self._begun(start, trainer)
         rng, last = np.random.default_rng(seed), len(self.widths) - 1
-        for images, labels in self.bench.batches(seed, steps):
+        for batch in self.bench.batches(seed, steps):
             middle = rng.choice(last, 2, replace=False)
             members = jnp.asarray([-1, last, *middle], jnp.int32)
-            state, _ = joint_step(state, images, labels, members, jnp.full(4, 0.25), key, trainer)
+            shares = jnp.full(4, 0.25)
+            state, _ = joint_step(state, self.rest, batch, members, shares, key, trainer)
         _, accuracy = self.finished(seed, trainer, trainer.begin_post(state))
         widths = [self.widths[number] for number in self.compared]
         kept = [{name: math.prod(shape) for name, shape in width.items()} for width in widths]

@@ -26,7 +26,7 @@ def add(commands: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """`codesign dress`: the run itself is train.dress.run's, or classifier_run's."""
+    """`codesign dress`: the run itself is train.run's."""
     from codesign.report.finetune import subnets_table
     from codesign.runs import REPORT
 
@@ -44,18 +44,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _runner() -> Callable[..., dict[str, Any]]:
-    def run_either(config: Any, *more: Any, **options: Any) -> dict[str, Any]:
-        from codesign.train.dress.classifier_config import ClassifierDressConfig
+    from codesign.train.run import run_training
 
-        if isinstance(config, ClassifierDressConfig):
-            from codesign.train.dress.classifier_run import run_classifier_dress
-
-            return run_classifier_dress(config, *more, **options)
-        from codesign.train.dress.run import run_dress
-
-        return run_dress(config, *more, **options)
-
-    return run_either
+    return run_training
 
 
 def _classifiers_table(summary: Mapping[str, Any]) -> Table:

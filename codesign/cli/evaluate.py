@@ -97,13 +97,10 @@ def run(args: argparse.Namespace) -> int:
 
 def _run_classifier(args: argparse.Namespace, family: ResNetFamily, dtype: Any) -> int:
     """The accuracy of one subnet of a classifier's family."""
+    from codesign.models.formats.processor import Pictures
     from codesign.report.text import share_of
-    from codesign.train.dress.classifier_data import (
-        PictureProcessor,
-        measure,
-        open_labelled,
-        right_by,
-    )
+    from codesign.train.classifier import split_classifier
+    from codesign.train.classifier_subject import measure, open_labelled
     from codesign.train.progress import counting
 
     for option in ("image", "activation", "head_dim", "weights", "tokenizer"):
@@ -117,9 +114,12 @@ def _run_classifier(args: argparse.Namespace, family: ResNetFamily, dtype: Any) 
         raise UserError(f"--subnet {args.subnet}: {args.checkpoint} has subnets 0 to {last}")
     source = open_labelled(source_config(args), family.config.classes, shards_to_stderr())
     with counting(console(stderr=True), "evaluating", len(source)) as progress:
+        settings = family.pictures
+        classifier, variables = split_classifier(
+            family.at(args.subnet, dtype=dtype), settings.mean, settings.std
+        )
         result = measure(
-            right_by(family.at(args.subnet, dtype=dtype), family.pictures),
-            PictureProcessor(family.pictures), source,
+            [variables], classifier, Pictures(settings), source,
             batch_size=args.batch_size, threads=args.threads, progress=progress,
         )[0]  # fmt: skip
     if args.json:

@@ -22,7 +22,7 @@ def add(commands: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """`codesign finetune`: the run itself is train.finetune.run's."""
+    """`codesign finetune`: the run itself is train.run's."""
     from codesign.report.finetune import measures_table
     from codesign.runs import REPORT
 
@@ -40,6 +40,6 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _runner() -> Callable[..., dict[str, Any]]:
-    from codesign.train.finetune.run import run_finetune
+    from codesign.train.run import run_training
 
-    return run_finetune
+    return run_training

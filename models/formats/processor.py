@@ -129,19 +129,16 @@ class ImageSettings:
         }
 
 
-class Processor:
-    """Pictures to pixels and captions to ids, as one checkpoint expects them.
+class Pictures:
+    """Pictures to pixels, as one network expects them.
 
     Args:
       settings: of the pictures.
-      tokenizer: a tokenizer of transformers, with begin and end of text.
-      context: tokens of a text.
     """
 
-    def __init__(self, settings: ImageSettings, tokenizer: Any, context: int) -> None:
-        self.settings, self.tokenizer, self.context = settings, tokenizer, context
+    def __init__(self, settings: ImageSettings) -> None:
+        self.settings = settings
         self._resize = _resizer(settings)
-        self._cleans = _is_clip(tokenizer)
         # In float64 once, so that float32 rounds a single time.
         self._offset = (255 * np.asarray(settings.mean)).astype(np.float32)
         self._scale = (1 / (255 * np.asarray(settings.std))).astype(np.float32)
@@ -179,6 +176,21 @@ class Processor:
         """Pillow images, or uint8 arrays [H,W,3], -> float32 [B,S,S,C], for `encode_image`."""
         several: list[Any] = list(images) if isinstance(images, (list, tuple)) else [images]
         return self.normalise(np.stack([self.pixels(one) for one in several]))
+
+
+class Processor(Pictures):
+    """Pictures to pixels and captions to ids, as one checkpoint expects them.
+
+    Args:
+      settings: of the pictures.
+      tokenizer: a tokenizer of transformers, with begin and end of text.
+      context: tokens of a text.
+    """
+
+    def __init__(self, settings: ImageSettings, tokenizer: Any, context: int) -> None:
+        super().__init__(settings)
+        self.tokenizer, self.context = tokenizer, context
+        self._cleans = _is_clip(tokenizer)
 
     def texts(self, texts: str | Sequence[str]) -> np.ndarray:
         """Captions -> int32 [B, context]; a longer one is cut, its end-of-text token kept.

@@ -9,9 +9,6 @@ from pathlib import Path
 import jax
 
 # Of commands that train; nothing of it starts a backend or a thread.
-import codesign.train.dress.run
-import codesign.train.finetune.run
-import codesign.train.joint  # noqa: F401
 from codesign.cli import main
 
 

@@ -78,6 +78,6 @@ RUNS = {
         {"train_step": 1, "joint_step": 1, "post_step": 1, "masks": 1},
     ),
     "resnet": (
-        "dress", DIGITS + RESNET, {"dense_step": 1, "joint_step": 1, "post_step": 1},
+        "dress", DIGITS + RESNET, {"train_step": 1, "joint_step": 1, "post_step": 1},
     ),
 }  # fmt: skip

@@ -31,25 +31,31 @@ from flax import nnx
 
 from codesign.architecture import Architecture
 from codesign.compiler import plain_options
-from codesign.dress.masks import loss_weights, subnet_masks
+from codesign.dress.masks import apply, loss_weights, subnet_masks
 from codesign.dress.trees import kernel_specs, pick, replace_leaves
 from codesign.models import CLIP
 from codesign.models.formats import ImageSettings
 from codesign.models.resnet import ResNet
 from codesign.models.subnets import norm_parameters, subnet_specs
 from codesign.overrides import load_config
-from codesign.train import placement
+from codesign.train import classifier as classifier_module
+from codesign.train import placement, step, subnets
+from codesign.train.classifier import (
+    ClassifierTask,
+    Variables,
+    norm_names,
+    split_classifier,
+)
+from codesign.train.clip import ClipTask, Fixed, Weights
 from codesign.train.config import SearchConfig
 from codesign.train.data import ImageTextBatch
 from codesign.train.data.captioned import CaptionedImages, Split
-from codesign.train.dress import classifier_step
-from codesign.train.dress.classifier import norm_names, split_classifier
 from codesign.train.dress.classifier_config import ClassifierDressConfig
 from codesign.train.dress.config import DressConfig
-from codesign.train.dress.step import Dresser, joint_step, member_loss, post_step
 from codesign.train.finetune.config import LossConfig
-from codesign.train.finetune.step import Trainer, Weights, total_loss, train_step
 from codesign.train.network import Network
+from codesign.train.step import Trainer
+from codesign.train.subnets import SubnetTrainer
 
 # Small, since a ReLU network has kinks all along the way; float64 leaves nine digits of it.
 STEP = 1e-7
@@ -99,57 +105,68 @@ def finetuning(config: Any, masked: DressConfig | None = None) -> Iterator[Case]
     model = CLIP(a, rngs=nnx.Rngs(0))
     _, params, rest = nnx.split(model, nnx.Param, ...)
 
-    def trainer(dtype: Any) -> Trainer:
+    fixed, key = Fixed(rest), jax.random.key(0)
+
+    def task(dtype: Any) -> ClipTask:
         graph = nnx.graphdef(nnx.eval_shape(lambda: CLIP(a, rngs=nnx.Rngs(0), dtype=dtype)))
-        return Trainer(
-            student=Network(graph, settings), teacher=None, optimizer=recorder(),
-            learning_rate=optax.constant_schedule(1e-3), loss=LossConfig(), lock="none",
-            micro_batches=config.optim.micro_batches, ema=0.0, mesh=placement.make_mesh(),
+        return ClipTask(
+            Network(graph, settings), LossConfig(), placement.make_mesh(),
+            micro_batches=config.optim.micro_batches,
         )  # fmt: skip
 
-    plain, weights = trainer(jnp.float32), Weights(params, jnp.zeros(()))
+    rate = optax.constant_schedule(1e-3)
+    plain, weights = task(jnp.float32), Weights(params, jnp.zeros(()))
+
+    def loss_of(dtype: Any, weights: Weights) -> jax.Array:
+        return step.total_loss(weights, (), fixed, None, batch, task(dtype))[0]
 
     def dense() -> tuple[float, tuple[Any, ...]]:
-        state, metrics = train_step(plain.init(_copied(params)), rest, None, batch, plain)
+        trainer = Trainer(plain, recorder(), rate)
+        state, metrics = step.train_step(
+            trainer.init(_copied(weights)), _copied(fixed), batch, key, trainer
+        )
         return float(metrics["loss"]), (state.opt_state,)
 
     yield Case(
-        "dense", dense,
-        lambda dtype: lambda w: total_loss(w, rest, None, batch, trainer(dtype))[0], (weights,),
+        "dense", dense, lambda dtype: lambda w: loss_of(dtype, w), (weights,),
     )  # fmt: skip
     if masked is None:
         return
-    specs = subnet_specs(model, masked.subnets.include, masked.subnets.exclude)
-    count = len(masked.subnets.sparsities)
-
-    def dresser(dtype: Any) -> Dresser:
-        return Dresser(trainer(dtype), masked.subnets, specs, recorder())
-
-    plainly = dresser(jnp.float32)
-    masks = plainly.masks(params)
-    shares = np.asarray(plainly.shares)
+    own = masked.subnets
+    specs = subnet_specs(model, own.include, own.exclude)
+    count = len(own.sparsities)
+    norms = norm_parameters(model)
+    subnet_trainer = SubnetTrainer(
+        plain, recorder(), lambda p: subnet_masks(
+            p, specs, own.sparsities, budget=own.budget, floor=own.floor
+        ), count, tuple(norms), recorder(), in_place=own.in_place, vmapped=own.vmapped,
+    )  # fmt: skip
+    masks = subnet_trainer.masks(weights)
+    also_dense = (-1,) if own.dense_member else ()
+    members = np.asarray([*also_dense, *range(count)], np.int32)
+    shares = np.asarray(loss_weights((*(0.0 for _ in also_dense), *own.sparsities), own.gamma))
 
     def of_member(dtype: Any, weights: Weights, k: int) -> jax.Array:
-        return member_loss(weights, rest, masks, k, batch, None, None, dresser(dtype))[0]
+        return loss_of(dtype, weights._replace(clip=apply(weights.clip, masks, k)))
 
     def joint() -> tuple[float, tuple[Any, ...]]:
-        state = plainly.begin_joint(_copied(weights))
-        state, metrics = joint_step(state, rest, None, batch, plainly)
+        state, metrics = subnets.joint_step(
+            subnet_trainer.begin(_copied(weights)), fixed, batch, jnp.asarray(members),
+            jnp.asarray(shares), key, subnet_trainer,
+        )
         return float(metrics["loss"]), (state.opt_state,)
 
     yield Case(
         "joint", joint,
         lambda dtype: lambda w: sum(
-            share * of_member(dtype, w, k)
-            for share, k in zip(shares, plainly.members, strict=True)
+            share * of_member(dtype, w, int(k))
+            for share, k in zip(shares, members, strict=True)
         ), (weights,),
     )  # fmt: skip
-    norms = norm_parameters(model)
 
     def post() -> tuple[float, tuple[Any, ...]]:
-        state = plainly.begin_joint(_copied(weights))
-        state = plainly.begin_post(state, _copied(norms))
-        state, metrics = post_step(state, rest, None, batch, plainly)
+        state = subnet_trainer.begin_post(subnet_trainer.begin(_copied(weights)))
+        state, metrics = subnets.post_step(state, fixed, batch, key, subnet_trainer)
         return float(metrics["loss"]) * count, (state.opt_state,)
 
     def post_loss(dtype: Any) -> Callable[..., jax.Array]:
@@ -167,8 +184,8 @@ def finetuning(config: Any, masked: DressConfig | None = None) -> Iterator[Case]
 
 def classifiers(config: ClassifierDressConfig) -> Iterator[Case]:
     """The three stages of a classifier's DRESS."""
-    network, subnets, size = config.network, config.subnets, config.optim.batch_size
-    count, rng = len(subnets.sparsities), np.random.default_rng(0)
+    network, own, size = config.network, config.subnets, config.optim.batch_size
+    count, rng = len(own.sparsities), np.random.default_rng(0)
     side = config.pictures.size
     images = jnp.asarray(rng.integers(0, 256, (size, side, side, network.channels)), jnp.uint8)
     labels = jnp.asarray(rng.integers(0, network.classes, size), jnp.int32)
@@ -178,39 +195,43 @@ def classifiers(config: ClassifierDressConfig) -> Iterator[Case]:
         return split_classifier(model, config.pictures.mean, config.pictures.std), model
 
     (classifier, variables), model = split(jnp.float32)
-    specs = kernel_specs(variables.params, subnets.include, subnets.exclude)
-    trainer = classifier_step.ClassifierTrainer(
-        classifier=classifier, optimizer=recorder(), subnets=count, norms=norm_names(model),
-        masks_of=lambda params: subnet_masks(
-            params, specs, subnets.sparsities, budget=subnets.budget, floor=subnets.floor
-        ),
-        post_optimizer=recorder() if subnets.post_lr else None, in_place=subnets.in_place,
-        label_smoothing=config.loss.label_smoothing, vmapped=subnets.vmapped,
+    specs = kernel_specs(variables.params, own.include, own.exclude)
+    task = ClassifierTask(classifier, config.loss.label_smoothing)
+    trainer = SubnetTrainer(
+        task, recorder(), lambda params: subnet_masks(
+            params, specs, own.sparsities, budget=own.budget, floor=own.floor
+        ), count, norm_names(model), recorder() if own.post_lr else None,
+        in_place=own.in_place, vmapped=own.vmapped,
     )  # fmt: skip
-    key, state = jax.random.key(0), trainer.begin(variables)
-    members = np.asarray([-1, *range(count)] if subnets.dense_member else range(count), np.int32)
-    dense = (0.0,) if subnets.dense_member else ()
-    shares = np.asarray(loss_weights((*dense, *subnets.sparsities), subnets.gamma))
+    key, (params, stats, rest) = jax.random.key(0), variables
+    state = trainer.begin(params, stats)
+    batch = ImageTextBatch(images, None, labels)
+    members = np.asarray([-1, *range(count)] if own.dense_member else range(count), np.int32)
+    dense = (0.0,) if own.dense_member else ()
+    shares = np.asarray(loss_weights((*dense, *own.sparsities), own.gamma))
 
     def of_member(dtype: Any, params: Any, k: int, norms: Any = None) -> jax.Array:
         wide = split(dtype)[0][0]
-        of = classifier_step.member_variables(state._replace(params=params), k)
+        found, stats = subnets.member_of(state._replace(params=params), k, task)
         if norms is not None:
-            of = of._replace(params=replace_leaves(of.params, norms))
-        logits, _ = wide.train(of, wide.normalised(images))
-        return classifier_step.cross_entropy(logits, labels, trainer.label_smoothing)
+            found = replace_leaves(found, norms)
+        logits, _ = wide.train(Variables(found, stats, rest), wide.normalised(images))
+        return classifier_module.cross_entropy(logits, labels, task.label_smoothing)
 
-    def ran(step: Any, *more: Any) -> tuple[float, tuple[Any, ...]]:
-        after, metrics = step(_copied(state), images, labels, *more, key, trainer)
+    def ran(after: Any, metrics: Any) -> tuple[float, tuple[Any, ...]]:
         return float(metrics["loss"]), (after.opt_state,)
 
-    params = state.params
+    alone = Trainer(task, recorder(), optax.constant_schedule(1e-3))
     yield Case(
-        "dense", lambda: ran(classifier_step.dense_step),
+        "dense", lambda: ran(*step.train_step(
+            alone.init(_copied(params), _copied(stats)), rest, batch, key, alone
+        )),
         lambda dtype: lambda p: of_member(dtype, p, -1), (params,),
     )  # fmt: skip
     yield Case(
-        "joint", lambda: ran(classifier_step.joint_step, jnp.asarray(members), jnp.asarray(shares)),
+        "joint", lambda: ran(*subnets.joint_step(
+            _copied(state), rest, batch, jnp.asarray(members), jnp.asarray(shares), key, trainer
+        )),
         lambda dtype: lambda p: sum(
             share * of_member(dtype, p, int(k))
             for share, k in zip(shares, members, strict=True)
@@ -220,8 +241,8 @@ def classifiers(config: ClassifierDressConfig) -> Iterator[Case]:
         return
 
     def post() -> tuple[float, tuple[Any, ...]]:
-        begun = trainer.begin_post(state)
-        after, metrics = classifier_step.post_step(begun, images, labels, key, trainer)
+        begun = trainer.begin_post(_copied(state))
+        after, metrics = subnets.post_step(begun, rest, batch, key, trainer)
         return float(metrics["loss"]) * count, (after.opt_state,)
 
     yield Case(

@@ -17,7 +17,7 @@ from codesign.train.data.sources.base import Source
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from codesign.models.formats import Processor
+    from codesign.models.formats.processor import Pictures
 
 # Width over height of random crops, as everywhere since Szegedy et al., 2015.
 _CROP_RATIO = (3 / 4, 4 / 3)
@@ -85,7 +85,7 @@ def caption_of(source: Source, index: int, rng: np.random.Generator) -> str:
 
 
 def augmented(
-    picture: Image, processor: Processor, augment: AugmentConfig, rng: np.random.Generator
+    picture: Image, processor: Pictures, augment: AugmentConfig, rng: np.random.Generator
 ) -> np.ndarray:
     """A picture at random: cut, resized, mirrored, shifted; uint8 [S, S, C]."""
     from PIL import Image

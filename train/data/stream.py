@@ -28,7 +28,7 @@ from codesign.train.data.picture import (
 from codesign.train.data.sources.base import Source
 
 if TYPE_CHECKING:
-    from codesign.models.formats import Processor
+    from codesign.models.formats.processor import Pictures
 
 _MOST_EXAMPLES = 5
 # Pictures, or an epoch where that is less, after which most must have been readable.
@@ -40,7 +40,7 @@ class ImageTextBatch(NamedTuple):
 
     Attributes:
       images: uint8 [B, S, S, C], for `Processor.normalise`.
-      ids: int32 [B, T].
+      ids: int32 [B, T]; None where the network reads no texts.
       labels: int32 [B]; -1 where a picture has no class.
     """
 
@@ -179,7 +179,7 @@ class TrainingStream(_Closing):
     def __init__(
         self,
         source: Source,
-        processor: Processor,
+        processor: Pictures,
         *,
         batch_size: int,
         seed: int = 0,
@@ -195,6 +195,7 @@ class TrainingStream(_Closing):
             raise ValueError(f"seed is {seed}: it must be at least 0")
         self._source, self._processor = source, processor
         self._batch_size, self._seed = batch_size, seed
+        self._texts = getattr(processor, "texts", None)
         self._augment = augment or AugmentConfig()
         check_augment(self._augment)
         self._least_side = least_side_of(self._augment, processor.settings.size)
@@ -231,7 +232,7 @@ class TrainingStream(_Closing):
             raise
         batch = ImageTextBatch(
             np.stack([row.pixels for row in rows]),
-            self._processor.texts([row.caption for row in rows]),
+            None if self._texts is None else self._texts([row.caption for row in rows]),
             np.asarray([row.label for row in rows], np.int32),
         )
         self._at = (self._reader.state(), self._reader.skipped)
@@ -275,7 +276,7 @@ class TrainingStream(_Closing):
             return picture
         rng = np.random.default_rng([self._seed, epoch, index])
         caption = caption_of(self._source, index, rng)
-        if not caption:
+        if self._texts is not None and not caption:
             return Unreadable(f"{self._source.where(index)}: no caption and no named class")
         pixels = augmented(picture, self._processor, self._augment, rng)
         return _Ready(index, pixels, caption, int(self._source.labels[index]))
@@ -303,7 +304,7 @@ class EvaluationBatches(_Closing):
     def __init__(
         self,
         source: Source,
-        processor: Processor,
+        processor: Pictures,
         batch_size: int,
         threads: int = 4,
         *,

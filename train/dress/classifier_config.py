@@ -10,8 +10,9 @@ from codesign.constraints import Count, Natural, NonNegative, Positive, Seed, Sh
 from codesign.errors import UserError
 from codesign.models.resnet import ResNetConfig
 from codesign.train.data import AugmentConfig, SourceConfig
-from codesign.train.dress.config import DressConfig, SubnetsConfig
-from codesign.train.finetune.config import OptimConfig, Pairs, ScheduleConfig
+from codesign.train.data.picture import check_augment
+from codesign.train.dress.config import SubnetsConfig
+from codesign.train.finetune.config import Pairs, ScheduleConfig
 
 # Halved twice within the network, an image should not become a single position.
 _LEAST_IMAGE = 5
@@ -106,9 +107,10 @@ class ClassifierDressConfig:
         subnets, pictures, channels = self.subnets, self.pictures, self.network.channels
         if subnets.dense_steps == 0:
             raise UserError("--subnets.dense_steps is 0: subnets start from a trained network")
-        # Here 0 has a meaning; a CLIP has no statistics to measure.
-        trained = dataclasses.replace(subnets, post_lr=subnets.post_lr or 1.0)
-        as_clips(dataclasses.replace(self, subnets=trained)).check()
+        if not self.train.path:
+            raise UserError("--train.path is empty: give the pictures to train on")
+        check_augment(self.augment)
+        subnets.check()
         for name, values in (("mean", pictures.mean), ("std", pictures.std)):
             if len(values) != channels:
                 raise UserError(
@@ -117,21 +119,3 @@ class ClassifierDressConfig:
                 )
         if channels not in (1, 3):
             raise UserError(f"--network.channels is {channels}: pictures have 1 or 3")
-
-
-def as_clips(config: ClassifierDressConfig) -> DressConfig:
-    """The settings that the training of a CLIP has too: for its checks, stages and loop."""
-    optim = config.optim
-    return DressConfig(
-        train=config.train,
-        validation=config.validation,
-        augment=config.augment,
-        optim=OptimConfig(
-            batch_size=optim.batch_size, lr=optim.lr, final_lr=optim.final_lr,
-            warmup_steps=optim.warmup_steps, weight_decay=optim.weight_decay,
-        ),
-        schedule=config.schedule,
-        threads=config.threads,
-        seed=config.seed,
-        subnets=config.subnets,
-    )  # fmt: skip

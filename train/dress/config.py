@@ -52,6 +52,17 @@ class SubnetsConfig:
     joint_lr: Positive = 1e-5
     post_lr: NonNegative = 1e-4
 
+    def check(self) -> None:
+        """Refuses sparsities that are none.
+
+        Raises:
+          UserError: sparsities out of range or order.
+        """
+        try:
+            checked_sparsities(self.sparsities)
+        except ValueError as error:
+            raise UserError(f"--subnets.sparsities: {error}") from None
+
 
 @dataclasses.dataclass(frozen=True)
 class DressConfig(FinetuneConfig):
@@ -71,11 +82,10 @@ class DressConfig(FinetuneConfig):
           UserError: the first such values, and the mend.
         """
         subnets = self.subnets
-        super(DressConfig, staged(self, subnets.dense_steps, self.optim.lr)).check()
-        try:
-            checked_sparsities(subnets.sparsities)
-        except ValueError as error:
-            raise UserError(f"--subnets.sparsities: {error}") from None
+        # Each stage has a warm-up that fits into its own steps.
+        optim = dataclasses.replace(self.optim, warmup_steps=0)
+        super(DressConfig, dataclasses.replace(self, optim=optim)).check()
+        subnets.check()
         if subnets.post_lr == 0:
             raise UserError(
                 "--subnets.post_lr is 0.0: it must be above 0; a CLIP has no statistics to measure"
@@ -94,14 +104,3 @@ class DressConfig(FinetuneConfig):
                 "--subnets.dense_steps is 0 and there is no --checkpoint: subnets start from a "
                 "trained network"
             )
-
-
-def staged(config: DressConfig, steps: int, lr: float) -> DressConfig:
-    """The config of a stage: its steps, its rate, a warm-up that fits into it."""
-    return dataclasses.replace(
-        config,
-        schedule=dataclasses.replace(config.schedule, steps=max(1, steps)),
-        optim=dataclasses.replace(
-            config.optim, lr=lr, warmup_steps=min(config.optim.warmup_steps, steps // 2)
-        ),
-    )

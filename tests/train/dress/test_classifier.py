@@ -13,24 +13,28 @@ from codesign.dress.masks import Masks
 from codesign.dress.trees import named_leaves, replace_leaves
 from codesign.errors import UserError
 from codesign.models.resnet import ResNet, ResNetConfig
-from codesign.train.dress.classifier import Variables, check_images, norm_names, split_classifier
-from codesign.train.dress.classifier_step import (
-    ClassifierTrainer,
+from codesign.train import classifier as classifiers
+from codesign.train import step as steps
+from codesign.train import subnets as subnet_steps
+from codesign.train.classifier import (
+    ClassifierTask,
+    Variables,
+    check_images,
     cross_entropy,
     decayed_kernels,
-    dense_step,
-    evaluate,
-    joint_gradient,
-    joint_step,
     make_optimizer,
-    post_step,
+    norm_names,
+    split_classifier,
 )
+from codesign.train.data import ImageTextBatch
+from codesign.train.subnets import SubnetTrainer
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 SUBNETS = 3
 MEAN, STD = (0.4,), (0.3,)
 KEY = jax.random.key(0)
+NOTHING = nnx.State({})  # of networks whose every array is trained or a statistic
 
 
 class Net(nnx.Module):
@@ -81,18 +85,34 @@ def masks_of(params):
     return Masks(levels, {})
 
 
-def subject(kind=Net, **fields):
+def joint_step(state, images, labels, members, weights, key, trainer, rest=NOTHING):
+    data = ImageTextBatch(images, None, labels)
+    return subnet_steps.joint_step(state, rest, data, members, weights, key, trainer)
+
+
+def post_step(state, images, labels, key, trainer, rest=NOTHING):
+    data = ImageTextBatch(images, None, labels)
+    return subnet_steps.post_step(state, rest, data, key, trainer)
+
+
+def joint_gradient(state, rest, images, labels, members, weights, trainer):
+    data = classifiers.Prepared(images, labels)
+    return subnet_steps.joint_gradient(state, rest, data, None, members, weights, trainer)
+
+
+def subject(kind=Net, label_smoothing=0.0, **fields):
     """A trainer, its state before the first step, and the network's arrays."""
     classifier, variables = split_classifier(kind(nnx.Rngs(0)), MEAN, STD)
-    trainer = ClassifierTrainer(**{
-        "classifier": classifier,
+    trainer = SubnetTrainer(**{
+        "task": ClassifierTask(classifier, label_smoothing),
         "optimizer": optax.sgd(0.1),
         "masks_of": masks_of,
         "subnets": SUBNETS,
         "norms": norm_names(kind(nnx.Rngs(0))),
         "post_optimizer": optax.sgd(0.1),
     } | fields)  # fmt: skip
-    return trainer, trainer.begin(variables), variables
+    copies = jax.tree.map(jnp.copy, (variables.params, variables.stats))
+    return trainer, trainer.begin(*copies), variables
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +153,7 @@ def test_the_joint_gradient_is_the_weighted_sum_over_members(kind, in_place, vma
         loss, teacher = 0.0, None
         for k, weight in zip(members, weights, strict=True):
             own = Variables(masked(params, state.masks, k), variables.stats, variables.rest)
-            logits = trainer.classifier.train(own, normalised(images))[0]
+            logits = trainer.task.classifier.train(own, normalised(images))[0]
             logs = jax.nn.log_softmax(logits)
             loss -= weight * jnp.mean(jnp.sum(targets * logs, axis=1))
             if teacher is None:
@@ -144,15 +164,17 @@ def test_the_joint_gradient_is_the_weighted_sum_over_members(kind, in_place, vma
         return loss
 
     expected, expected_grads = jax.jit(jax.value_and_grad(total))(state.params)
-    losses, grads, _ = jax.jit(joint_gradient, static_argnums=5)(
-        state, normalised(images), labels, jnp.asarray(members), jnp.asarray(weights), trainer
+    losses, grads, _ = jax.jit(joint_gradient, static_argnums=6)(
+        state, variables.rest, normalised(images), labels, jnp.asarray(members),
+        jnp.asarray(weights), trainer,
     )
     np.testing.assert_allclose(np.dot(weights, losses), expected, rtol=1e-5)
     assert_close(grads, expected_grads)
     name = next(iter(state.masks.levels))
     none, grad = state.masks.levels[name] <= 1, named_leaves(grads)[name]
-    _, only, _ = jax.jit(joint_gradient, static_argnums=5)(
-        state, normalised(images), labels, jnp.asarray([1, 1, 2]), jnp.asarray(weights), trainer
+    _, only, _ = jax.jit(joint_gradient, static_argnums=6)(
+        state, variables.rest, normalised(images), labels, jnp.asarray([1, 1, 2]),
+        jnp.asarray(weights), trainer,
     )
     assert np.all(named_leaves(only)[name][none] == 0) and np.any(grad[none] != 0)
 
@@ -170,12 +192,12 @@ def test_other_members_weights_and_masks_compile_nothing(shared):
     trainer, state, _ = shared
     first, metrics = stepped(trainer, state, [0])
     assert metrics["subnet_loss"].shape == (3,) and int(first.step) == 1
-    known = joint_step._cache_size()
+    known = subnet_steps.joint_step._cache_size()
     other = state._replace(masks=Masks(
         {n: 3 - levels for n, levels in state.masks.levels.items()}, state.masks.counts
     ), step=state.step + 1)  # fmt: skip
     second, _ = stepped(trainer, other, [0, 1], members=(2, -1, 0), weights=(0.1, 0.1, 0.8))
-    assert joint_step._cache_size() == known
+    assert subnet_steps.joint_step._cache_size() == known
     moved = (x.params["head"]["kernel"][...] for x in (first, second))
     assert not np.allclose(*moved)
     same = jax.tree.map(lambda a, b: a.shape == b.shape and a.dtype == b.dtype, first, second)
@@ -216,13 +238,19 @@ def test_a_joint_step_takes_the_memory_of_a_dense_one():
     jax.config.update("jax_disable_most_optimizations", False)  # scheduling is what is tested
     model = ResNet(ResNetConfig(depth=8, width=8, channels=1), rngs=nnx.Rngs(0))
     classifier, variables = split_classifier(model, MEAN, STD)
-    trainer = ClassifierTrainer(classifier, optax.sgd(0.1), masks_of, SUBNETS)
-    state = trainer.begin(variables)
-    data = (jnp.zeros((32, 16, 16, 1), jnp.uint8), jnp.zeros(32, jnp.int32))
+    task = ClassifierTask(classifier)
+    trainer = SubnetTrainer(task, optax.sgd(0.1), masks_of, SUBNETS)
+    alone = steps.Trainer(task, optax.sgd(0.1), optax.constant_schedule(0.1))
+    params, stats, rest = variables
+    data = ImageTextBatch(
+        jnp.zeros((32, 16, 16, 1), jnp.uint8), None, jnp.zeros(32, jnp.int32)
+    )
     members = jnp.arange(3), jnp.ones(3) / 3
     programs = (
-        dense_step.lower(state, *data, KEY, trainer),
-        joint_step.lower(state, *data, *members, KEY, trainer),
+        steps.train_step.lower(alone.init(params, stats), rest, data, KEY, alone),
+        subnet_steps.joint_step.lower(
+            trainer.begin(params, stats), rest, data, *members, KEY, trainer
+        ),
     )
     dense, joint = (p.compile().memory_analysis().temp_size_in_bytes for p in programs)
     jax.config.update("jax_disable_most_optimizations", before)
@@ -235,7 +263,7 @@ def test_running_statistics_are_those_of_the_members_that_ran(shared):
     images = np.float64(normalised(batch(5)[0]))
     for k, times in ((0, 0), (1, 0), (2, 2), (-1, 1)):
         kernel = masked(state.params, after.masks, k)["conv"]["kernel"][...]
-        stays = trainer.momentum**times
+        stays = steps.MOMENTUM**times
         for name, start, seen in zip(("mean", "var"), (0, 1), numpy_statistics(kernel, images)):  # noqa: B905
             expected = stays * start + (1 - stays) * seen
             found = after.stats["norm"][name][k]
@@ -245,7 +273,7 @@ def test_running_statistics_are_those_of_the_members_that_ran(shared):
 def test_statistics_alone_are_their_means_over_the_data(shared):
     trainer, state, _ = shared
     measuring = dataclasses.replace(trainer, post_optimizer=None)
-    post = measuring.begin_post(state)
+    post = measuring.begin_post(jax.tree.map(jnp.copy, state))
     for seed in range(3):
         post, _ = post_step(post, *batch(seed), KEY, measuring)
     for k in range(3):
@@ -258,8 +286,8 @@ def test_statistics_alone_are_their_means_over_the_data(shared):
 
 
 def test_post_training_moves_each_subnets_norms_alone(shared):
-    trainer, state, _ = shared
-    post = trainer.begin_post(state)
+    trainer, state, first = shared
+    post = trainer.begin_post(jax.tree.map(jnp.copy, state))
     before = jax.tree.map(np.asarray, post)
     images, labels = batch(3)
     post, metrics = post_step(post, images, labels, KEY, trainer)
@@ -272,8 +300,8 @@ def test_post_training_moves_each_subnets_norms_alone(shared):
     def gradient(params, scale):
         def loss(scale):
             own = replace_leaves(params, {"norm.scale": scale})
-            variables = Variables(own, jax.tree.map(lambda x: x[0], state.stats), state.rest)
-            logits = trainer.classifier.train(variables, normalised(images))[0]
+            variables = Variables(own, jax.tree.map(lambda x: x[0], state.stats), first.rest)
+            logits = trainer.task.classifier.train(variables, normalised(images))[0]
             return cross_entropy(logits, labels)
 
         return jax.value_and_grad(loss)(scale)
@@ -287,25 +315,31 @@ def test_post_training_moves_each_subnets_norms_alone(shared):
 def test_a_dense_step_is_a_joint_step_of_the_dense_network(shared):
     trainer, state, _ = shared
     joint, _ = stepped(trainer, state, [1], members=(-1, 0, 0), weights=(1.0, 0.0, 0.0))
-    dense, metrics = dense_step(jax.tree.map(jnp.copy, state), *batch(1), KEY, trainer)
-    assert_close(dense.params, joint.params)
-    assert_close(
-        jax.tree.map(lambda x: x[-1], dense.stats), jax.tree.map(lambda x: x[-1], joint.stats)
+    alone = steps.Trainer(trainer.task, optax.sgd(0.1), optax.constant_schedule(0.1))
+    stats = jax.tree.map(lambda x: x[-1], state.stats)
+    begun = alone.init(jax.tree.map(jnp.copy, state.params), stats)
+    images, labels = batch(1)
+    dense, metrics = steps.train_step(
+        begun, nnx.State({}), ImageTextBatch(images, None, labels), KEY, alone
     )
+    assert_close(dense.params, joint.params)
+    assert_close(dense.stats, jax.tree.map(lambda x: x[-1], joint.stats))
     assert np.all(np.isfinite(metrics["grad_norm"]))
-    begun = trainer.begin_joint(dense)
-    np.testing.assert_array_equal(begun.stats["norm"]["mean"][0], dense.stats["norm"]["mean"][-1])
+    means = trainer.begin(dense.params, dense.stats).stats["norm"]["mean"]
+    np.testing.assert_array_equal(means[0], dense.stats["norm"]["mean"])
 
 
 def test_evaluation_counts_every_image_once(shared):
-    trainer, state, _ = shared
+    trainer, state, first = shared
     state, _ = stepped(trainer, state, range(4))
     images, labels = batch(9, size=11)
-    found = evaluate(state, (0, 2, -1), images, labels, trainer.classifier, batch_size=4)
+    found = classifiers.evaluate(
+        state, first.rest, (0, 2, -1), images, labels, trainer.task, batch_size=4
+    )
     for accuracy, k in zip(found, (0, 2, -1), strict=True):
         stats = jax.tree.map(lambda x, k=k: x[k], state.stats)
-        own = Variables(masked(state.params, state.masks, k), stats, state.rest)
-        model = trainer.classifier.model(own)
+        own = Variables(masked(state.params, state.masks, k), stats, first.rest)
+        model = trainer.task.classifier.model(own)
         right = np.argmax(model(jnp.asarray(normalised(images))), axis=1) == labels
         assert accuracy == pytest.approx(right.mean())
 

@@ -24,9 +24,9 @@ from codesign.train.dress.classifier_config import (
     ClassifierOptimConfig,
     PicturesConfig,
 )
-from codesign.train.dress.classifier_run import run_classifier_dress
 from codesign.train.dress.config import SubnetsConfig
 from codesign.train.finetune.config import ScheduleConfig
+from codesign.train.run import run_training
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -49,7 +49,7 @@ QUIET = Console(quiet=True)
 
 def run(config, path, resume=False):
     folder = RunFolder.create(path, config_to_json(config), resume=resume)
-    return run_classifier_dress(config, folder, QUIET)
+    return run_training(config, folder, QUIET)
 
 
 @pytest.fixture(scope="module")
@@ -168,3 +168,25 @@ def test_the_configs_that_come_with_the_program_are_sound():
         check_config(load_config(name, ["--subnets.post_lr", "0"]))
     with pytest.raises(UserError, match="6n"):
         load_config("digits_resnet_dress", ["--network.depth", "9"])
+
+
+def test_checkpoints_of_the_former_layout_are_read(tmp_path):
+    """Their dense stage had K+1 copies of the statistics and masks, their last another order."""
+    from codesign.train.checkpoints import Saved
+    from codesign.train.run import _current
+    from codesign.train.step import TrainState
+    from codesign.train.subnets import PostState
+
+    dense = TrainState(params=[1, 2], average=None, stats=[3, 4], opt_state=[5, 6, 7], step=8)
+    former = [1, 2, np.asarray([0, 0, 3]), np.asarray([0, 0, 4]), "levels", "counts", 5, 6, 7, 8]
+    assert _current(Saved(8, "dense", former, {}), dense) == [1, 2, 3, 4, 5, 6, 7, 8]
+    post = PostState(
+        params=[1, 2], masks=["levels", "counts"], norms={"scale": 3}, stats=[4], opt_state=[5],
+        step=6,
+    )  # fmt: skip
+    former = [1, 2, 3, 4, "levels", "counts", 5, 6]
+    found = _current(Saved(6, "norms", former, {}), post)
+    assert found == [1, 2, "levels", "counts", 3, 4, 5, 6]
+    assert _current(Saved(6, "norms", found, {"layout": 2}), post) is found
+    nothing = dense._replace(stats=())
+    assert _current(Saved(6, "dense", former, {}), nothing) is former

@@ -17,8 +17,8 @@ from codesign.overrides import config_to_json
 from codesign.runs import RunFolder, read_metrics
 from codesign.train.data import AugmentConfig, SourceConfig
 from codesign.train.dress.config import DressConfig, SubnetsConfig
-from codesign.train.dress.run import run_dress
 from codesign.train.finetune.config import OptimConfig, ScheduleConfig
+from codesign.train.run import run_training
 
 pytestmark = pytest.mark.usefixtures("quick_compilation", "compiled_once")
 
@@ -44,7 +44,7 @@ QUIET = Console(quiet=True)
 
 def run(config, path, resume=False):
     folder = RunFolder.create(path, config_to_json(config), resume=resume)
-    return run_dress(config, folder, QUIET)
+    return run_training(config, folder, QUIET)
 
 
 @pytest.fixture(scope="module")

@@ -8,18 +8,17 @@ import pytest
 from flax import nnx
 
 from codesign.architecture import Architecture, Tower
-from codesign.dress.masks import apply, subnet_masks
+from codesign.dress.masks import apply, loss_weights, subnet_masks
 from codesign.models import CLIP
 from codesign.models.formats import ImageSettings
 from codesign.models.subnets import norm_parameters, subnet_specs
 from codesign.train import placement
+from codesign.train.clip import ClipTask, Fixed, Weights
 from codesign.train.data import ImageTextBatch
-from codesign.train.dress.config import SubnetsConfig
-from codesign.train.dress.step import Dresser, joint_gradient, joint_step, post_step
 from codesign.train.finetune.config import LossConfig
-from codesign.train.finetune.step import Trainer, Weights
 from codesign.train.losses import contrastive_loss, distillation_loss, similarity_logits
 from codesign.train.network import Network
+from codesign.train.subnets import SubnetTrainer, joint_gradient, joint_step, post_step
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -43,18 +42,20 @@ def batch(seed=0):
 class Subject:
     """A tiny network, its masks, and the losses of its subnets written out."""
 
-    def __init__(self, **subnets):
+    def __init__(self, gamma=1.0, dense_member=False, **subnets):
         self.model = CLIP(TINY, rngs=nnx.Rngs(0))
         graphdef, self.params, self.rest = nnx.split(self.model, nnx.Param, ...)
         specs = subnet_specs(self.model)
         self.network = Network(graphdef, ImageSettings(size=8))
-        self.trainer = Trainer(
-            student=self.network, teacher=None, optimizer=optax.sgd(1e-2),
-            learning_rate=optax.constant_schedule(1e-2), loss=LossConfig(), lock="none",
-            micro_batches=1, ema=0.0, mesh=placement.make_mesh(),
+        self.trainer = SubnetTrainer(
+            task=ClipTask(self.network, LossConfig(), placement.make_mesh()),
+            optimizer=optax.sgd(1e-2), masks_of=lambda p: subnet_masks(p, specs, SPARSITIES),
+            subnets=3, norms=tuple(norm_parameters(self.model)), post_optimizer=optax.sgd(1e-2),
+            **subnets,
         )  # fmt: skip
-        config = SubnetsConfig(sparsities=SPARSITIES, **subnets)
-        self.dresser = Dresser(self.trainer, config, specs, optax.sgd(1e-2))
+        dense = [-1] if dense_member else []
+        self.members = jnp.asarray([*dense, 0, 1, 2], jnp.int32)
+        self.shares = loss_weights((*(0.0 for _ in dense), *SPARSITIES), gamma)
         self.masks = subnet_masks(self.params, specs, SPARSITIES)
         self.weights = Weights(self.params, jnp.zeros(()))
 
@@ -63,15 +64,23 @@ class Subject:
         out = self.network.embed(apply(params, self.masks, k), self.rest, data.images, data.ids)
         loss = contrastive_loss(*out)
         if densest is not None:
-            loss += self.dresser.subnets.in_place * distillation_loss(
+            loss += self.trainer.in_place * distillation_loss(
                 similarity_logits(*out), similarity_logits(*densest)
             )
         return loss
 
     def gradient(self):
+        state = self.begun()._replace(masks=self.masks)
         return joint_gradient(
-            self.weights, self.rest, self.masks, batch(), None, self.dresser
-        )  # fmt: skip
+            state, Fixed(self.rest), batch(), None, self.members, self.shares, self.trainer
+        )[:2]
+
+    def begun(self):
+        return self.trainer.begin(jax.tree.map(jnp.copy, self.weights))
+
+    def step(self, state, data):
+        more = self.members, self.shares, jax.random.key(0), self.trainer
+        return joint_step(state, Fixed(self.rest), data, *more)
 
 
 def assert_close(found, expected):
@@ -102,7 +111,7 @@ def test_the_densest_member_teaches_the_others_and_learns_nothing_from_it():
     densest = subject.network.embed(
         apply(subject.params, subject.masks, 0), subject.rest, data.images, data.ids
     )
-    shares = np.asarray(subject.dresser.shares)
+    shares = np.asarray(subject.shares)
 
     def total(params):
         first = shares[0] * subject.loss(params, 0)
@@ -124,13 +133,13 @@ def test_a_weight_that_no_subnet_keeps_gets_no_gradient():
 @pytest.mark.slow
 def test_masks_are_renewed_every_so_many_steps_and_fit_the_weights():
     subject = Subject(refresh_steps=3)
-    state = subject.dresser.begin_joint(jax.tree.map(jnp.copy, subject.weights))
+    state = subject.begun()
     seen = []
     for step in range(4):
-        before = jax.tree.map(np.asarray, state.weights.clip)
-        state, metrics = joint_step(state, subject.rest, None, batch(step), subject.dresser)
+        before = jax.tree.map(np.asarray, state.params)
+        state, metrics = subject.step(state, batch(step))
         if step % 3 == 0:
-            wanted = subject.dresser.masks(before)
+            wanted = subject.trainer.masks(before)
         seen.append(metrics["subnet_loss"].shape)
         for found, expected in zip(
             jax.tree.leaves(state.masks), jax.tree.leaves(wanted), strict=True
@@ -143,11 +152,11 @@ def test_masks_are_renewed_every_so_many_steps_and_fit_the_weights():
 def test_post_training_moves_each_subnets_norms_alone():
     subject = Subject()
     norms = norm_parameters(subject.model)
-    state = subject.dresser.begin_post(
-        subject.dresser.begin_joint(jax.tree.map(jnp.copy, subject.weights)), norms
+    state = subject.trainer.begin_post(subject.begun())
+    state, metrics = post_step(
+        state, Fixed(subject.rest), batch(), jax.random.key(0), subject.trainer
     )
-    state, metrics = post_step(state, subject.rest, None, batch(), subject.dresser)
-    assert_close(state.weights.clip, subject.params)
+    assert_close(state.params.clip, subject.params)
     name = "vision.blocks.ln_1_scale"
     for k in range(3):
 

@@ -28,8 +28,8 @@ from codesign.train.finetune.config import (
     OptimConfig,
     ScheduleConfig,
 )
-from codesign.train.finetune.run import Run, run_finetune
-from codesign.train.finetune.step import train_step
+from codesign.train.run import Run, run_training
+from codesign.train.step import train_step
 
 pytestmark = pytest.mark.usefixtures("quick_compilation", "compiled_once")
 
@@ -51,7 +51,7 @@ QUIET = Console(quiet=True)
 
 def run(config, path, resume=False, check=None):
     folder = RunFolder.create(path, config_to_json(config), resume=resume)
-    return run_finetune(config, folder, QUIET, check=check)
+    return run_training(config, folder, QUIET, check=check)
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +122,7 @@ def test_a_damaged_newest_checkpoint_costs_its_steps_and_nothing_else(
     shutil.rmtree(cut / "checkpoints" / "steps" / "8" / damage)
     told = io.StringIO()
     folder = RunFolder.create(cut, config_to_json(CONFIG), resume=True)
-    run_finetune(CONFIG, folder, Console(file=told, width=200))
+    run_training(CONFIG, folder, Console(file=told, width=200))
     assert "the checkpoint of step 8 is damaged" in told.getvalue()
     assert lines(cut) == lines(path)
     assert not (cut / "checkpoints" / "damaged").exists(), "once the run is over"
@@ -135,7 +135,7 @@ def test_lost_metrics_are_told_of_on_resume(tmp_path, cut_off):
     (cut / "metrics.jsonl").unlink()
     told = io.StringIO()
     folder = RunFolder.create(cut, config_to_json(CONFIG), resume=True)
-    run_finetune(CONFIG, folder, Console(file=told, width=200))
+    run_training(CONFIG, folder, Console(file=told, width=200))
     assert "no line for 4 of the 4 steps up to the checkpoint" in told.getvalue()
     assert read_metrics(cut / "metrics.jsonl")[0]["step"] == 4
 
@@ -160,7 +160,7 @@ def test_sigterm_saves_between_two_steps_and_the_run_goes_on_to_the_same_end(
         return measured(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr("codesign.train.finetune.run.train_step", step)
+        patch.setattr("codesign.train.run.train_step", step)
         patch.setattr(Run, "measured", measure)
         with pytest.raises(Terminated), raised():
             run(CONFIG, cut, check=False)  # such a step cannot be traced
@@ -199,7 +199,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_in_one_line(tmp_path, monkeypatc
         state, metrics = train_step(state, *rest)
         return state, metrics | {"loss": metrics["loss"] * (jnp.nan if bad else 1)}
 
-    monkeypatch.setattr("codesign.train.finetune.run.train_step", broken)
+    monkeypatch.setattr("codesign.train.run.train_step", broken)
     with pytest.raises(RunError, match=r"not finite at step 4.* checkpoint of step 4, from before"):
         run(CONFIG, tmp_path / "hot", check=False)  # such a step cannot be traced
     assert [p.name for p in (tmp_path / "hot" / "checkpoints" / "steps").iterdir()] == ["4"]

@@ -7,8 +7,9 @@ the place in the data too, so that a resumed run ends as an uninterrupted one do
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import jax
@@ -17,15 +18,14 @@ import numpy as np
 from jax.experimental.multihost_utils import reached_preemption_sync_point
 
 from codesign.errors import RunError, UserError
-from codesign.models.formats import Processor
+from codesign.models.formats.processor import Pictures
 from codesign.runs import RunFolder, read_metrics
 from codesign.termination import Terminated, deferred
 from codesign.train import check, placement
 from codesign.train.checkpoints import Checkpoints, Saved
 from codesign.train.data import ImageTextBatch, Source, TrainingStream
-from codesign.train.finetune.config import FinetuneConfig
-from codesign.train.finetune.tensorboard import TensorBoard
 from codesign.train.progress import Display, resume_metrics
+from codesign.train.tensorboard import TensorBoard
 from codesign.train.tracking import RunTracker
 
 State = TypeVar("State")
@@ -44,22 +44,24 @@ class Loop:
       tracker: of time and carbon.
       display: of progress.
       source: the training data.
-      processor: of pictures and texts.
+      processor: of pictures, and of texts where the network reads any.
       mesh: the devices.
       checks: whether the first step of a stage is held against a plainly compiled one.
       dtype: of the network's activations.
+      notes: kept in every checkpoint.
     """
 
-    config: FinetuneConfig
+    config: Any
     folder: RunFolder
     checkpoints: Checkpoints
     tracker: RunTracker
     display: Display
     source: Source
-    processor: Processor
+    processor: Pictures
     mesh: jax.sharding.Mesh
     checks: bool = False
     dtype: Any = jnp.float32
+    notes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def resumed_at(self, saved: Saved | None) -> Place | None:
         """The place in the data to go on from, after metrics past the checkpoint are dropped.
@@ -155,7 +157,7 @@ class Loop:
                     if waiting:
                         self._record(stage, waiting, stream, board, looks)
                     notes = {"tracker": self.tracker.so_far(), "places": _gathered(stream.state())}
-                    self.checkpoints.save(done, stage, state, notes)
+                    self.checkpoints.save(done, stage, state, notes | dict(self.notes))
                     board.flush()
                 if stops:
                     raise Terminated
@@ -168,8 +170,9 @@ class Loop:
         """Batches on the devices, each process bringing its part."""
         sharding = placement.batched(self.mesh)
         for batch in stream:
-            arrays = (jax.make_array_from_process_local_data(sharding, part) for part in batch)
-            yield ImageTextBatch(*arrays)
+            yield jax.tree.map(
+                functools.partial(jax.make_array_from_process_local_data, sharding), batch
+            )
 
     def _was_cut_off(self, stage: str, begin: int) -> bool:
         """Whether SIGTERM came while the state of a stage at step `begin` was evaluated."""

@@ -1,0 +1,252 @@
+"""The CLIP: its task and its optimizer.
+
+Axes: B pairs of the global batch, M micro-batches of b = B / M pairs, E joint embedding.
+
+The towers may see the batch in parts while the loss sees it whole: each part's embeddings are
+computed under `jax.checkpoint`, so the backward pass recomputes one part at a time and memory
+is that of a part. That is the exact gradient of the whole batch's loss, the scheme of GradCache
+(Gao et al., 2021), where plain accumulation would contrast each part with itself alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jax.sharding import Mesh
+
+from codesign.models import ClipOutput, clamp_logit_scale
+from codesign.train import placement
+from codesign.train.data import ImageTextBatch
+from codesign.train.finetune.config import FinetuneConfig, LossConfig
+from codesign.train.losses import (
+    balanced_bias,
+    contrastive_loss,
+    distillation_loss,
+    feature_distillation_loss,
+    sigmoid_loss,
+    similarity_logits,
+)
+from codesign.train.network import Network
+from codesign.train.optim import decayed, warmup_cosine
+from codesign.train.task import Metrics
+
+Array = jax.Array
+States = tuple[nnx.State, nnx.State]
+_NOT_LOCKED, _LOCKED = "trained", "locked"
+
+
+class Weights(NamedTuple):
+    """What is trained.
+
+    Attributes:
+      clip: the CLIP's parameters.
+      logit_bias: of the sigmoid loss, []; others leave it alone.
+    """
+
+    clip: nnx.State
+    logit_bias: Array
+
+
+class Fixed(NamedTuple):
+    """What no step changes.
+
+    Attributes:
+      rest: of the CLIP's state, all but its parameters.
+      teacher: parameters and rest of the teacher, or None.
+    """
+
+    rest: nnx.State
+    teacher: States | None = None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ClipTask:
+    """Contrastive training of a CLIP, with a teacher or without; see `task.Task`.
+
+    Batches are `ImageTextBatch`; outputs `ClipOutput`. There are no statistics.
+
+    Attributes:
+      student: the network trained.
+      loss_config: what is minimised.
+      mesh: devices.
+      teacher: the network learnt from, or None.
+      lock: the tower that stays, or "none".
+      micro_batches: M.
+    """
+
+    student: Network
+    loss_config: LossConfig
+    mesh: Mesh
+    teacher: Network | None = None
+    lock: str = "none"
+    micro_batches: int = 1
+    unrolled_on_cpu: bool = False
+
+    def network(self, params: Weights) -> nnx.State:
+        """The CLIP's parameters."""
+        return params.clip
+
+    def with_network(self, params: Weights, network: nnx.State) -> Weights:
+        """With other parameters of the CLIP."""
+        return params._replace(clip=network)
+
+    def prepare(self, batch: ImageTextBatch, key: Array) -> ImageTextBatch:
+        """The batch along the data axis of the mesh; images are varied where they are read."""
+        keep = functools.partial(
+            jax.lax.with_sharding_constraint, shardings=placement.batched(self.mesh)
+        )
+        return ImageTextBatch(*map(keep, batch))
+
+    def taught(self, fixed: Fixed, batch: ImageTextBatch) -> ClipOutput | None:
+        """The teacher's embeddings."""
+        if self.teacher is None or fixed.teacher is None:
+            return None
+        return embed_in_parts(self.teacher, *fixed.teacher, batch, self.micro_batches)
+
+    def first(self, params: Weights, fixed: Fixed, batch: ImageTextBatch, step: Array) -> Weights:
+        """The sigmoid loss gets its bias at a run's very first step."""
+        if self.loss_config.kind != "sigmoid":
+            return params
+        bias = jax.lax.cond(
+            step == 0, lambda: self.first_bias(params.clip, fixed, batch), lambda: params.logit_bias
+        )
+        return params._replace(logit_bias=bias)
+
+    def first_bias(self, clip: nnx.State, fixed: Fixed, batch: ImageTextBatch) -> Array:
+        """The logit bias that suits the network and the first batch; see `balanced_bias`."""
+        out = embed_in_parts(self.student, clip, fixed.rest, batch, self.micro_batches)
+        labels = pair_labels(batch.labels, self.loss_config.same_label)
+        size = batch.labels.shape[0]
+        positives = size if labels is None else jnp.sum(labels[:, None] == labels[None, :])
+        return balanced_bias(similarity_logits(*out), positives)
+
+    def forward(
+        self, params: Weights, stats: Any, fixed: Fixed, batch: ImageTextBatch, gates: Any = None
+    ) -> tuple[ClipOutput, Any]:
+        """Embeddings of the batch."""
+        clip = params.clip
+        if self.lock != "none":  # leaves out the backward pass of that tower
+            clip = jax.tree_util.tree_map_with_path(
+                lambda path, x: jax.lax.stop_gradient(x) if path[0].key == self.lock else x, clip
+            )
+        if gates is not None:
+            out = self.student.embed(clip, fixed.rest, batch.images, batch.ids, gates)
+        else:
+            out = embed_in_parts(self.student, clip, fixed.rest, batch, self.micro_batches)
+        return out, stats
+
+    def loss(
+        self, params: Weights, outputs: ClipOutput, taught: ClipOutput | None, batch: ImageTextBatch
+    ) -> tuple[Array, Metrics]:
+        """See `weighted_losses`."""
+        return weighted_losses(outputs, params.logit_bias, taught, batch.labels, self.loss_config)
+
+    def divergence(self, outputs: ClipOutput, densest: ClipOutput) -> Array:
+        """Of the similarities within the batch."""
+        return distillation_loss(similarity_logits(*outputs), similarity_logits(*densest))
+
+    def constrain(self, params: Weights) -> Weights:
+        """The scale of the logits stays below 100."""
+        return params._replace(clip=clamp_logit_scale(params.clip))
+
+    def metrics(self, params: Weights) -> Metrics:
+        """The scale of the logits, and their bias where the loss has one."""
+        scale: Any = params.clip["logit_scale"]
+        found = {"logit_scale": jnp.exp(scale[...])}
+        if self.loss_config.kind == "sigmoid":
+            found["logit_bias"] = params.logit_bias
+        return found
+
+
+def embed_in_parts(
+    network: Network, params: nnx.State, rest: nnx.State, batch: ImageTextBatch, parts: int
+) -> ClipOutput:
+    """Embeddings of the whole batch, in its order, from `parts` passes."""
+    if parts == 1:
+        return network.embed(params, rest, batch.images, batch.ids)
+
+    @functools.partial(jax.checkpoint, prevent_cse=False)
+    def embed(part: tuple[Array, Array]) -> tuple[Array, Array]:
+        out = network.embed(params, rest, *part)
+        return out.image_embedding, out.text_embedding
+
+    # Part m holds the pairs m, m + M, ...: each device's own pairs stay on it.
+    cut = jax.tree.map(lambda x: _by_part(x, parts), (batch.images, batch.ids))
+    images, texts = (_whole(x) for x in jax.lax.map(embed, cut))
+    scale: Any = params["logit_scale"]
+    return ClipOutput(images, texts, jnp.exp(scale[...]))
+
+
+def _by_part(x: Array, parts: int) -> Array:
+    """[B, ...] -> [M, b, ...]."""
+    return jnp.moveaxis(x.reshape(-1, parts, *x.shape[1:]), 1, 0)
+
+
+def _whole(x: Array) -> Array:
+    """[M, b, ...] -> [B, ...], the reverse of `_by_part`."""
+    return jnp.moveaxis(x, 0, 1).reshape(-1, *x.shape[2:])
+
+
+def pair_labels(labels: Array, same_label: bool) -> Array | None:
+    """Labels for the losses: -1, no label, becomes one of its own for every pair."""
+    if not same_label:
+        return None
+    return jnp.where(labels < 0, -1 - jnp.arange(labels.shape[0]), labels)
+
+
+def weighted_losses(
+    out: ClipOutput, logit_bias: Array, taught: ClipOutput | None, labels: Array, loss: LossConfig
+) -> tuple[Array, dict[str, Array]]:
+    """The loss of a batch's embeddings, and its parts."""
+    of_pairs = pair_labels(labels, loss.same_label)
+    if loss.kind == "softmax":
+        contrastive = contrastive_loss(*out, of_pairs)
+    else:
+        contrastive = sigmoid_loss(*out, logit_bias, of_pairs)
+    total, parts = loss.contrastive * contrastive, {"contrastive_loss": contrastive}
+    if taught is not None:
+        parts["distillation_loss"] = distillation_loss(
+            similarity_logits(*out), similarity_logits(*taught)
+        )
+        total += loss.distillation * parts["distillation_loss"]
+        if loss.features:
+            parts["feature_loss"] = 0.5 * (
+                feature_distillation_loss(out.image_embedding, taught.image_embedding)
+                + feature_distillation_loss(out.text_embedding, taught.text_embedding)
+            )
+            total += loss.features * parts["feature_loss"]
+    return total, {"loss": total} | parts
+
+
+def make_optimizer(
+    config: FinetuneConfig, params: nnx.State, steps: int, lr: float, warmup_steps: int
+) -> tuple[optax.GradientTransformation, optax.Schedule]:
+    """AdamW under warm-up, cosine and clipping, and its learning rate; a locked tower is left out.
+
+    What is locked has no moments either, and does not count in the norm that is clipped.
+    """
+    optim = config.optim
+    rate = warmup_cosine(lr, warmup_steps, max(1, steps), optim.final_lr)
+    decays: Any = Weights(decayed(params), False)  # type: ignore[arg-type]
+    adamw = optax.chain(
+        optax.clip_by_global_norm(optim.clip_norm),
+        optax.adamw(
+            rate, b2=optim.beta2, eps=optim.epsilon, weight_decay=optim.weight_decay, mask=decays
+        ),
+    )
+    if config.lock == "none":
+        return adamw, rate
+    labels: Any = Weights(
+        jax.tree_util.tree_map_with_path(
+            lambda path, _: _LOCKED if path[0].key == config.lock else _NOT_LOCKED, params
+        ),
+        _NOT_LOCKED,  # type: ignore[arg-type]
+    )
+    locked = optax.partition({_NOT_LOCKED: adamw, _LOCKED: optax.set_to_zero()}, labels)
+    return locked, rate

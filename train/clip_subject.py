@@ -1,0 +1,234 @@
+"""A CLIP in a run: where it begins, and what is measured and delivered of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jax.sharding import Mesh
+
+from codesign.dress.masks import Masks
+from codesign.dress.packed import PackedFamily
+from codesign.dress.rows import RowSpec
+from codesign.errors import UserError
+from codesign.models import CLIP
+from codesign.models.dialect import Dialect
+from codesign.models.formats import (
+    ImageSettings,
+    Processor,
+    load_clip,
+    load_processor,
+    save_clip,
+)
+from codesign.models.formats.files import locate_side_files
+from codesign.models.formats.processor import image_settings, make_processor, read_tokenizer
+from codesign.models.subnets import norm_parameters, pack_clip, subnet_specs
+from codesign.train import placement
+from codesign.train.clip import ClipTask, Fixed, States, Weights, make_optimizer
+from codesign.train.data import Source, open_source, train_tokenizer
+from codesign.train.data.captions import captions as class_captions
+from codesign.train.finetune.config import FinetuneConfig
+from codesign.train.network import Network
+from codesign.train.optim import warmup_cosine
+from codesign.train.progress import Display
+from codesign.train.zero_shot import evaluate_source
+
+# The words of a vocabulary are looked for in so many samples.
+_MOST_SAMPLES = 100_000
+_MOST_EVALUATED_AT_ONCE = 256
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ClipSubject:
+    """A CLIP in a run; see `task.Subject`."""
+
+    config: FinetuneConfig
+    task: ClipTask
+    params: Weights
+    stats: Any
+    fixed: Fixed
+    source: Source
+    processor: Processor
+    validation: Source | None
+    mesh: Mesh
+    dtype: Any
+
+    def optimizer(
+        self, steps: int, lr: float, warmup_steps: int
+    ) -> tuple[optax.GradientTransformation, Any]:
+        """AdamW; see `make_optimizer`."""
+        return make_optimizer(self.config, self.params.clip, steps, lr, warmup_steps)
+
+    def norm_optimizer(self, steps: int, lr: float) -> optax.GradientTransformation:
+        """Adam under clipping."""
+        optim = self.config.optim
+        rate = warmup_cosine(lr, 0, steps, 0.0)
+        return optax.chain(
+            optax.clip_by_global_norm(optim.clip_norm),
+            optax.adam(rate, b2=optim.beta2, eps=optim.epsilon),
+        )
+
+    def specs(self, include: Sequence[str], exclude: Sequence[str]) -> dict[str, RowSpec]:
+        """Of the blocks' kernels."""
+        return subnet_specs(self.model(self.params.clip, ()), include, exclude)
+
+    @property
+    def norms(self) -> tuple[str, ...]:
+        """Scales and biases of LayerNorm."""
+        return tuple(norm_parameters(self.model(self.params.clip, ())))
+
+    def model(self, network: nnx.State, stats: Any) -> CLIP:
+        """The CLIP of replicated parameters, on this process's first device."""
+        states = jax.tree.map(lambda x: x.addressable_data(0), (network, self.fixed.rest))
+        return self.task.student.clip(*states)
+
+    def evaluate(self, models: Sequence[CLIP]) -> list[dict[str, Any]]:
+        """Zero-shot classification and retrieval of each; see `evaluate_source`."""
+        assert self.validation is not None
+        size = min(_MOST_EVALUATED_AT_ONCE, self.config.optim.batch_size)
+        return [
+            evaluate_source(
+                clip, self.processor, self.validation, threads=self.config.threads, batch_size=size
+            )
+            for clip in models
+        ]
+
+    def save(self, model: CLIP, folder: Path) -> None:
+        """A native checkpoint with its processor."""
+        save_clip(model, folder, "native", overwrite=True)
+        self.processor.save(folder)
+
+    def pack(
+        self, model: CLIP, masks: Masks, specs: Mapping[str, RowSpec],
+        sparsities: Sequence[float], own: Sequence[Mapping[str, Any]],
+    ) -> PackedFamily:
+        """See `pack_clip`."""
+        return pack_clip(model, masks, specs, sparsities, norms=own)
+
+    def save_inputs(self, folder: Path) -> None:
+        """The processor."""
+        self.processor.save(folder)
+
+    def costs(self, masks: Masks, k: int | None) -> dict[str, Any]:
+        """Nothing: `codesign cost` prices a family of CLIPs."""
+        return {}
+
+
+def open_clip(config: FinetuneConfig, display: Display) -> ClipSubject:
+    """Data, network and teacher of a run.
+
+    Raises:
+      UserError: what cannot be used.
+    """
+    mesh = placement.make_mesh()
+    try:
+        placement.check_batch(mesh, config.optim.batch_size // config.optim.micro_batches)
+    except ValueError as error:
+        raise UserError(f"{error}, divided by optim.micro_batches") from None
+    display.says("opening the data")
+    source = open_source(config.train, display.indexing)
+    validation = None
+    if config.validation.path:
+        validation = open_source(config.validation, display.indexing)
+    begun = start(config, source)
+    split: Any = nnx.split(begun.model, nnx.Param, ...)
+    graphdef, params, rest = split
+    network, states = (None, None) if config.loss.teacher is None else _teacher(config, begun)
+    task = ClipTask(
+        student=Network(graphdef, begun.processor.settings), loss_config=config.loss, mesh=mesh,
+        teacher=network, lock=config.lock, micro_batches=config.optim.micro_batches,
+    )  # fmt: skip
+    whole = placement.replicated(mesh)
+    weights, fixed = Weights(params, jnp.zeros((), jnp.float32)), Fixed(rest, states)
+    return ClipSubject(
+        config, task, placement.put(weights, whole), (), placement.put(fixed, whole), source,
+        begun.processor, validation, mesh, begun.model.vision.dtype,
+    )  # fmt: skip
+
+
+class Start(NamedTuple):
+    """The network before its first step, and what prepares its inputs."""
+
+    model: CLIP
+    processor: Processor
+
+
+def start(config: FinetuneConfig, source: Source) -> Start:
+    """The network and the processor that a config begins with.
+
+    Args:
+      config: names a checkpoint, or the dimensions of an untrained network.
+      source: training data, whose words make the vocabulary where there is no tokenizer.
+
+    Raises:
+      UserError: a checkpoint that cannot be read, or dimensions no CLIP can have.
+    """
+    dtype = jnp.bfloat16 if config.bfloat16 else jnp.float32
+    if config.checkpoint is not None:
+        model = load_clip(config.checkpoint, image=config.image, dtype=dtype, remat=config.remat)
+        return Start(model, load_processor(config.checkpoint, model, tokenizer=config.tokenizer))
+    wanted = config.untrained
+    if config.image is not None:
+        wanted = dataclasses.replace(wanted, image=config.image)
+    settings = ImageSettings(size=wanted.image)
+    if wanted.channels == 1:
+        settings = dataclasses.replace(settings, mean=(0.5,), std=(0.5,))
+    if config.tokenizer is not None:
+        tokenizer = read_tokenizer(config.tokenizer)
+    else:
+        tokenizer = train_tokenizer(_texts(source))
+    processor = make_processor(settings, tokenizer, wanted.context)
+    vocab, end = len(processor.tokenizer), processor.tokenizer.eos_token_id
+
+
+    def new() -> CLIP:
+        return CLIP(
+            dataclasses.replace(wanted, vocab=vocab),
+            rngs=nnx.Rngs(config.seed), dtype=dtype, remat=config.remat,
+            # By default texts are read at their largest id, as OpenAI's are.
+            dialect=Dialect(end_of_text=None if end == vocab - 1 else end),
+        )  # fmt: skip
+
+    try:
+        graphdef = nnx.graphdef(nnx.eval_shape(new))
+    except ValueError as error:
+        raise UserError(f"untrained: {error}") from None
+    # One program: drawn one by one, each array would be compiled for.
+    return Start(nnx.merge(graphdef, jax.jit(lambda: nnx.state(new()))()), processor)
+
+
+def _texts(source: Source) -> list[str]:
+    """Every caption of the classes, and of the first samples."""
+    of_classes = class_captions(source.class_names, source.templates)
+    of_samples = (source.captions(i) for i in range(min(len(source), _MOST_SAMPLES)))
+    return [*itertools.chain(*of_classes), *itertools.chain.from_iterable(of_samples)]
+
+
+def _teacher(config: FinetuneConfig, begun: Start) -> tuple[Network, States]:
+    """The teacher, able to read the student's inputs."""
+    path, ours = str(config.loss.teacher), begun.model.architecture
+    dtype = jnp.bfloat16 if config.bfloat16 else jnp.float32
+    model = load_clip(path, image=ours.image, dtype=dtype)
+    settings = dataclasses.replace(image_settings(locate_side_files(path)), size=ours.image)
+    theirs = model.architecture
+    for name in ("vocab", "context", "channels"):
+        if getattr(ours, name) != getattr(theirs, name):
+            raise UserError(
+                f"--loss.teacher {path}: its {name} is {getattr(theirs, name)}, the student's "
+                f"{getattr(ours, name)}; both must read the same inputs"
+            )
+    if config.loss.features and ours.projection != theirs.projection:
+        raise UserError(
+            f"--loss.features: the teacher embeds in {theirs.projection} dimensions, the student "
+            f"in {ours.projection}; set it to 0, --loss.distillation works across widths"
+        )
+    split: Any = nnx.split(model, nnx.Param, ...)
+    graphdef, params, rest = split
+    return Network(graphdef, settings), (params, rest)

@@ -1,0 +1,121 @@
+"""One step of plain training of any task, compiled."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from codesign.train.task import Metrics, Task
+
+Array = jax.Array
+# Share of the running statistics that stays in each step.
+MOMENTUM = 0.9
+
+
+class TrainState(NamedTuple):
+    """What a step changes.
+
+    Attributes:
+      params: as trained.
+      average: their moving average, or None.
+      stats: running statistics; may be empty.
+      opt_state: the optimizer's.
+      step: steps taken, [].
+    """
+
+    params: Any
+    average: Any
+    stats: Any
+    opt_state: optax.OptState
+    step: Array
+
+    @property
+    def delivered(self) -> Any:
+        """What is evaluated and saved: the average where there is one."""
+        return self.params if self.average is None else self.average
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Trainer:
+    """Everything a step needs that does not change; hashed by identity, static under jit.
+
+    Attributes:
+      task: the loss.
+      optimizer: of the params.
+      learning_rate: its schedule, for the metrics.
+      ema: decay of the moving average; 0: none.
+    """
+
+    task: Task
+    optimizer: optax.GradientTransformation
+    learning_rate: optax.Schedule
+    ema: float = 0.0
+
+    def init(self, params: Any, stats: Any = ()) -> TrainState:
+        """The state before the first step."""
+        return TrainState(
+            params=params,
+            # A copy: the step's donated buffers must not be the same twice.
+            average=jax.tree.map(jnp.copy, params) if self.ema else None,
+            stats=stats,
+            opt_state=jax.jit(self.optimizer.init)(params),
+            step=jnp.zeros((), jnp.int32),
+        )
+
+
+def total_loss(
+    params: Any, stats: Any, fixed: Any, taught: Any, batch: Any, task: Task
+) -> tuple[Array, tuple[Metrics, Any]]:
+    """The loss of a prepared batch; its parts, and the batch's statistics."""
+    outputs, seen = task.forward(params, stats, fixed, batch)
+    loss, parts = task.loss(params, outputs, taught, batch)
+    return loss, (parts, seen)
+
+
+def updated(
+    params: Any, grads: Any, opt_state: optax.OptState, optimizer: optax.GradientTransformation,
+    task: Task,
+) -> tuple[Any, optax.OptState]:
+    """Params and optimizer after a gradient."""
+    updates, opt_state = optimizer.update(grads, opt_state, params)
+    return task.constrain(optax.apply_updates(params, updates)), opt_state
+
+
+@functools.partial(jax.jit, static_argnames="trainer", donate_argnames="state")
+def train_step(
+    state: TrainState, fixed: Any, batch: Any, key: Array, trainer: Trainer
+) -> tuple[TrainState, Metrics]:
+    """One step.
+
+    Args:
+      state: given up.
+      fixed: of the task.
+      batch: as the data give it, leaves [B, ...].
+      key: of random variation on the device; the step is added to it.
+      trainer: the constants.
+
+    Returns:
+      The next state, and metrics as scalars.
+    """
+    task = trainer.task
+    batch = task.prepare(batch, jax.random.fold_in(key, state.step))
+    taught = task.taught(fixed, batch)
+    before = task.first(state.params, fixed, batch, state.step)
+    (_, (metrics, seen)), grads = jax.value_and_grad(total_loss, has_aux=True)(
+        before, state.stats, fixed, taught, batch, task
+    )
+    params, opt_state = updated(before, grads, state.opt_state, trainer.optimizer, task)
+    average = state.average
+    if average is not None:
+        # A short run's average should not be of its start: the decay rises to its value.
+        decay = jnp.minimum(trainer.ema, (1 + state.step) / (10 + state.step))
+        average = optax.incremental_update(params, average, 1 - decay)
+    metrics |= {"grad_norm": optax.tree.norm(grads)} | task.metrics(params)
+    metrics["learning_rate"] = jnp.asarray(trainer.learning_rate(state.step))
+    stats = jax.tree.map(lambda old, new: old + (1 - MOMENTUM) * (new - old), state.stats, seen)
+    return TrainState(params, average, stats, opt_state, state.step + 1), metrics
