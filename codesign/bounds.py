@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         MaxLen,
         MinLen,
         MultipleOf,
+        Predicate,
         doc,
     )
 else:
@@ -35,6 +36,7 @@ else:
             MaxLen,
             MinLen,
             MultipleOf,
+            Predicate,
             doc,
         )
     except ModuleNotFoundError:
@@ -45,7 +47,8 @@ else:
             def __init__(self, stated: Any) -> None:
                 self.stated = stated
 
-        Ge = Gt = Le = Lt = MaxLen = MinLen = MultipleOf = DocInfo = doc = BaseMetadata
+        Ge = Gt = Le = Lt = MaxLen = MinLen = MultipleOf = BaseMetadata
+        DocInfo = Predicate = doc = BaseMetadata
 
 __all__ = [
     "BaseMetadata",
@@ -57,5 +60,6 @@ __all__ = [
     "MaxLen",
     "MinLen",
     "MultipleOf",
+    "Predicate",
     "doc",
 ]

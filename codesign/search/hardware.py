@@ -10,9 +10,9 @@ from typing import Annotated, Literal
 import jax
 import moocore
 import numpy as np
-from annotated_types import MinLen
 
 from codesign.accelerator import Accelerator
+from codesign.bounds import MinLen
 from codesign.constraints import Count, Positive
 from codesign.cost.capacity import busy_share, dram_shortage
 from codesign.cost.estimate import subnet_shares

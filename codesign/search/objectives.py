@@ -24,8 +24,8 @@ from typing import Annotated, Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
-from annotated_types import DocInfo, Predicate
 
+from codesign.bounds import DocInfo, Predicate
 from codesign.constraints import Positive
 from codesign.cost.model import Costs
 from codesign.errors import did_you_mean

@@ -83,7 +83,8 @@ class ClipFamily:
 
     def architecture(self, base: Architecture, towers: Mapping[str, Tower]) -> Architecture:
         """The CLIP with these towers."""
-        return dataclasses.replace(base, **towers)
+        changes: dict[str, Any] = dict(towers)
+        return dataclasses.replace(base, **changes)
 
     def tower(self, architecture: Architecture, name: str) -> Tower:
         """The dimensions of one tower."""

@@ -137,7 +137,8 @@ class VitFamily:
 
     def architecture(self, base: ElasticVit, towers: Mapping[str, Tower]) -> ElasticVit:
         """The network with this tower."""
-        return dataclasses.replace(base, **towers)
+        changes: dict[str, Any] = dict(towers)
+        return dataclasses.replace(base, **changes)
 
     def tower(self, architecture: ElasticVit, name: str) -> Tower:
         """The dimensions of its tower."""

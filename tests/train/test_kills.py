@@ -17,7 +17,7 @@ from simulators.tiny_runs import RUNS
 
 pytestmark = pytest.mark.slow
 
-KILLS = 20  # of each kind of run
+KILLS = 8  # of each kind of run
 
 
 # Imported once, in the process that every run is forked from.
