@@ -10,36 +10,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from annotated_types import (
-        BaseMetadata,
-        DocInfo,
-        Ge,
-        Gt,
-        Le,
-        Lt,
-        MaxLen,
-        MinLen,
-        MultipleOf,
-        Predicate,
-        doc,
-    )
-else:
-    try:
-        from annotated_types import (
-            BaseMetadata,
-            DocInfo,
-            Ge,
-            Gt,
-            Le,
-            Lt,
-            MaxLen,
-            MinLen,
-            MultipleOf,
-            Predicate,
-            doc,
-        )
-    except ModuleNotFoundError:
+try:
+    from annotated_types import BaseMetadata as BaseMetadata
+    from annotated_types import DocInfo as DocInfo
+    from annotated_types import Ge as Ge
+    from annotated_types import Gt as Gt
+    from annotated_types import Le as Le
+    from annotated_types import Lt as Lt
+    from annotated_types import MaxLen as MaxLen
+    from annotated_types import MinLen as MinLen
+    from annotated_types import MultipleOf as MultipleOf
+    from annotated_types import Predicate as Predicate
+    from annotated_types import doc as doc
+except ModuleNotFoundError:
+    if not TYPE_CHECKING:
 
         class BaseMetadata:
             """A bound that nothing reads."""
@@ -49,17 +33,3 @@ else:
 
         Ge = Gt = Le = Lt = MaxLen = MinLen = MultipleOf = BaseMetadata
         DocInfo = Predicate = doc = BaseMetadata
-
-__all__ = [
-    "BaseMetadata",
-    "DocInfo",
-    "Ge",
-    "Gt",
-    "Le",
-    "Lt",
-    "MaxLen",
-    "MinLen",
-    "MultipleOf",
-    "Predicate",
-    "doc",
-]
