@@ -15,3 +15,10 @@ def quick_compilation() -> Iterator[None]:
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", before)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def programs_end_with_their_module() -> Iterator[None]:
+    """Thousands of compiled programs in one worker cost gigabytes, and crashed the compiler."""
+    yield
+    jax.clear_caches()
