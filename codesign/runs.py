@@ -420,6 +420,12 @@ class Run:
         return str(self.record.get("name") or self.path.resolve().name)
 
 
+def check_folder(path: str | os.PathLike[str]) -> None:
+    """Raises UserError where there is no folder at all."""
+    if not Path(path).is_dir():
+        raise UserError(f"{path} is not a folder; give the folder of a run, such as runs/NAME")
+
+
 def read_run(path: str | os.PathLike[str]) -> Run:
     """Reads a run folder.
 
@@ -427,8 +433,7 @@ def read_run(path: str | os.PathLike[str]) -> Run:
       UserError: where it is not one, or a file in it is damaged.
     """
     path = Path(path)
-    if not path.is_dir():
-        raise UserError(f"{path} is not a folder; give the folder of a run, such as runs/NAME")
+    check_folder(path)
     if not (path / CONFIG).is_file():
         raise UserError(f"{path} is not the folder of a run: it has no {CONFIG}")
     return Run(

@@ -23,8 +23,8 @@ from rich.console import Console
 
 from codesign.constraints import check_config
 from codesign.models import CLIP, full_gates, reorder, taylor_importance
-from codesign.report import write_report
 from codesign.report.correct import CORRECT, correct_json
+from codesign.report.html import write_report
 from codesign.runs import RunFolder
 from codesign.train import measure, placement
 from codesign.train.check import due

@@ -27,11 +27,12 @@ def add(commands: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """`codesign ablate`: the comparison itself is codesign.surrogate.run's."""
     from codesign.overrides import config_name, config_to_json
+
+    config = configured.load(args)  # Before what takes seconds to import: it may be misspelt.
     from codesign.report.ablation import write_report
     from codesign.runs import RunFolder
     from codesign.surrogate.run import check_new, run_ablation
 
-    config = configured.load(args)
     name, out = config_name(args.config), configured.out_folder(args)
     check_new(out)
     folder = RunFolder.create(out, config_to_json(config), name=name)

@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import sys
 import warnings
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from codesign.cli.arguments import add_command
@@ -39,6 +40,8 @@ def add(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """`codesign cost`."""
+    if not Path(args.file).exists():  # Asked here too: what follows starts JAX.
+        raise UserError(f"there is no design file {args.file}")
     from codesign.cost.capacity import OverloadWarning, busy_share, overload_message
     from codesign.design_file import design_to_json, load_design, under_costing
     from codesign.report.costs import costs_json, subnet_json

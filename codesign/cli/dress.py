@@ -27,10 +27,10 @@ def add(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """`codesign dress`: the run itself is train.run's."""
+    folder, summary = trained(args, _runner)
     from codesign.report.finetune import subnets_table
     from codesign.runs import REPORT
 
-    folder, summary = trained(args, _runner)
     family, report = str(folder / summary["family"]), str(folder / REPORT)
     if args.json:
         print_json({"run": str(folder)} | summary | {"family": family, "report": report})

@@ -23,10 +23,10 @@ def add(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """`codesign finetune`: the run itself is train.run's."""
+    folder, summary = trained(args, _runner)
     from codesign.report.finetune import measures_table
     from codesign.runs import REPORT
 
-    folder, summary = trained(args, _runner)
     clip, report = str(folder / summary["clip"]), str(folder / REPORT)
     if args.json:
         print_json({"run": str(folder)} | summary | {"clip": clip, "report": report})

@@ -22,6 +22,10 @@ def add(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """`codesign report`."""
+    from codesign.runs import check_folder
+
+    for path in args.runs:
+        check_folder(path)
     from codesign.report import ablation, finetune
 
     for is_one, what, report in (
@@ -62,8 +66,8 @@ def _report_finetunings(args: argparse.Namespace) -> int:
 
 
 def _report_searches(args: argparse.Namespace) -> int:
-    from codesign.report import write_report
     from codesign.report.claims import run_claims
+    from codesign.report.html import write_report
     from codesign.report.seeds import run_groups
     from codesign.report.tables import comparison_table, run_summary, seeds_table
     from codesign.runs import jsonable, read_run

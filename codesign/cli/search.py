@@ -35,11 +35,12 @@ def add(commands: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """`codesign search`: the run itself is train.joint's."""
     from codesign.overrides import config_name, config_to_json
+
+    config = configured.load(args)  # Before what takes seconds to import: it may be misspelt.
     from codesign.report.claims import run_claims
     from codesign.runs import RunFolder, jsonable, read_run
     from codesign.search.hardware import HardwareConfig
 
-    config = configured.load(args)
     if isinstance(config, HardwareConfig):
         return _search_hardware(config, args)
     name, out = config_name(args.config), configured.out_folder(args)

@@ -1,5 +1,4 @@
-"""Reports: what a run folder holds, as figures, tables and one HTML page."""
+"""Reports: what a run folder holds, as figures, tables and one HTML page.
 
-from codesign.report.html import write_report
-
-__all__ = ["write_report"]
+`html.write_report` writes it. Nothing is imported here: tables need no matplotlib.
+"""

@@ -16,7 +16,6 @@ from statistics import NormalDist
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import special
 
 Values = Any  # whatever NumPy makes an array of
 
@@ -128,6 +127,8 @@ def mean_interval(values: Sequence[float]) -> tuple[float, Interval | None]:
     mean = float(sample.mean())
     if len(sample) < 2:
         return mean, None
+    from scipy import special  # not above: a quarter of a second, for those who read one run
+
     quantile = float(special.stdtrit(len(sample) - 1, (1 + COVERAGE) / 2))
     reach = quantile * float(sample.std(ddof=1)) / math.sqrt(len(sample))
     return mean, Interval(mean - reach, mean + reach)

@@ -12,8 +12,9 @@ from rich.console import Console
 
 from codesign.errors import UserError
 from codesign.printable import printable
-from codesign.report import finetune, html, plots, write_report
+from codesign.report import finetune, html, plots
 from codesign.report.correct import correct_json
+from codesign.report.html import write_report
 from codesign.report.savings import savings
 from codesign.report.tables import (
     COLUMNS,

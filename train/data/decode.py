@@ -6,8 +6,6 @@ import functools
 import io
 from typing import TYPE_CHECKING
 
-from codesign.models.formats.pixels import in_mode
-
 if TYPE_CHECKING:
     from PIL.Image import Image
 
@@ -34,6 +32,8 @@ def decode(stored: bytes, mode: str, least_side: int | None = None) -> Image:
       Exception: whatever else Pillow's decoders raise of damaged pictures.
     """
     from PIL import Image, UnidentifiedImageError
+
+    from codesign.models.formats.pixels import in_mode  # not above: it brings Flax and Orbax
 
     try:
         with Image.open(io.BytesIO(stored), formats=_decoders()) as opened:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from codesign.models.formats.pixels import in_mode
 from codesign.train.data.captions import captions as class_captions
 from codesign.train.data.config import AugmentConfig, DataError
 from codesign.train.data.decode import decode
@@ -60,6 +59,8 @@ def decoded(
     Of a larger JPEG, the decoder may give a half, quarter or eighth, if still of `least_side`:
     a photograph of 2048 x 1536 takes half the time.
     """
+    from codesign.models.formats.pixels import in_mode  # not above: it brings Flax and Orbax
+
     try:
         stored = source.image(index)
         if isinstance(stored, np.ndarray):

@@ -9,7 +9,6 @@ from codesign.architecture import Architecture, clip_vit_b16
 from codesign.bounds import Ge
 from codesign.constraints import Count, Natural, NonNegative, Positive, Seed, Share, ShareBelowOne
 from codesign.errors import UserError
-from codesign.models.clip import check_discrete
 from codesign.train.data import AugmentConfig, SourceConfig
 from codesign.train.data.picture import check_augment
 
@@ -154,6 +153,8 @@ class FinetuneConfig:
             raise UserError("--train.path is empty: give the images and captions to train on")
         check_augment(self.augment)
         if self.checkpoint is None:
+            from codesign.models.clip import check_discrete  # not above: it brings Flax
+
             wanted = self.untrained
             try:
                 check_discrete(dataclasses.replace(wanted, image=self.image or wanted.image))
