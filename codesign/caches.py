@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import sys
 from pathlib import Path
 
@@ -19,3 +20,48 @@ def cache_folder() -> Path:
     else:
         base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return base / "codesign"
+
+
+class NotPrivate(Exception):
+    """One line that says who else could put something into a folder."""
+
+
+def private_folder(folder: Path) -> Path:
+    """Makes a folder of code that is run, and refuses one in which somebody else could put some.
+
+    Returns:
+      Its real path: from here on no link on the way to it matters.
+
+    Raises:
+      OSError: it cannot be made.
+      NotPrivate: it belongs to another user, or others can write to it or replace it.
+    """
+    for part in reversed((folder, *folder.parents)):
+        part.mkdir(mode=0o700, exist_ok=True)  # as the XDG specification has it
+    folder = folder.resolve()
+    mend = "set CODESIGN_CACHE to a folder of your own"
+    if not is_mine(folder):
+        raise NotPrivate(f"{folder} belongs to another user; {mend}")
+    if writable_by_others(os.stat(folder)):
+        raise NotPrivate(f"others can write to {folder}; chmod go-w it after a look, or {mend}")
+    for parent in folder.parents:
+        mode = parent.stat().st_mode
+        # A sticky folder, such as /tmp, lets nobody rename what is another's.
+        if has_owners() and mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+            raise NotPrivate(f"others can replace {folder}, as {parent} is open to all; {mend}")
+    return folder
+
+
+def is_mine(path: Path) -> bool:
+    """Whether the user owns what is at the path itself, links not followed."""
+    return not has_owners() or os.lstat(path).st_uid == os.getuid()
+
+
+def writable_by_others(about: os.stat_result) -> bool:
+    """Whether a mode lets the group or all write."""
+    return has_owners() and bool(about.st_mode & (stat.S_IWGRP | stat.S_IWOTH))
+
+
+def has_owners() -> bool:
+    """Whether the system's files have owners and modes, as those of POSIX have."""
+    return hasattr(os, "getuid")

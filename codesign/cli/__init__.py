@@ -16,6 +16,8 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from codesign import compilation_cache
+
 # Heavy modules (JAX, matplotlib) are imported by the commands that need them: help is instant.
 from codesign.cli import (
     ablate,
@@ -97,8 +99,10 @@ def _fail(error: object, code: int) -> int:
 def _run(argv: list[str]) -> int:
     _check_command(argv)
     args, extra = _parser().parse_known_args(argv)
+    compilation_cache.start(wanted=not args.no_compilation_cache)
     if extra and not hasattr(args, "config"):
-        raise UserError(f"unexpected argument '{extra[0]}'; see codesign {argv[0]} --help")
+        help_of = f"codesign {args.command_name} --help"
+        raise UserError(f"unexpected argument '{extra[0]}'; see {help_of}")
     args.overrides = extra
     command: Callable[[argparse.Namespace], int] = args.command
     with only_results() if args.json else contextlib.nullcontext():
@@ -129,6 +133,10 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
+    parser.add_argument(
+        "--no-compilation-cache", action="store_true",
+        help="compile every program anew, and keep none for the next command",
+    )  # fmt: skip
     commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=Parser)
     for command in _COMMANDS.values():
         command.add(commands)

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from codesign.compilation_cache import ignore_damage
 from codesign.errors import UserError
 from codesign.printable import printable
 
@@ -88,6 +89,7 @@ def notes_to_stderr() -> Iterator[list[str]]:
     told: list[str] = []
     with warnings.catch_warnings(record=True) as notes:
         warnings.simplefilter("always", UserWarning)
+        ignore_damage()
         yield told
     told += [str(note.message) for note in notes if note.category is UserWarning]
     for note in told:

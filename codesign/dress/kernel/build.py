@@ -63,15 +63,14 @@ def library() -> Path:
     compiler = _compiler()
     folder = cache_folder()
     try:
-        for part in reversed((folder, *folder.parents)):
-            part.mkdir(mode=0o700, exist_ok=True)  # as the XDG specification has it
-        folder = folder.resolve()  # from here on no link on the way to it matters
-        _check_private(folder)
+        folder = caches.private_folder(folder)
         build = folder / f"row_sparse-{_key(compiler)}"
         if not _is_intact(build):
             _make(compiler, build)
     except OSError as error:
         raise CannotCompile(f"{folder} cannot be written: {error}") from None
+    except caches.NotPrivate as error:
+        raise CannotCompile(str(error)) from None
     return build / _LIBRARY
 
 
@@ -83,24 +82,6 @@ def cache_folder() -> Path:
 # ---- what may be loaded ----------------------------------------------------------------------
 
 
-def _check_private(folder: Path) -> None:
-    """Refuses a folder, given by its real path, in which somebody else could put a library.
-
-    Raises:
-      CannotCompile: it belongs to another user, or others can write to it or replace it.
-    """
-    mend = "set CODESIGN_CACHE to a folder of your own"
-    if not _is_mine(folder):
-        raise CannotCompile(f"{folder} belongs to another user; {mend}")
-    if _writable_by_others(os.stat(folder)):
-        raise CannotCompile(f"others can write to {folder}; chmod go-w it after a look, or {mend}")
-    for parent in folder.parents:
-        mode = parent.stat().st_mode
-        # A sticky folder, such as /tmp, lets nobody rename what is another's.
-        if _has_owners() and mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
-            raise CannotCompile(f"others can replace {folder}, as {parent} is open to all; {mend}")
-
-
 def _is_intact(build: Path) -> bool:
     """Whether a build is the user's alone, and its library what was compiled."""
     try:
@@ -108,7 +89,7 @@ def _is_intact(build: Path) -> bool:
         for path in (build, build / _LIBRARY, build / _DIGEST):
             about = os.lstat(path)
             whole &= path is build or stat.S_ISREG(about.st_mode)
-            whole &= _is_mine(path) and not _writable_by_others(about)
+            whole &= caches.is_mine(path) and not caches.writable_by_others(about)
         if not whole:
             return False
         with open(build / _LIBRARY, "rb") as file:
@@ -116,19 +97,6 @@ def _is_intact(build: Path) -> bool:
         return (build / _DIGEST).read_bytes() == digest.encode()
     except OSError:
         return False
-
-
-def _has_owners() -> bool:
-    """Whether the system's files have owners and modes, as those of POSIX have."""
-    return hasattr(os, "getuid")
-
-
-def _is_mine(path: Path) -> bool:
-    return not _has_owners() or os.lstat(path).st_uid == os.getuid()
-
-
-def _writable_by_others(about: os.stat_result) -> bool:
-    return _has_owners() and bool(about.st_mode & (stat.S_IWGRP | stat.S_IWOTH))
 
 
 # ---- compiling -------------------------------------------------------------------------------
@@ -170,7 +138,7 @@ def _write(path: Path, data: bytes) -> None:
 
 def _sync(folder: Path) -> None:
     """Puts a folder's entries on the disk, where the system can do that."""
-    if not _has_owners():
+    if not caches.has_owners():
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
