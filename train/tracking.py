@@ -1,4 +1,4 @@
-"""Wall time, energy and carbon of our own run, by CodeCarbon's offline tracker."""
+"""Wall time of our own run; its energy and carbon where CodeCarbon is installed."""
 
 from __future__ import annotations
 
@@ -15,38 +15,33 @@ COUNTRY, REGION = "USA", "california"
 class RunTracker:
     """Measures from construction on, on top of what a resumed run took before.
 
+    Carbon by CodeCarbon's offline tracker, of the extra codesign[footprint]. Without it, or where
+    an earlier part of the run went without, there is none: a guess would look like a measurement.
+
     A context manager: however a run ends, no thread that samples outlives it.
     """
 
     def __init__(self, before: Mapping[str, float] | None = None) -> None:
-        from codecarbon import OfflineEmissionsTracker
-
-        # It announces itself before the log level it is given below is in force.
-        logging.getLogger("codecarbon").setLevel(logging.CRITICAL)
         self._before = dict(before or {})
         self._started = time.monotonic()
-        self._tracker = OfflineEmissionsTracker(
-            country_iso_code=COUNTRY,
-            region=REGION,
-            measure_power_secs=SAMPLE_EVERY_S,
-            output_methods=[],  # no file, no server: what is measured goes into the run's own
-            log_level="critical",
-            allow_multiple_runs=True,
-        )
-        self._tracker.start()
+        measured = not self._before or "run_carbon_kgco2e" in self._before
+        self._tracker = _started_tracker() if measured else None
 
     def __enter__(self) -> RunTracker:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._tracker.stop()  # does nothing the second time
+        if self._tracker is not None:
+            self._tracker.stop()  # does nothing the second time
 
     def so_far(self) -> dict[str, float]:
-        """Wall time (s) and carbon (kgCO2e) until now, earlier parts included."""
-        return self._total(self._tracker.flush() or 0.0)
+        """Wall time (s) and carbon (kgCO2e), where measured, until now, earlier parts included."""
+        return self._total(None if self._tracker is None else self._tracker.flush() or 0.0)
 
     def stop(self) -> dict[str, Any]:
-        """Totals of the run: wall_time_s, run_carbon_kgco2e, run_energy_kwh."""
+        """Totals of the run: wall_time_s; where measured, run_carbon_kgco2e and run_energy_kwh."""
+        if self._tracker is None:
+            return self._total(None)
         total = self._total(self._tracker.stop() or 0.0)
         last = self._tracker.final_emissions_data
         if last.emissions:
@@ -54,9 +49,32 @@ class RunTracker:
             total["run_energy_kwh"] = total["run_carbon_kgco2e"] * kwh_per_kg
         return total
 
-    def _total(self, carbon_kgco2e: float) -> dict[str, float]:
+    def _total(self, carbon_kgco2e: float | None) -> dict[str, float]:
         elapsed_s = time.monotonic() - self._started
-        return {
-            "wall_time_s": self._before.get("wall_time_s", 0.0) + elapsed_s,
-            "run_carbon_kgco2e": self._before.get("run_carbon_kgco2e", 0.0) + carbon_kgco2e,
-        }
+        total = {"wall_time_s": self._before.get("wall_time_s", 0.0) + elapsed_s}
+        if carbon_kgco2e is not None:
+            before = self._before.get("run_carbon_kgco2e", 0.0)
+            total["run_carbon_kgco2e"] = before + carbon_kgco2e
+        return total
+
+
+def _started_tracker() -> Any:
+    """CodeCarbon's tracker, or None where that is not installed."""
+    try:
+        from codecarbon import OfflineEmissionsTracker
+    except ModuleNotFoundError as error:
+        if error.name != "codecarbon":
+            raise
+        return None
+    # It announces itself before the log level it is given below is in force.
+    logging.getLogger("codecarbon").setLevel(logging.CRITICAL)
+    tracker = OfflineEmissionsTracker(
+        country_iso_code=COUNTRY,
+        region=REGION,
+        measure_power_secs=SAMPLE_EVERY_S,
+        output_methods=[],  # no file, no server: what is measured goes into the run's own
+        log_level="critical",
+        allow_multiple_runs=True,
+    )
+    tracker.start()
+    return tracker

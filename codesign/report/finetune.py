@@ -18,8 +18,7 @@ from codesign.constraints import Natural
 from codesign.decode import decode
 from codesign.json_text import read_json
 from codesign.printable import printable
-from codesign.report import text
-from codesign.report.entries import number
+from codesign.report import footprint, text
 from codesign.report.html import Picture, environment, write_page
 from codesign.report.plots import new_figure, png
 from codesign.runs import CONFIG, METRICS, REPORT, SUMMARY, Run, read_run, write_bytes
@@ -278,16 +277,13 @@ def _columns(found: Mapping[str, list[tuple[str, str]]]) -> Table:
 
 def _facts(run: Run) -> list[tuple[str, str]]:
     config, summary = run.record.get("config", {}), run.summary
-    energy_kwh = number(summary, "run_energy_kwh")
     known = [
         ("started from", str(config.get("checkpoint") or "an untrained network")),
         ("teacher", str(config.get("loss", {}).get("teacher") or text.MISSING)),
         ("trained on", str(config.get("train", {}).get("path", text.MISSING))),
         ("steps", str(summary.get("steps", text.MISSING))),
         ("batch", str(config.get("optim", {}).get("batch_size", text.MISSING))),
-        ("wall time", text.duration(summary.get("wall_time_s"))),
-        ("energy of this run", text.si(energy_kwh and energy_kwh * 1e3, "Wh")),
-        ("carbon of this run", text.si(summary.get("run_carbon_kgco2e"), "kgCO2e")),
+        *footprint.facts(summary),
     ]
     return [(name, value) for name, value in known if value != text.MISSING]
 

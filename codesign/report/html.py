@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from codesign.printable import printable
 from codesign.quantities import unit_of, without_unit
-from codesign.report import entries, plots, tables, text
+from codesign.report import entries, footprint, plots, tables, text
 from codesign.report.claims import run_claims
 from codesign.runs import REPORT, Run, read_run, write_bytes
 
@@ -164,16 +164,9 @@ def _facts(run: Run) -> list[tuple[str, str]]:
         ("designs found", str(sum(not entries.is_reference(d) for d in run.designs))),
         ("steps", str(run.metrics[-1]["step"] + 1) if run.metrics else text.MISSING),
         ("reference point", _point(summary.get("reference_point"))),
-        ("wall time", text.duration(summary.get("wall_time_s"))),
-        ("energy of this run", text.si(_watt_hours(summary), "Wh")),
-        ("carbon of this run", text.si(summary.get("run_carbon_kgco2e"), "kgCO2e")),
+        *footprint.facts(summary),
     ]
     return [(name, value) for name, value in known if value != text.MISSING]
-
-
-def _watt_hours(summary: Mapping[str, Any]) -> float | None:
-    energy_kwh = entries.number(summary, "run_energy_kwh")
-    return None if energy_kwh is None else energy_kwh * 1e3
 
 
 def _point(point: Any) -> str:

@@ -1,6 +1,7 @@
 """Data: splits, captions, tokenizer, the parquet schema, and batches that resume."""
 
 import dataclasses
+import hashlib
 import io
 import sys
 from pathlib import Path
@@ -25,6 +26,7 @@ from codesign.train.data import (
     train_tokenizer,
 )
 from codesign.train.data.captions import CIFAR10_NAMES, captions
+from codesign.train.data.digits import scans
 from codesign.train.data.raw import stratified_split
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -66,6 +68,16 @@ def test_stratified_split_covers_once_and_keeps_shares(counts, fractions, seed):
             assert abs(np.sum(labels[part] == label) - share * count) <= 1
     again = stratified_split(labels, fractions, seed)
     assert all(np.array_equal(a, b) for a, b in zip(parts, again, strict=True))
+
+
+def test_digits_are_scikit_learns_to_the_bit():
+    images, labels = scans()
+    stored = images.tobytes() + labels.astype(np.uint8).tobytes()
+    assert hashlib.sha256(stored).hexdigest() == (
+        "87ff0c9e40dc7e2c0e34e7257799c2e3f3aec1a016363bb11cad869ec428a826"
+    )
+    theirs = pytest.importorskip("sklearn.datasets").load_digits()
+    assert np.array_equal(images, theirs.images) and np.array_equal(labels, theirs.target)
 
 
 def test_digits_are_whole_normalised_and_stratified(digits):

@@ -1,4 +1,4 @@
-"""scikit-learn's digits, so that everything can be tried with data that are at hand."""
+"""The package's own digits, so that everything can be tried with data that are at hand."""
 
 from __future__ import annotations
 
