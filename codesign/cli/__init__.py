@@ -32,7 +32,7 @@ from codesign.cli import (
     workload,
 )
 from codesign.cli.arguments import Parser
-from codesign.cli.output import only_results
+from codesign.cli.output import only_results, spell_what_no_stream_holds
 from codesign.errors import RunError, UserError, did_you_mean, out_of_space
 from codesign.printable import printable
 from codesign.termination import Terminated
@@ -63,6 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     # Tokenizers and image processors need no PyTorch; transformers would say it misses it.
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    spell_what_no_stream_holds()
     try:
         try:
             return _run(argv)
@@ -132,7 +133,9 @@ def _parser() -> argparse.ArgumentParser:
         epilog="codesign COMMAND --help tells more.",
         allow_abbrev=False,
     )
-    parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
+    parser.add_argument(
+        "-V", "--version", action=_Version, nargs=0, help="show the version and exit"
+    )
     parser.add_argument(
         "--no-compilation-cache", action="store_true",
         help="compile every program anew, and keep none for the next command",

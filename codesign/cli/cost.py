@@ -24,7 +24,11 @@ def add(commands: Any) -> None:
     parser = add_command(
         commands, "cost", run, "latency, energy, area and carbon of one design, by part"
     )
-    parser.add_argument("file", metavar="FILE", help="a design as JSON, or a run's designs.json")
+    parser.add_argument(
+        "file", metavar="DESIGN",
+        help="a design as JSON, or a run's designs.json; a CLIP's name or HuggingFace folder, "
+        "such as tinyclip-39m-16, on the default chip in the default scenario",
+    )  # fmt: skip
     parser.add_argument("--name", help="the design to take from a list of designs")
     parser.add_argument(
         "--family",
@@ -40,15 +44,14 @@ def add(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """`codesign cost`."""
-    if not Path(args.file).exists():  # Asked here too: what follows starts JAX.
-        raise UserError(f"there is no design file {args.file}")
+    if _names_a_file(args.file) and not Path(args.file).exists():
+        raise UserError(f"there is no design file {args.file}")  # before JAX is started
     from codesign.cost.capacity import OverloadWarning, busy_share, overload_message
-    from codesign.design_file import design_to_json, load_design, under_costing
+    from codesign.design_file import design_to_json, under_costing
     from codesign.report.costs import costs_json, subnet_json
     from codesign.report.tables import costs_table, subnets_table
 
-    # A family brings its own subnets, of which the file's shares are.
-    design = load_design(args.file, name=args.name, own_subnets=args.family is None)
+    design = _design(args)
     if args.costing is not None:
         design = under_costing(design, args.costing)
     try:
@@ -74,6 +77,31 @@ def run(args: argparse.Namespace) -> int:
     if subnets:
         out.print(subnets_table([subnet_json(subnet) for subnet in subnets]))
     return 0
+
+
+def _names_a_file(design: str) -> bool:
+    return design.endswith(".json") or design.startswith((".", "/", "~")) or design.count("/") > 1
+
+
+def _design(args: argparse.Namespace) -> Design:
+    """What is to be priced: a design file's, or a model's on the default chip."""
+    from codesign.accelerator import Accelerator
+    from codesign.design_file import Design, load_design
+    from codesign.json_text import read_json
+    from codesign.workload import load_model
+
+    path = Path(args.file)
+    content = read_json(path) if path.is_file() else {"model_type": None}
+    if not isinstance(content, dict) or "model_type" not in content:
+        # A family brings its own subnets, of which the file's shares are.
+        return load_design(path, name=args.name, own_subnets=args.family is None)
+    model = load_model(args.file, design=args.name)
+    if model.architecture is None:
+        raise UserError(
+            f"{args.file}: no design can express it, as an architecture is a CLIP whose towers "
+            f"have heads of one width; price it with codesign search hardware --model {args.file}"
+        )
+    return Design(model.name, model.architecture, Accelerator())
 
 
 def _priced(

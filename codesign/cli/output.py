@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import json
 import os
@@ -14,6 +15,30 @@ if TYPE_CHECKING:
 
 # Piped output has no width of its own; the widest table needs this much.
 _PIPE_WIDTH = 110
+# How our own signs are spelled where the terminal's encoding lacks them, as ASCII lacks all.
+_SPELLED = {
+    "µ": "u", "²": "2", "±": "+-", "×": "x", "–": "-", "—": "-", "·": "*", "≤": "<=", "≥": ">=",
+    "…": "...",
+}  # fmt: skip
+_SPELLING = "codesign.spelled"
+
+
+def spell_what_no_stream_holds() -> None:
+    """stdout and stderr write what their encoding lacks in other signs, and never fail of it."""
+    codecs.register_error(_SPELLING, _spelled)
+    for stream in (sys.stdout, sys.stderr):
+        encoding = str(getattr(stream, "encoding", None) or "utf-8").lower().replace("-", "")
+        if not encoding.startswith("utf") and hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors=_SPELLING)
+
+
+def _spelled(error: UnicodeError) -> tuple[str, int]:
+    """The error handler of a codec: another spelling, or an escape such as \\u2192."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    signs = error.object[error.start : error.end]
+    escape = lambda sign: sign.encode("ascii", "backslashreplace").decode()  # noqa: E731
+    return "".join(_SPELLED.get(sign) or escape(sign) for sign in signs), error.end
 
 
 def console(stderr: bool = False) -> Console:

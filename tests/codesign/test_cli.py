@@ -4,6 +4,7 @@ import dataclasses
 import io
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -142,7 +143,7 @@ def test_help_after_a_config_lists_its_fields(config, capsys):
     [
         ([], "required: COMMAND; see codesign --help"),
         (["serch", "x"], "there is no command 'serch'; did you mean 'search'?"),
-        (["cost"], "required: FILE; see codesign cost --help"),
+        (["cost"], "required: DESIGN; see codesign cost --help"),
         (["search"], "required: CONFIG; see codesign search --help"),
         (["cost", "a", "b"], "unexpected argument 'b'"),
         (["cost", "a", "--jsn"], "unexpected argument '--jsn'"),
@@ -359,3 +360,37 @@ def test_sigterm_says_how_to_go_on_and_is_no_failure(config, monkeypatch, capsys
     expected = "codesign search ./tiny.py --seed 7 --resume continues it"
     assert one_line(capsys) == f"stopped by SIGTERM; the run is kept: {expected}\n"
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_terminal_of_ascii_gets_every_table(tmp_path, monkeypatch, estimate):
+    out = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", out)
+    assert main(["cost", design_file(tmp_path)]) == 0
+    shown = out.buffer.getvalue().decode("ascii")
+    assert re.search(r"\b20(\.0)? uJ", shown) and "total carbon" in shown
+
+
+def test_the_version_has_a_short_option(capsys):
+    shown = []
+    for option in ("-V", "--version"):
+        with pytest.raises(SystemExit) as ended:
+            main([option])
+        shown.append((ended.value.code, capsys.readouterr().out))
+    assert shown[0] == shown[1] and shown[0][1].startswith("codesign ")
+
+
+def test_a_model_is_priced_by_its_name_or_folder(tmp_path, capsys, estimate):
+    assert main(["cost", "tinyclip-39m-16", "--json"]) == 0
+    design = json.loads(capsys.readouterr().out)
+    assert design["name"] == "tinyclip-39m-16"
+    assert design["architecture"]["vision"]["width"] == 512
+    tower = {"num_hidden_layers": 3, "hidden_size": 128, "num_attention_heads": 2}
+    config = {"model_type": "clip", "vision_config": tower, "text_config": tower}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert main(["cost", str(tmp_path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["architecture"]["vision"]["width"] == 128
+    # With what a design cannot express, the command that can.
+    assert main(["cost", "vit-b-16"]) == 2
+    assert "codesign search hardware --model vit-b-16" in capsys.readouterr().err
+    assert main(["cost", "tinyclip-39m"]) == 2
+    assert "did you mean 'tinyclip-39m-16'" in capsys.readouterr().err
