@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -299,6 +300,7 @@ def train_step(
         gated, masks,
     )  # fmt: skip
     metrics["grad_norm"] = jax.vmap(optax.tree.norm)(grads)
+    metrics["grad_dot_params"] = jax.vmap(optax.tree.vdot)(grads, family.params)
     updates, opt_state = jax.vmap(trainer.optimizer.update)(
         grads, family.opt_state, family.params
     )
@@ -314,6 +316,34 @@ def train_step(
     return family._replace(z=z, z_state=z_state, multipliers=multipliers), metrics
 
 
+def family_masks(
+    family: Family, rest: nnx.State, tables: Tables, trainer: Trainer, gated: bool
+) -> dict[str, Array]:
+    """Masks of every member, leaves [N, ...]; none in the warm-up."""
+    if not gated:
+        return {}
+    space = tables.dense.space
+    return jax.vmap(lambda p, z: member_masks(p, z, rest, space, trainer))(
+        family.params, family.z
+    )
+
+
+def objective(
+    family: Family, members: Members, draw: Draw, data: Dataset, key: Array, rest: nnx.State,
+    tables: Tables, trainer: Trainer, gated: bool,
+) -> tuple[nnx.State, Callable[[nnx.State], tuple[Array, dict[str, Array]]]]:
+    """What the first step of a chunk differentiates: the weights, and `family_loss` of others.
+
+    The arguments are those of `train_chunk`.
+    """
+    step_key = jax.random.fold_in(key, family.step)
+    batch = gather_batch(trainer, data, draw.images[0], draw.templates[0], step_key)
+    masks = family_masks(family, rest, tables, trainer, gated)
+    return family.params, lambda params: family_loss(
+        params, family.z, family.multipliers, members, batch, rest, tables, trainer, gated, masks
+    )
+
+
 @functools.partial(
     jax.jit, static_argnames=("trainer", "gated"), donate_argnames=("family",)
 )
@@ -325,12 +355,7 @@ def train_chunk(
 
     Masks of subnets are those of the weights and designs at the chunk's start.
     """
-    masks = {}
-    if gated:
-        space = tables.dense.space
-        masks = jax.vmap(lambda p, z: member_masks(p, z, rest, space, trainer))(
-            family.params, family.z
-        )
+    masks = family_masks(family, rest, tables, trainer, gated)
 
     def step(family: Family, drawn: Draw) -> tuple[Family, Any]:
         step_key = jax.random.fold_in(key, family.step)

@@ -48,7 +48,7 @@ def run_search(
       config: what to search.
       folder: where to write.
       console: where to show progress.
-      check: whether the first step of each phase is checked against a plainly compiled one
+      check: whether the first step of each phase is checked against its plainly compiled loss
         (`codesign.train.check`); None: on CPUs.
 
     Returns:

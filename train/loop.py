@@ -18,7 +18,7 @@ from codesign.train import check, placement
 from codesign.train.checkpoints import Checkpoints
 from codesign.train.config import ScheduleConfig
 from codesign.train.data import batch_indices, template_indices
-from codesign.train.family import Draw, Family, Members, train_chunk
+from codesign.train.family import Draw, Family, Members, objective, train_chunk
 from codesign.train.progress import Display
 from codesign.train.setup import REFERENCES, Setup, warmup_trainer
 from codesign.train.tracking import RunTracker
@@ -36,7 +36,7 @@ class Loop:
       checkpoints: where states go.
       tracker: of time and carbon.
       display: of progress.
-      checks: whether the first step of each phase is held against a plainly compiled one.
+      checks: whether the first step of each phase is held against its plainly compiled loss.
     """
 
     setup: Setup
@@ -69,17 +69,16 @@ class Loop:
                 batched = placement.batched(trainer.mesh, axis=1)
                 draw = Draw(*placement.put(self._draw(step, steps), batched))
                 constants = setup.dataset, key, rest, setup.tables
-
-                def chunk(family: Family, draw: Draw, constants: Any = constants) -> Any:
-                    return train_chunk(family, members, draw, *constants, trainer, gated)
-
                 plain = None
                 if self.checks and step == first:
                     one = Draw(*(x[:1] for x in draw))
-                    plain = check.plain_metrics(chunk, family, one)
-                family, metrics = chunk(family, draw)
+                    plain = check.plain_metrics(
+                        lambda *args: objective(*args, trainer, gated),
+                        family, members, one, *constants,
+                    )  # fmt: skip
+                family, metrics = train_chunk(family, members, draw, *constants, trainer, gated)
                 if plain is not None:
-                    of_first = {name: values[:1] for name, values in metrics.items()}
+                    of_first = {name: values[0] for name, values in metrics.items()}
                     check.compare(phase, plain, of_first, setup.model.vision.dtype)
                 self._record(phase, step, metrics)
                 step += steps

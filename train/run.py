@@ -32,7 +32,7 @@ from codesign.models.subnets import FAMILY
 from codesign.report.finetune import headline, write_report
 from codesign.runs import SUMMARY, RunFolder
 from codesign.train import placement
-from codesign.train.check import due
+from codesign.train.check import Objective, due
 from codesign.train.checkpoints import Checkpoints, Saved, refill
 from codesign.train.classifier_subject import open_classifier
 from codesign.train.clip_subject import open_clip
@@ -41,13 +41,15 @@ from codesign.train.dress.classifier_config import ClassifierDressConfig
 from codesign.train.finetune.config import FinetuneConfig
 from codesign.train.progress import Display
 from codesign.train.stage_loop import Loop
-from codesign.train.step import Trainer, TrainState, train_step
+from codesign.train.step import Trainer, TrainState, objective, train_step
 from codesign.train.subnets import (
     JointState,
     PostState,
     SubnetTrainer,
+    joint_objective,
     joint_step,
     member_of,
+    post_objective,
     post_step,
 )
 from codesign.train.task import Metrics, NetworkSubject, Subject
@@ -82,7 +84,7 @@ def run_training(
       config: what to train.
       folder: where to write.
       console: where to show progress.
-      check: whether the first step of each stage is checked against a plainly compiled one
+      check: whether the first step of each stage is checked against its plainly compiled loss
         (`codesign.train.check`); None: on CPUs.
 
     Returns:
@@ -122,12 +124,14 @@ class Stage(NamedTuple):
       end: one past its last step, counted over all stages.
       begin: the state before it, of that after the stage before.
       step: (state, batch) -> the next state and metrics.
+      objective: (state, batch) -> what that step differentiates, see `codesign.train.check`.
     """
 
     name: str
     end: int
     begin: Callable[[Any], Any]
     step: Callable[[Any, ImageTextBatch], tuple[Any, Metrics]]
+    objective: Objective
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -159,6 +163,7 @@ class Run:
             return Stage(
                 name, steps, lambda _: trainer.init(subject.params, subject.stats),
                 lambda s, b: train_step(s, fixed, b, key, trainer),
+                lambda s, b: objective(s, fixed, b, key, trainer),
             )
 
         if subnets is None:
@@ -175,10 +180,12 @@ class Run:
             Stage(
                 JOINT, joint_end, lambda s: trainer.begin(s.params, s.stats),
                 lambda s, b: joint_step(s, fixed, b, members, shares, key, trainer),
+                lambda s, b: joint_objective(s, fixed, b, members, shares, key, trainer),
             ),
             Stage(
                 POST, joint_end + subnets.post_steps, trainer.begin_post,
                 lambda s, b: post_step(s, fixed, b, key, trainer),
+                lambda s, b: post_objective(s, fixed, b, key, trainer),
             ),
         )  # fmt: skip
 
@@ -235,7 +242,7 @@ class Run:
             state = placement.put(state, whole)
             evaluate = None if self.subject.validation is None else self._evaluated
             state, place = self.loop.run(
-                stage.name, state, place, begin, stage.end, stage.step, evaluate
+                stage.name, state, place, begin, stage.end, stage.step, evaluate, stage.objective
             )
             begin = stage.end
         return state

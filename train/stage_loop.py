@@ -46,7 +46,7 @@ class Loop:
       source: the training data.
       processor: of pictures, and of texts where the network reads any.
       mesh: the devices.
-      checks: whether the first step of a stage is held against a plainly compiled one.
+      checks: whether the first step of a stage is held against its plainly compiled loss.
       dtype: of the network's activations.
       notes: kept in every checkpoint.
     """
@@ -91,6 +91,7 @@ class Loop:
         end: int,
         step_function: Callable[[State, ImageTextBatch], tuple[State, Metrics]],
         evaluate: Callable[[State], tuple[dict[str, Any], str]] | None = None,
+        objective: check.Objective | None = None,
     ) -> tuple[State, Place | None]:
         """Steps `begin` to `end` of a run.
 
@@ -102,6 +103,7 @@ class Loop:
           end: one past the last.
           step_function: a step, pure; metrics are scalars or [K], "loss" a scalar.
           evaluate: what to write about the state on validation data, and the same in a line.
+          objective: what the step differentiates; None: the first step is not checked.
 
         Returns:
           The state after the last step, and the place in the data.
@@ -139,8 +141,8 @@ class Loop:
             waiting: list[tuple[int, Metrics]] = []
             for step, batch in zip(range(begin, end), self._batches(stream), strict=False):
                 plain = None
-                if self.checks and step == begin:
-                    plain = check.plain_metrics(step_function, state, batch)
+                if self.checks and objective is not None and step == begin:
+                    plain = check.plain_metrics(objective, state, batch)
                 state, metrics = step_function(state, batch)
                 if plain is not None:
                     check.compare(stage, plain, metrics, self.dtype)

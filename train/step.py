@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -77,6 +78,20 @@ def total_loss(
     return loss, (parts, seen)
 
 
+def objective(
+    state: TrainState, fixed: Any, batch: Any, key: Array, trainer: Trainer
+) -> tuple[Any, Callable[[Any], tuple[Array, tuple[Metrics, Any]]]]:
+    """What a step differentiates: the params it starts from, and `total_loss` of others.
+
+    The arguments are those of `train_step`.
+    """
+    task = trainer.task
+    batch = task.prepare(batch, jax.random.fold_in(key, state.step))
+    taught = task.taught(fixed, batch)
+    before = task.first(state.params, fixed, batch, state.step)
+    return before, lambda params: total_loss(params, state.stats, fixed, taught, batch, task)
+
+
 def updated(
     params: Any, grads: Any, opt_state: optax.OptState, optimizer: optax.GradientTransformation,
     task: Task,
@@ -103,19 +118,18 @@ def train_step(
       The next state, and metrics as scalars.
     """
     task = trainer.task
-    batch = task.prepare(batch, jax.random.fold_in(key, state.step))
-    taught = task.taught(fixed, batch)
-    before = task.first(state.params, fixed, batch, state.step)
-    (_, (metrics, seen)), grads = jax.value_and_grad(total_loss, has_aux=True)(
-        before, state.stats, fixed, taught, batch, task
-    )
+    before, loss = objective(state, fixed, batch, key, trainer)
+    (_, (metrics, seen)), grads = jax.value_and_grad(loss, has_aux=True)(before)
     params, opt_state = updated(before, grads, state.opt_state, trainer.optimizer, task)
     average = state.average
     if average is not None:
         # A short run's average should not be of its start: the decay rises to its value.
         decay = jnp.minimum(trainer.ema, (1 + state.step) / (10 + state.step))
         average = optax.incremental_update(params, average, 1 - decay)
-    metrics |= {"grad_norm": optax.tree.norm(grads)} | task.metrics(params)
+    metrics |= {
+        "grad_norm": optax.tree.norm(grads),
+        "grad_dot_params": optax.tree.vdot(grads, before),
+    } | task.metrics(params)
     metrics["learning_rate"] = jnp.asarray(trainer.learning_rate(state.step))
     stats = jax.tree.map(lambda old, new: old + (1 - MOMENTUM) * (new - old), state.stats, seen)
     return TrainState(params, average, stats, opt_state, state.step + 1), metrics

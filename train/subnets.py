@@ -170,15 +170,7 @@ def joint_gradient(
       trainer: the constants.
     """
     task = trainer.task
-
-    def member_loss(params: Any, k: Array, batch: Any, densest: Any) -> tuple[Array, Any]:
-        own, stats = member_of(state._replace(params=params), k, task)
-        outputs, seen = task.forward(own, stats, fixed, batch)
-        loss, _ = task.loss(own, outputs, taught, batch)
-        if densest is not None:
-            loss += trainer.in_place * task.divergence(outputs, densest)
-        return loss, (outputs, seen)
-
+    member_loss = _member_loss(state, fixed, taught, trainer)
     gradient = jax.value_and_grad(member_loss, has_aux=True)
     total, stats = jax.tree.map(jnp.zeros_like, state.params), state.stats
     first: list[Array] = []
@@ -210,6 +202,62 @@ def joint_gradient(
     return jnp.concatenate([jnp.asarray(first, jnp.float32), losses]), total, stats
 
 
+def _member_loss(
+    state: JointState, fixed: Any, taught: Any, trainer: SubnetTrainer
+) -> Callable[..., tuple[Array, Any]]:
+    """(params, k, batch, outputs of the densest or None) -> loss, (outputs, statistics)."""
+    task = trainer.task
+
+    def loss_of(params: Any, k: Array, batch: Any, densest: Any) -> tuple[Array, Any]:
+        own, stats = member_of(state._replace(params=params), k, task)
+        outputs, seen = task.forward(own, stats, fixed, batch)
+        loss, _ = task.loss(own, outputs, taught, batch)
+        if densest is not None:
+            loss += trainer.in_place * task.divergence(outputs, densest)
+        return loss, (outputs, seen)
+
+    return loss_of
+
+
+def _ready(
+    state: JointState, fixed: Any, batch: Any, key: Array, trainer: SubnetTrainer
+) -> tuple[JointState, Any, Any]:
+    """The state with the masks of a step, its batch, and what a teacher says of it."""
+    task = trainer.task
+    batch = task.prepare(batch, jax.random.fold_in(key, state.step))
+    masks = jax.lax.cond(
+        state.step % trainer.refresh_steps == 0,
+        trainer.masks, lambda _: state.masks, state.params,
+    )  # fmt: skip
+    return state._replace(masks=masks), batch, task.taught(fixed, batch)
+
+
+def joint_objective(
+    state: JointState, fixed: Any, batch: Any, members: Array, shares: Array, key: Array,
+    trainer: SubnetTrainer,
+) -> tuple[Any, Callable[[Any], tuple[Array, Metrics]]]:
+    """What a joint step differentiates: its params, and the weighted loss of all members.
+
+    The arguments are those of `joint_step`.
+    """
+    state, batch, taught = _ready(state, fixed, batch, key, trainer)
+    member_loss = _member_loss(state, fixed, taught, trainer)
+
+    def loss(params: Any) -> tuple[Array, Metrics]:
+        def add(densest: Any, k: Array) -> tuple[Any, Array]:
+            return densest, member_loss(params, k, batch, densest)[0]
+
+        first, densest, others = [], None, members
+        if trainer.in_place:
+            value, (densest, _) = member_loss(params, members[0], batch, None)
+            first, densest, others = [value], jax.lax.stop_gradient(densest), members[1:]
+        _, values = one_after_another(add, densest, others, trainer.task)
+        total = jnp.dot(shares, jnp.concatenate([jnp.asarray(first, jnp.float32), values]))
+        return total, {"loss": total}
+
+    return state.params, loss
+
+
 @functools.partial(jax.jit, static_argnames="trainer", donate_argnames="state")
 def joint_step(
     state: JointState, fixed: Any, batch: Any, members: Array, shares: Array, key: Array,
@@ -229,25 +277,58 @@ def joint_step(
     Returns:
       The next state, and metrics: scalars, and "subnet_loss" [M].
     """
-    task = trainer.task
-    batch = task.prepare(batch, jax.random.fold_in(key, state.step))
-    masks = jax.lax.cond(
-        state.step % trainer.refresh_steps == 0,
-        trainer.masks, lambda _: state.masks, state.params,
-    )  # fmt: skip
-    losses, grads, stats = joint_gradient(
-        state._replace(masks=masks), fixed, batch, task.taught(fixed, batch), members, shares,
-        trainer,
-    )  # fmt: skip
-    params, opt_state = updated(state.params, grads, state.opt_state, trainer.optimizer, task)
+    state, batch, taught = _ready(state, fixed, batch, key, trainer)
+    losses, grads, stats = joint_gradient(state, fixed, batch, taught, members, shares, trainer)
+    params, opt_state = updated(
+        state.params, grads, state.opt_state, trainer.optimizer, trainer.task
+    )
     metrics = {
         "loss": jnp.dot(shares, losses),
         "subnet_loss": losses,
         "grad_norm": optax.tree.norm(grads),
+        "grad_dot_params": optax.tree.vdot(grads, state.params),
     }
     if trainer.learning_rate is not None:
         metrics["learning_rate"] = jnp.asarray(trainer.learning_rate(state.step))
-    return JointState(params, stats, masks, opt_state, state.step + 1), metrics
+    return JointState(params, stats, state.masks, opt_state, state.step + 1), metrics
+
+
+def _own_loss(
+    state: PostState, fixed: Any, batch: Any, key: Array, trainer: SubnetTrainer
+) -> tuple[Any, Callable[..., tuple[Array, Any]]]:
+    """The prepared batch, and (norms, k, batch) -> loss of subnet k with them, statistics."""
+    task = trainer.task
+    batch = task.prepare(batch, jax.random.fold_in(key, state.step))
+    taught = task.taught(fixed, batch)
+
+    def loss_of(norms: dict[str, Array], k: Array, batch: Any) -> tuple[Array, Any]:
+        params, stats = member_of(state, k, task)
+        own = task.with_network(params, replace_leaves(task.network(params), norms))
+        outputs, seen = task.forward(own, stats, fixed, batch)
+        return task.loss(own, outputs, taught, batch)[0], seen
+
+    return batch, loss_of
+
+
+def post_objective(
+    state: PostState, fixed: Any, batch: Any, key: Array, trainer: SubnetTrainer
+) -> tuple[Any, Callable[[Any], tuple[Array, Metrics]]]:
+    """What a step of post-training differentiates: all norms, and the mean of the losses.
+
+    The arguments are those of `post_step`.
+    """
+    batch, loss_of = _own_loss(state, fixed, batch, key, trainer)
+
+    def loss(norms: dict[str, Array]) -> tuple[Array, Metrics]:
+        def of_subnet(carry: Any, subnet: tuple[Array, dict[str, Array]]) -> tuple[Any, Array]:
+            k, own = subnet
+            return carry, loss_of(own, k, batch)[0]
+
+        subnets = jnp.arange(trainer.subnets), norms
+        _, losses = one_after_another(of_subnet, None, subnets, trainer.task)
+        return jnp.mean(losses), {"loss": jnp.mean(losses)}
+
+    return state.norms, loss
 
 
 @functools.partial(jax.jit, static_argnames="trainer", donate_argnames="state")
@@ -270,14 +351,7 @@ def post_step(
       The next state, and metrics: "loss", their mean, and "subnet_loss" [K].
     """
     task, optimizer = trainer.task, trainer.post_optimizer
-    batch = task.prepare(batch, jax.random.fold_in(key, state.step))
-    taught = task.taught(fixed, batch)
-
-    def loss_of(norms: dict[str, Array], k: Array, batch: Any) -> tuple[Array, Any]:
-        params, stats = member_of(state, k, task)
-        own = task.with_network(params, replace_leaves(task.network(params), norms))
-        outputs, seen = task.forward(own, stats, fixed, batch)
-        return task.loss(own, outputs, taught, batch)[0], seen
+    batch, loss_of = _own_loss(state, fixed, batch, key, trainer)
 
     def of_subnet(before: Any, subnet: tuple[Array, dict[str, Array]]) -> tuple[Any, Any]:
         k, norms = subnet
@@ -294,13 +368,15 @@ def post_step(
     )
     norms: Any = state.norms
     opt_state = state.opt_state
+    metrics = {"loss": jnp.mean(losses), "subnet_loss": losses}
     if optimizer is not None:
+        metrics["grad_dot_params"] = optax.tree.vdot(grads, norms) / trainer.subnets
         updates, opt_state = jax.vmap(optimizer.update)(grads, opt_state, norms)
         norms = optax.apply_updates(norms, updates)
     rate = 1 / (state.step + 1) if optimizer is None else 2 / (state.step + 2)
     stats = followed(state.stats, numbers, seen, rate)
     state = state._replace(norms=norms, stats=stats, opt_state=opt_state, step=state.step + 1)
-    return state, {"loss": jnp.mean(losses), "subnet_loss": losses}
+    return state, metrics
 
 
 def followed(stats: Tree, k: Array, seen: Any, rate: Array | float) -> Tree:
