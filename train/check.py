@@ -26,8 +26,9 @@ from codesign.errors import RunError
 # float32 sums in another order differ by 1e-8 to 1e-6 of a loss; the least that the faulty
 # fusions were seen to do is 2e-4.
 LOSS_TOLERANCE = 5e-5
-# Of the derivative's and the loss's size together: sums in another order come to 1e-6; where a
-# rectifier's input is rounded to the other side of zero, to some 1e-4; the faulty fusions to 4e-3.
+# Of the derivative's and the loss's size together: sums in another order come to 1e-6, the faulty
+# fusions to 4e-3 and more. What is between leaves room for rectifiers, whose inputs near zero are
+# rounded to either side.
 DERIVATIVE_TOLERANCE = 1e-3
 # bfloat16 has eight bits, and fusions keep more of them than single operations do. GPUs and TPUs
 # multiply float32 with as few.

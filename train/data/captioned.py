@@ -8,7 +8,7 @@ import numpy as np
 
 from codesign.train.data import digits, hub
 from codesign.train.data.captions import captions
-from codesign.train.data.config import DataConfig, DataError
+from codesign.train.data.config import DataConfig, DataError, check_data
 from codesign.train.data.raw import RawImages, RawSplit
 from codesign.train.data.tokenizer import Tokenizer, train_tokenizer
 
@@ -80,7 +80,10 @@ def load_data(config: DataConfig, tokenizer: Tokenizer | None = None) -> Caption
     Raises:
       DataError: the configuration or the data cannot be used.
     """
-    _check(config)
+    check_data(config)
+    if config.name not in _READERS:
+        valid = ", ".join(_READERS)
+        raise DataError(f"no data set is named {config.name!r}; choose one of: {valid}")
     raw = _READERS[config.name](config)
     for split in ("train", "validation", "test"):
         if not len(getattr(raw, split).labels):
@@ -100,25 +103,6 @@ def load_data(config: DataConfig, tokenizer: Tokenizer | None = None) -> Caption
         shift=raw.shift,
         flip=raw.flip,
     )
-
-
-def _check(config: DataConfig) -> None:
-    """Refuses values that no data could make sense of."""
-    if config.name not in _READERS:
-        valid = ", ".join(_READERS)
-        raise DataError(f"no data set is named {config.name!r}; choose one of: {valid}")
-    if config.train_limit is not None and config.train_limit < 1:
-        raise DataError(f"train_limit is {config.train_limit}: it must be at least 1")
-    if config.seed < 0:
-        raise DataError(f"seed is {config.seed}: it must be at least 0")
-    if config.context < 2:
-        raise DataError(f"context is {config.context}: it must be at least 2 tokens")
-    shares = {"validation": config.validation_share, "test": config.test_fraction}
-    for field, value in shares.items():
-        if not 0 < value < 1:
-            raise DataError(f"{field}_fraction is {value}: it must lie between 0 and 1")
-    if config.name == "digits" and sum(shares.values()) >= 1:
-        raise DataError("validation_fraction + test_fraction leave nothing to train on")
 
 
 def _normalised(split: RawSplit, raw: RawImages) -> Split:

@@ -3,8 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Annotated
 
-from codesign.constraints import Count, InnerShare, Natural, PositiveShare, Seed, ShareBelowOne
+from codesign.bounds import Ge
+from codesign.constraints import (
+    Count,
+    InnerShare,
+    Natural,
+    PositiveShare,
+    Seed,
+    ShareBelowOne,
+    first_problem,
+)
 from codesign.errors import UserError
 
 
@@ -38,7 +48,12 @@ class DataConfig:
     seed: Seed = 0
     validation_fraction: InnerShare | None = None
     test_fraction: InnerShare = 0.2
-    context: Count = 16
+    context: Annotated[int, Ge(2)] = 16
+
+    def check(self) -> None:
+        """Refuses splits that leave no training images."""
+        if self.name == "digits" and self.validation_share + self.test_fraction >= 1:
+            raise DataError("validation_fraction + test_fraction leave nothing to train on")
 
     @property
     def validation_share(self) -> float:
@@ -83,6 +98,22 @@ class SourceConfig:
     image_column: str | None = None
     caption_column: str | None = None
     label_column: str | None = None
+
+    def check(self) -> None:
+        """Refuses an empty path."""
+        if not self.path:
+            raise DataError("path is empty: name a folder, a table, shards or digits")
+
+
+def check_data(config: DataConfig | SourceConfig) -> None:
+    """Checks the fields, as `check_config` does, for callers from Python as well.
+
+    Raises:
+      DataError: one line on the first field that holds what it may not.
+    """
+    if (problem := first_problem(config)) is not None:
+        raise DataError(problem)
+    config.check()
 
 
 @dataclasses.dataclass(frozen=True)

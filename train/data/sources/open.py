@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from codesign.train.data import captions, prompts
-from codesign.train.data.config import DataError, SourceConfig
+from codesign.train.data.config import DataError, SourceConfig, check_data
 from codesign.train.data.raw import stratified_split
 from codesign.train.data.sources import digits, folders, parquet, shards, table
 from codesign.train.data.sources.base import (
@@ -56,7 +56,7 @@ def open_source(config: SourceConfig, progress: Progress | None = None) -> Sourc
     Raises:
       DataError: one line on what is wrong with the path or the data.
     """
-    _check(config)
+    check_data(config)
     source = _split(_read(config, progress), config)
     if config.limit is not None and config.limit < len(source):
         # Of one stream of permutations, so that a larger limit only adds pictures.
@@ -76,17 +76,6 @@ def open_source(config: SourceConfig, progress: Progress | None = None) -> Sourc
     source = dataclasses.replace(source, templates=templates)
     _check_described(source)
     return source
-
-
-def _check(config: SourceConfig) -> None:
-    if config.limit is not None and config.limit < 1:
-        raise DataError(f"limit is {config.limit}: it must be at least 1")
-    if not 0 <= config.holdout < 1:
-        raise DataError(f"holdout is {config.holdout}: it must be at least 0 and below 1")
-    if config.seed < 0:
-        raise DataError(f"seed is {config.seed}: it must be at least 0")
-    if not config.path:
-        raise DataError("path is empty: name a folder, a table, shards or digits")
 
 
 def _named(source: Source, path: str) -> Source:
