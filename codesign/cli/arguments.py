@@ -13,8 +13,8 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--resume", action="store_true", help="continue the run in the folder")
     parser.add_argument(
         "--check", action=argparse.BooleanOptionalAction, default=None,
-        help="compare the first step of each phase with one compiled without optimisation, and "
-        "stop where they disagree (default: on CPUs)",
+        help="compare the first step of each phase with its loss, compiled without optimisation, "
+        "and stop where they disagree (default: on CPUs)",
     )  # fmt: skip
 
 
