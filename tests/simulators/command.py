@@ -2,18 +2,42 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import sys
+from multiprocessing.context import ForkServerContext
+from multiprocessing.forkserver import ensure_running
 from pathlib import Path
 
 import jax
+import matplotlib.pyplot as plt
+import pytest
+import sklearn.datasets
+import sklearn.model_selection
+from transformers import CLIPImageProcessorPil
 
-# Of commands that train; nothing of it starts a backend or a thread.
+# Of commands that train; nothing of all this starts a backend or a thread.
 from codesign.cli import main
+from codesign.train import joint, run
+
+SLOW_TO_IMPORT = (jax, plt, sklearn, CLIPImageProcessorPil, joint, run)
+IMPORTED_BY = os.getpid()
 
 
-def run(argv: list[str], folder: str, errors: str) -> None:
+def fork_server() -> ForkServerContext:
+    """Starts processes that have this module from their parent."""
+    server = multiprocessing.get_context("forkserver")
+    server.set_forkserver_preload([__name__])
+    # What it cannot import it passes over, and it looks along no path but that of a new process.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))
+        ensure_running()
+    return server
+
+
+def run_command(argv: list[str], folder: str, errors: str) -> None:
     """`codesign argv` in a folder, programs cached there, stderr to the file `errors` in it."""
+    assert os.getpid() != IMPORTED_BY, "imported here, not by the parent"
     os.chdir(folder)
     with Path(errors).open("w") as file:
         os.dup2(file.fileno(), 2)
