@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import warnings
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,7 @@ def save_importance(
         "method": method,
         "architecture": json.dumps(dataclasses.asdict(model.architecture)),
         "weights": fingerprint(model),
+        "checksum": _checksum(tensors),
     }
     write_bytes(path, save(tensors, metadata))
 
@@ -94,6 +96,9 @@ def load_importance(path: str | os.PathLike[str], model: CLIP) -> Gates:
         raise UserError(f"{path} is damaged: its architecture is no object; score the units again")
     _check_architecture(path, stored, model)
     _check_scores(path, tensors, model)
+    # Files of before there were checksums have none.
+    if metadata.get("checksum", _checksum(tensors)) != _checksum(tensors):
+        raise UserError(f"{path} is damaged: its checksum is wrong; score the units again")
     if metadata.get("weights") != fingerprint(model):
         warnings.warn(
             f"{path}: scored were other weights of this architecture; score again unless they "
@@ -117,6 +122,14 @@ def fingerprint(model: CLIP) -> str:
         digest.update(f"{name} {values.shape} {values.dtype};".encode())
         digest.update(np.asarray(values).tobytes())
     return digest.hexdigest()
+
+
+def _checksum(scores: dict[str, np.ndarray]) -> str:
+    """CRC-32 of all scores in the order of their names."""
+    crc = 0
+    for name in sorted(scores):
+        crc = zlib.crc32(scores[name].tobytes(), zlib.crc32(name.encode(), crc))
+    return f"{crc:08x}"
 
 
 def _check_architecture(path: Path, stored: dict[str, Any], model: CLIP) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -235,11 +236,15 @@ def from_line(
     key = tuple(float(row[name]) for name in (*GEMM, *CHIP))
     named: dict[str, Any] = {name: float(row[name]) for name in CONSTANTS if name in row}
     if "precision_bits" in named:
-        named["precision_bits"] = int(named["precision_bits"])
+        named["precision_bits"] = int(row["precision_bits"])
     events = [row[name] for name in Events._fields]
     counted = Events(*(float(x) for x in events)) if any(events) else None
     cycles, energy_pj = (float(row[name]) for name in ANSWER)
-    return key, Constants(**named), Sample(cycles, energy_pj, counted)
+    constants, sample = Constants(**named), Sample(cycles, energy_pj, counted)
+    numbers = (*key, *dataclasses.astuple(constants), *sample[:2], *(counted or ()))
+    if not all(0 <= x < math.inf for x in numbers):
+        raise ValueError("a number that no sample has")
+    return key, constants, sample
 
 
 def _key(point: Point) -> Key:

@@ -142,7 +142,7 @@ def _ask(oracle: Oracle, point: Point) -> Sample | str | UserError:
         return reason
     try:
         sample = oracle(point)
-        if math.isfinite(sample.cycles) and math.isfinite(sample.energy_pj):
+        if 0 <= sample.cycles < math.inf and 0 <= sample.energy_pj < math.inf:
             return sample
         return f"the oracle answered {sample.cycles} cycles, {sample.energy_pj} pJ"
     except UserError as error:

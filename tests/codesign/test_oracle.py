@@ -29,6 +29,8 @@ from codesign.oracle.interface import Constants, Events, OracleError, Point, Sam
 from codesign.oracle.systolic import systolic_cycles
 from codesign.scenario import Scenario
 from simulators.events import event
+from simulators.limits import bounded
+from simulators.mutations import damaged
 
 CHIP = Accelerator(2, 64, 16, 256, 64, 2)
 ROUND = Constants(
@@ -239,6 +241,36 @@ def test_files_of_something_else_are_refused(tmp_path):
         with pytest.raises(UserError, match=complaint):
             ask(Counting(), [point()], tmp_path)
         assert file.read_text() == text
+
+
+@pytest.mark.parametrize("text", ["nan", "inf", "-1", "1e999", "1_000_000_000_000e300", "", "x"])
+def test_a_row_holds_numbers_that_a_sample_can_have(text):
+    line = cache.to_line(point(), Counting(counts=True)(point())).split(",")
+    for column in range(len(cache.COLUMNS)):
+        with pytest.raises(ValueError):  # noqa: PT011 -- says only that it is none
+            cache.from_line(",".join([*line[:column], text, *line[column + 1 :]]))
+
+
+def test_of_damaged_files_samples_are_read_or_the_line_is_named(tmp_path):
+    oracle = Counting(counts=True)
+    ask(oracle, [point(n=n) for n in range(1, 9)], tmp_path)
+    path = cache.cache_file(tmp_path, oracle)
+    data, rng, told = path.read_bytes(), np.random.default_rng(0), []
+    for _ in range(400):
+        path.write_bytes(damaged(data, rng))
+        with bounded(20):
+            try:
+                rows = cache.read(path, oracle)
+            except UserError as error:
+                told.append(str(error))
+            else:
+                found = [(key, *answer) for key, answers in rows.items() for answer in answers]
+                assert len(found) <= 9
+                for key, constants, sample in found:
+                    numbers = [*key, *dataclasses.astuple(constants), *sample[:2], *sample.events]
+                    assert all(0 <= x < np.inf for x in numbers)
+    assert len(told) > 100 and all(len(line.splitlines()) == 1 for line in told)
+    assert all("line " in line or "move it away" in line or "text" in line for line in told)
 
 
 def test_a_cache_that_cannot_be_written_is_one_line(tmp_path):

@@ -17,6 +17,8 @@ from codesign.errors import UserError
 from codesign.models.clip import CLIP
 from codesign.models.gates import Gates, full_gates
 from codesign.models.importance_file import fingerprint, load_importance, save_importance
+from simulators.limits import bounded
+from simulators.mutations import damaged
 
 
 @pytest.fixture
@@ -119,3 +121,24 @@ def test_damaged_scores_are_refused(
     save_file(tensors, path, metadata)
     with pytest.raises(UserError, match=f"is damaged: {message}"):
         load_importance(path, model)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*score again")
+def test_of_damaged_files_the_same_scores_are_loaded_or_none(
+    tmp_path: Path, small: Architecture, random_clip: Callable[..., CLIP], scores: Gates
+) -> None:
+    model, path = random_clip(small), tmp_path / "importance.safetensors"
+    save_importance(path, scores, model, "taylor")
+    data, rng, told = path.read_bytes(), np.random.default_rng(0), list[str]()
+    for i in range(400):
+        path.write_bytes(damaged(data, rng, None if i % 2 else 1200))
+        with bounded(20):
+            try:
+                found = load_importance(path, model)
+            except UserError as error:
+                told.append(str(error))
+            else:
+                jax.tree.map(np.testing.assert_array_equal, found, scores)
+    assert len(told) > 200
+    assert all(len(line.splitlines()) == 1 and len(line) < 1000 for line in told)
