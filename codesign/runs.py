@@ -438,7 +438,7 @@ def read_run(path: str | os.PathLike[str]) -> Run:
         raise UserError(f"{path} is not the folder of a run: it has no {CONFIG}")
     return Run(
         path=path,
-        record=_read_record(path / CONFIG),
+        record=read_record(path / CONFIG),
         metrics=read_metrics(path / METRICS) if (path / METRICS).exists() else [],
         designs=_read_designs(path / DESIGNS),
         summary=_read_typed(path / SUMMARY, dict),
@@ -453,7 +453,12 @@ class _Record:
     versions: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
-def _read_record(path: Path) -> dict[str, Any]:
+def read_record(path: Path) -> dict[str, Any]:
+    """A run's config.json.
+
+    Raises:
+      UserError: it is damaged.
+    """
     record: dict[str, Any] = _read_typed(path, dict)
     looked_at = [field.name for field in dataclasses.fields(_Record) if field.name in record]
     decode(_Record, {name: record[name] for name in looked_at}, str(path))

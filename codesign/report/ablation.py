@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
+import math
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from codesign.bounds import Ge, Le
+from codesign.constraints import Natural
+from codesign.decode import decode
 from codesign.errors import UserError
 from codesign.json_text import read_json
 from codesign.printable import printable
 from codesign.report import ablation_plots as plots
 from codesign.report.html import Picture, environment, write_page
 from codesign.report.text import MISSING, percent
-from codesign.runs import CONFIG, REPORT, write_bytes
+from codesign.runs import CONFIG, REPORT, read_record, write_bytes
 from codesign.surrogate.config import RESULT
 
 _TEMPLATE = "ablation.html"
+_NOT_IN_NAMES = re.compile(r"[^\w.-]", re.ASCII)
 _TRIAL = ("oracle", "surrogate", "buying", "budget")
 _ACCURACY = ("mape", "max_error", "kendall", "spearman", "top_k_recall")
 _SLOPES = ("sign_agreement", "cosine", "relative_error")
@@ -33,6 +40,87 @@ NAMES = {
 LEVELS = {"gemm": "GEMMs", "design": "designs", "pool": "one CLIP"}
 
 Row = dict[str, Any]
+_Metric = Literal[tuple(NAMES)]  # type: ignore[valid-type]
+_Level = Literal[tuple(LEVELS)]  # type: ignore[valid-type]
+# What a logarithmic axis can show.
+_Cost = Annotated[float, Ge(0), Le(1e30)]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Trial:
+    """What of a row of ablation.json the report takes: which surrogate, fitted to what."""
+
+    oracle: str
+    surrogate: str
+    buying: str
+    budget: Natural
+    metric: _Metric
+
+
+@dataclasses.dataclass(frozen=True)
+class _Errors(_Trial):
+    level: _Level
+    subset: str
+    count: Natural
+    mape: _Cost | None
+    max_error: _Cost | None
+    kendall: float | None
+    spearman: float | None
+    top_k_recall: float | None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Regrets(_Trial):
+    pool: Natural
+    regret: _Cost | None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Gradients(_Trial):
+    factor: str
+    estimate: str
+    pairs: Natural
+    directed: Natural
+    sign_agreement: float | None
+    cosine: float | None
+    relative_error: float | None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Oracle:
+    name: str
+    fingerprint: str
+    failures: tuple[str, ...]
+    shipped: Natural
+    bought: Natural
+    unanswered: Natural
+    train: Natural
+    gemms: Natural
+    designs: Natural
+    pool: Natural
+    neighbours: Natural
+
+
+@dataclasses.dataclass(frozen=True)
+class _Ablation:
+    """What of ablation.json the report takes."""
+
+    oracles: tuple[_Oracle, ...]
+    errors: tuple[_Errors, ...]
+    regrets: tuple[_Regrets, ...]
+    gradients: tuple[_Gradients, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Point:
+    """What of a row of points.csv the report takes."""
+
+    oracle: str
+    surrogate: str
+    level: _Level
+    metric: _Metric
+    truth: _Cost
+    predicted: _Cost
 
 
 def average(rows: Iterable[Row], keys: Sequence[str], values: Sequence[str]) -> list[Row]:
@@ -99,12 +187,10 @@ def write_report(folder: str | os.PathLike[str]) -> Path:
       RunError: where the disk refuses.
     """
     folder = Path(folder)
-    result, record = read_json(folder / RESULT), read_json(folder / CONFIG)
-    try:
-        shown = pictures(result, _read_points(folder / "points.csv"))
-        page = render(result, record, shown)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"{folder} holds a damaged ablation: run it again") from error
+    result, record = read_json(folder / RESULT), read_record(folder / CONFIG)
+    decode(_Ablation, result, str(folder / RESULT))
+    shown = pictures(result, _read_points(folder / "points.csv"))
+    page = render(result, record, shown)
     for picture in shown:
         write_bytes(folder / picture.file, picture.png)
     write_page(folder, page)
@@ -117,7 +203,22 @@ def _read_points(path: Path) -> list[Row]:
             rows = list(csv.DictReader(file))
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
-    return [row | {k: float(row[k]) for k in ("truth", "predicted")} for row in rows]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path} is no table of text; run the ablation again") from error
+    points = [_point(row, f"{path} line {number}") for number, row in enumerate(rows, start=2)]
+    return [point for point in points if math.isfinite(point["predicted"])]
+
+
+def _point(row: Mapping[str, Any], where: str) -> Row:
+    try:
+        point = {name: row[name] for name in ("oracle", "surrogate", "level", "metric")}
+        point |= {name: float(row[name]) for name in ("truth", "predicted")}
+    except (KeyError, TypeError, ValueError):
+        raise UserError(f"{where} is not a point; run the ablation again") from None
+    # Of a design that does not fit: no axis shows it.
+    predicted = {} if point["predicted"] != math.inf else {"predicted": 0.0}
+    decode(_Point, point | predicted, where)
+    return point
 
 
 def pictures(result: Mapping[str, Any], points: Sequence[Row]) -> list[Picture]:
@@ -135,7 +236,7 @@ def pictures(result: Mapping[str, Any], points: Sequence[Row]) -> list[Picture]:
         for kind, png in drawn.items():
             if png is not None:
                 title, alt, caption = _WORDS[kind]
-                name = f"{kind}-{oracle}.png"
+                name = f"{kind}-{_NOT_IN_NAMES.sub('_', oracle)[:60]}.png"
                 shown.append(Picture(name, f"{title}: {oracle}", alt, caption, png))
     return shown
 
@@ -166,7 +267,7 @@ def render(result: Mapping[str, Any], record: Mapping[str, Any], shown: Sequence
     """The page as HTML."""
     short = headline(result)
     return environment().get_template(_TEMPLATE).render(
-        name=printable(record["name"]),
+        name=printable(record.get("name", MISSING)),
         seed=record.get("seed"),
         versions=record.get("versions", {}),
         config=json.dumps(record.get("config", {}), indent=2, ensure_ascii=False),

@@ -91,16 +91,16 @@ def regrets(rows: Sequence[Row]) -> bytes | None:
 def _budget_lines(axes: Axes, rows: Sequence[Row], value: str, label: str) -> None:
     budgets = sorted({row["budget"] for row in rows if row["budget"]})
     for name, colour in COLOURS.items():
-        own = [row for row in rows if row["surrogate"] == name]
+        known = [r for r in rows if r["surrogate"] == name and r[value] is not None]
         for buying, style in (("random", "-"), ("active", "--")):
-            line = sorted((r["budget"], r[value]) for r in own if r["buying"] == buying)
+            line = sorted((r["budget"], r[value]) for r in known if r["buying"] == buying)
             if line:
                 axes.plot(
                     *zip(*line, strict=True), style, color=colour, marker=_MARKERS[name],
                     markersize=4, linewidth=1.3,
                     label=name if buying == "random" else f"{name}, bought actively",
                 )  # fmt: skip
-        for row in own:
+        for row in known:
             if row["buying"] == "none":
                 axes.axhline(row[value], color=colour, linewidth=1.3, label=name)
     axes.set_ylim(bottom=0)

@@ -6,12 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from codesign.cli import main
 from codesign.runs import RunFolder
 from simulators.limits import bounded
-from simulators.mutations import mutations
+from simulators.mutations import damaged, mutations
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
@@ -73,11 +74,47 @@ def search(path: Path) -> RunFolder:
     return run
 
 
-@pytest.mark.parametrize("make", [finetuning, dressing, search])
+def ablation(path: Path) -> RunFolder:
+    run = RunFolder.create(path, {"seed": 0})
+    trials = [
+        {"oracle": "mine", "surrogate": surrogate, "buying": buying, "budget": budget, "seed": 0}
+        for surrogate, buying, budget in (("analytic", "none", 0), ("learned", "random", 12))
+    ]
+    error = {
+        "mape": 0.2, "max_error": 0.9, "kendall": 0.6, "spearman": None, "top_k_recall": 0.1,
+    }  # fmt: skip
+    gemms = {"level": "gemm", "subset": "all", "metric": "cycles", "count": 9}
+    slopes = {
+        "pairs": 4, "directed": 4, "sign_agreement": 1.0, "cosine": 0.9, "relative_error": 0.1,
+    }  # fmt: skip
+    run.write_json("ablation.json", {
+        "oracles": [{
+            "name": "mine", "fingerprint": "mine-1", "failures": ["no mapping"], "shipped": 0,
+            "bought": 40, "unanswered": 1, "train": 24, "gemms": 9, "designs": 4, "pool": 4,
+            "neighbours": 0,
+        }],
+        "errors": [row | gemms | error for row in trials],
+        "regrets": [
+            row | {"metric": "energy_j", "pool": 4, "chosen": 1, "best": 2, "regret": 0.1}
+            for row in trials
+        ],
+        "gradients": [
+            row | {"factor": "all", "metric": "cycles", "estimate": "difference"} | slopes
+            for row in trials
+        ],
+    })  # fmt: skip
+    (run.path / "points.csv").write_text(
+        "oracle,surrogate,level,metric,index,truth,predicted\n"
+        + "".join(f"mine,learned,gemm,cycles,{i},{100 + i},{101.5 - i}\n" for i in range(4))
+    )
+    return run
+
+
+@pytest.mark.parametrize("make", [finetuning, dressing, search, ablation])
 def test_a_report_or_one_line(make: Any, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     run = make(tmp_path / "run")
     assert main(["report", str(run.path)]) == 0
-    for file in sorted([*run.path.glob("*.json"), run.metrics]):
+    for file in sorted([*run.path.glob("*.json"), *run.path.glob("*.jsonl")]):
         text, by_line = file.read_text(), file.suffix == ".jsonl"
         whole = [json.loads(line) for line in text.splitlines()] if by_line else json.loads(text)
         for place, value, mutated in mutations(whole, 25):
@@ -90,3 +127,19 @@ def test_a_report_or_one_line(make: Any, tmp_path: Path, capsys: pytest.CaptureF
             at = (file.name, place, value)
             assert code == 0 or (code == 2 and len(told.splitlines()) == 1), (at, told)
         file.write_text(text)
+
+
+def test_a_report_of_a_damaged_table_or_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    run = ablation(tmp_path / "run")
+    file, rng, codes = run.path / "points.csv", np.random.default_rng(0), list[int]()
+    data = file.read_bytes()
+    for _ in range(60):
+        file.write_bytes(damaged(data, rng))
+        capsys.readouterr()
+        with bounded(60):
+            codes.append(main(["report", str(run.path)]))
+        told = capsys.readouterr().err
+        assert codes[-1] == 0 or (codes[-1] == 2 and len(told.splitlines()) == 1), told
+    assert 10 < codes.count(2) < 50
