@@ -12,6 +12,7 @@ from typing import Any
 
 from codesign.cost import tables
 from codesign.errors import UserError, did_you_mean
+from codesign.printable import short_repr
 
 Check = Callable[[Any, str], Any]
 # Larger than any real dimension, small enough that no product overflows.
@@ -20,7 +21,10 @@ _LARGEST_DIMENSION = 1_000_000
 
 def show(value: Any) -> str:
     """A value as JSON, cut to 40 characters."""
-    text = json.dumps(value, default=str)
+    try:
+        text = json.dumps(value, default=str)
+    except ValueError:  # what has more digits than Python writes
+        return short_repr(value)
     return text if len(text) <= 40 else text[:37] + "..."
 
 

@@ -15,15 +15,19 @@ from typing import Annotated, Any
 
 from codesign.bounds import BaseMetadata, DocInfo, Ge, Gt, Le, Lt, MinLen, MultipleOf
 from codesign.errors import UserError
+from codesign.printable import short_repr
 
-Count = Annotated[int, Ge(1)]
-Natural = Annotated[int, Ge(0)]
+# What JAX's indices hold, and numbers whose squares float32 holds. Messages tell of these two
+# only where they are passed.
+LARGEST_COUNT, LARGEST = 2**31 - 1, 1e18
+Count = Annotated[int, Ge(1), Le(LARGEST_COUNT)]
+Natural = Annotated[int, Ge(0), Le(LARGEST_COUNT)]
 # What JAX's and NumPy's generators tell apart alike.
 Seed = Annotated[int, Ge(0), Lt(2**32)]
 # Of a dataclass whose leaves may also be traced or batched; in a config it is one whole number.
-Dimension = Annotated[Any, MultipleOf(1), Ge(1)]
-Positive = Annotated[float, Gt(0)]
-NonNegative = Annotated[float, Ge(0)]
+Dimension = Annotated[Any, MultipleOf(1), Ge(1), Le(LARGEST_COUNT)]
+Positive = Annotated[float, Gt(0), Le(LARGEST)]
+NonNegative = Annotated[float, Ge(0), Le(LARGEST)]
 Share = Annotated[float, Ge(0), Le(1)]
 PositiveShare = Annotated[float, Gt(0), Le(1)]
 ShareBelowOne = Annotated[float, Ge(0), Lt(1)]
@@ -70,7 +74,8 @@ def first_problem(config: Any, prefix: str = "") -> str | None:
             if (problem := first_problem(value, f"{prefix}{field.name}.")) is not None:
                 return problem
         elif field.init and not _holds(hint, value):
-            return f"{prefix}{field.name} is {value!r}: it must be {describe(hint)}"
+            allowed = describe(hint) + (", and far smaller" if is_huge(value) else "")
+            return f"{prefix}{field.name} is {short_repr(value)}: it must be {allowed}"
     # Two whose ranges are those of a design file.
     try:
         if isinstance(config, Scenario):
@@ -80,6 +85,13 @@ def first_problem(config: Any, prefix: str = "") -> str | None:
     except UserError as error:
         return str(error)
     return None
+
+
+def is_huge(value: Any) -> bool:
+    """Whether a number, or one of a list, is beyond `LARGEST_COUNT`."""
+    if isinstance(value, (list, tuple)):
+        return any(map(is_huge, value))
+    return isinstance(value, (int, float)) and LARGEST_COUNT < value < float("inf")
 
 
 def _is_instance(value: Any, hint: Any) -> bool:
@@ -130,7 +142,7 @@ def _describe_tuple(members: tuple[Any, ...]) -> str:
 def _bounds(metadata: Sequence[BaseMetadata]) -> Iterator[str]:
     for one in metadata:
         for kind, name, words in _BOUNDS:
-            if isinstance(one, kind):
+            if isinstance(one, kind) and getattr(one, name) not in (LARGEST_COUNT, LARGEST):
                 yield f"{words} {getattr(one, name):.10g}"
 
 

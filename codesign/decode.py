@@ -16,21 +16,18 @@ from __future__ import annotations
 
 import functools
 import json
-import reprlib
 import types
 import typing
 from collections.abc import Iterator, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Annotated, Any, TypeVar
 
-from codesign.constraints import describe
+from codesign.constraints import describe, is_huge
 from codesign.errors import UserError, did_you_mean
+from codesign.printable import short_repr
 
 T = TypeVar("T")
 Path = tuple[str | int, ...]
-
-_short = reprlib.Repr()
-_short.maxstring = _short.maxother = _short.maxlong = 60
 
 
 def decode(kind: type[T], obj: Any, where: str, *, at: str = "", exact: bool = False) -> T:
@@ -101,7 +98,8 @@ def _problem(kind: Any, obj: Any, error: Any, before: Path) -> str:
         kind, obj = inside, obj[part]
     if error["type"] == "value_error":  # of a dataclass's own __post_init__
         return f"{_dotted(path)}: {error['ctx']['error']}"
-    return f"{_dotted(path)} is {_short.repr(obj)}, expected {_described(kind)}"
+    expected = _described(kind) + (", and far smaller" if is_huge(obj) else "")
+    return f"{_dotted(path)} is {short_repr(obj)}, expected {expected}"
 
 
 def _described(kind: Any) -> str:
@@ -153,6 +151,6 @@ def _dotted(path: Sequence[str | int]) -> str:
     """The path as "vision_config.sizes[0]"; "it" where it is the whole."""
     text = ""
     for part in path:
-        name = part if isinstance(part, str) and part.isprintable() else _short.repr(part)
+        name = part if isinstance(part, str) and part.isprintable() else short_repr(part)
         text += f"[{part}]" if isinstance(part, int) else f".{name}" if text else name
     return text or "it"

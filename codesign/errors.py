@@ -19,6 +19,9 @@ class RunError(Exception):
     """A failure on good input: one line that says what failed. Exit code 1."""
 
 
+# As XLA has it, whose errors have one class.
+_NO_MEMORY = ("RESOURCE_EXHAUSTED", "Out of memory")
+_MOST_CHARACTERS = 120
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 
 
@@ -27,16 +30,31 @@ def out_of_space(error: BaseException) -> str | None:
 
     Libraries that are not written in Python tell of the system's error in their text alone.
     """
-    links: list[BaseException] = []
-    link: BaseException | None = error
-    while link is not None and link not in links:
-        links.append(link)
-        link = link.__cause__ or link.__context__
+    links = _links(error)
     for number in _DISK_FULL:
         said = os.strerror(number)
         if any(getattr(one, "errno", None) == number or said in str(one) for one in links):
             return said
     return None
+
+
+def out_of_memory(error: BaseException) -> str | None:
+    """What was too large, in a line, where memory that is not there is what an error is about."""
+    for link in _links(error):
+        said = " ".join(str(link).split())
+        if isinstance(link, MemoryError) or any(words in said for words in _NO_MEMORY):
+            return said[:_MOST_CHARACTERS] or type(link).__name__
+    return None
+
+
+def _links(error: BaseException) -> list[BaseException]:
+    """An error and what it was raised from."""
+    links: list[BaseException] = []
+    link: BaseException | None = error
+    while link is not None and link not in links:
+        links.append(link)
+        link = link.__cause__ or link.__context__
+    return links
 
 
 def did_you_mean(name: str, valid: Iterable[str]) -> str:

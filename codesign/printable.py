@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
+import reprlib
 from typing import Any
+
+_short = reprlib.Repr()
+_short.maxstring = _short.maxother = _short.maxlong = 60
+
+
+def short_repr(value: Any) -> str:
+    """Python's notation of a value, cut in the middle where it is long."""
+    try:
+        return _short.repr(value)
+    except ValueError:  # what has more digits than Python writes
+        return f"a {type(value).__name__} of thousands of digits"
 
 
 def printable(text: Any) -> str:

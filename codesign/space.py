@@ -22,6 +22,7 @@ import numpy as np
 from codesign.accelerator import Accelerator
 from codesign.architecture import ELASTIC, Tower
 from codesign.constraints import CountChoices, PositiveChoices
+from codesign.printable import short_repr
 from codesign.renamed import accepts_old_names
 from codesign.workload.clip import CLIP_FAMILY
 from codesign.workload.families import ModelFamily
@@ -47,7 +48,8 @@ def _check_choices(name: str, choices: Sequence[float]) -> None:
     except TypeError:  # not a sequence, or not of numbers
         fine = False
     if not fine:
-        raise ValueError(f"space.{name}: choices must be positive and increasing, not {choices}")
+        shown = short_repr(choices)
+        raise ValueError(f"space.{name}: choices must be positive and increasing, not {shown}")
 
 
 @dataclasses.dataclass(frozen=True)

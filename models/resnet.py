@@ -19,8 +19,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from codesign.bounds import Ge
-from codesign.constraints import Count, first_problem
+from codesign.bounds import Ge, Le
+from codesign.constraints import LARGEST_COUNT, Count, first_problem
 
 STAGES = 3
 # Both sides alike also where a stride of 2 halves an even side, as in PyTorch.
@@ -40,7 +40,7 @@ class ResNetConfig:
 
     depth: Count = 8
     width: Count = 16
-    classes: Annotated[int, Ge(2)] = 10
+    classes: Annotated[int, Ge(2), Le(LARGEST_COUNT)] = 10
     channels: Count = 3
 
     def __post_init__(self) -> None:

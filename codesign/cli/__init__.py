@@ -33,7 +33,7 @@ from codesign.cli import (
 )
 from codesign.cli.arguments import Parser
 from codesign.cli.output import only_results, spell_what_no_stream_holds
-from codesign.errors import RunError, UserError, did_you_mean, out_of_space
+from codesign.errors import RunError, UserError, did_you_mean, out_of_memory, out_of_space
 from codesign.printable import printable
 from codesign.termination import Terminated
 
@@ -79,11 +79,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
-        full = out_of_space(error)
-        if full is None:
-            raise
-        name = getattr(error, "filename", None)
-        return _fail(full + (f": {name}" if name else ""), 1)
+        if (full := out_of_space(error)) is not None:
+            name = getattr(error, "filename", None)
+            return _fail(full + (f": {name}" if name else ""), 1)
+        if (large := out_of_memory(error)) is not None:
+            return _fail(f"not enough memory ({large}); make batches, networks or files smaller", 1)
+        raise
     except Terminated as terminated:
         print(terminated, file=sys.stderr)
         return 0

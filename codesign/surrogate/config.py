@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 from typing import Annotated, Literal
 
-from codesign.bounds import Ge, MinLen
+from codesign.bounds import Ge, Le, MinLen
 from codesign.constraints import (
+    LARGEST_COUNT,
     Count,
     CountChoices,
     InnerShare,
@@ -125,7 +126,7 @@ class AblationConfig:
     points: Literal["stored", "drawn"] = "stored"
     purchases: Natural = 0
     processes: Natural = 2
-    budgets: tuple[Annotated[int, Ge(FEWEST_SAMPLES)], ...] = (50, 150, 300)
+    budgets: tuple[Annotated[int, Ge(FEWEST_SAMPLES), Le(LARGEST_COUNT)], ...] = (50, 150, 300)
     rounds: Count = 2
     seeds: Count = 2
     top_share: PositiveShare = 0.1

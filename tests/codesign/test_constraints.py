@@ -73,6 +73,17 @@ def test_no_number_but_a_sensible_one_is_let_through(name, field):
         assert refused(lambda v=value: with_value(config, path, v), path), (path, value)
 
 
+@pytest.mark.parametrize("name", COMMANDS)
+def test_numbers_that_nothing_can_hold_are_refused_in_a_line_of_readable_length(name):
+    config = load_config(name)
+    for field in numeric_fields(name):
+        if field.path in UNBOUNDED:
+            continue
+        for value in (10**30, 10**5000, "x" * 5000, (10**30,), 1e300, (1e300,)):
+            line = refused(lambda f=field, v=value: with_value(config, f.path, v), field.path)
+            assert line is not None and len(line) < 500, (field.path, line)
+
+
 ZERO_IS_WRONG = [
     ("quickstart", path)
     for path in (
@@ -109,6 +120,8 @@ def test_zero_is_refused_on_the_command_line(name, path, tmp_path, monkeypatch, 
     ("name", "argv", "message"),
     [
         ("quickstart", ["--seed", "-1"], "--seed is -1: it must be a whole number, at least 0"),
+        ("quickstart", ["--optim.batch_size", "1" * 20], "at least 2, and far smaller"),
+        ("quickstart", ["--optim.lr", "1e30"], "a finite number, above 0, and far smaller"),
         ("quickstart", ["--targets.low", "0.9", "--targets.high", "0.5"], "is above --targets"),
         ("quickstart", ["--space.vision.width", "[16, 8]"], "positive and increasing"),
         ("quickstart", ["--space.vision.width", "[]"], "--space.vision.width is ()"),

@@ -5,8 +5,17 @@ from __future__ import annotations
 import dataclasses
 from typing import Annotated, Literal
 
-from codesign.bounds import Ge
-from codesign.constraints import Count, Natural, NonNegative, Positive, Seed, Share, ShareBelowOne
+from codesign.bounds import Ge, Le
+from codesign.constraints import (
+    LARGEST_COUNT,
+    Count,
+    Natural,
+    NonNegative,
+    Positive,
+    Seed,
+    Share,
+    ShareBelowOne,
+)
 from codesign.errors import UserError
 from codesign.models.resnet import ResNetConfig
 from codesign.train.data import AugmentConfig, SourceConfig
@@ -28,7 +37,7 @@ class PicturesConfig:
       std: standard deviation, likewise.
     """
 
-    size: Annotated[int, Ge(_LEAST_IMAGE)] = 32
+    size: Annotated[int, Ge(_LEAST_IMAGE), Le(LARGEST_COUNT)] = 32
     mean: tuple[float, ...] = (0.5, 0.5, 0.5)
     std: tuple[Positive, ...] = (0.25, 0.25, 0.25)
 

@@ -6,14 +6,23 @@ import dataclasses
 from typing import Annotated, Literal
 
 from codesign.architecture import Architecture, clip_vit_b16
-from codesign.bounds import Ge
-from codesign.constraints import Count, Natural, NonNegative, Positive, Seed, Share, ShareBelowOne
+from codesign.bounds import Ge, Le
+from codesign.constraints import (
+    LARGEST_COUNT,
+    Count,
+    Natural,
+    NonNegative,
+    Positive,
+    Seed,
+    Share,
+    ShareBelowOne,
+)
 from codesign.errors import UserError
 from codesign.train.data import AugmentConfig, SourceConfig
 from codesign.train.data.picture import check_augment
 
 # Of one pair alone there is nothing to tell apart.
-Pairs = Annotated[int, Ge(2)]
+Pairs = Annotated[int, Ge(2), Le(LARGEST_COUNT)]
 
 
 @dataclasses.dataclass(frozen=True)
