@@ -14,7 +14,7 @@ import re
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
 from codesign.errors import RunError, UserError
@@ -31,24 +31,39 @@ _PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _LAST_WORDS_S = 2.0
 
 
-def go_on_in_child(lost: str) -> None:
+def go_on_in_child(lost: str, absent: str) -> Callable[[], None]:
     """Returns in a child; this process waits for it and ends with its exit code.
 
     The child ends when this process does. Call it before JAX starts threads.
 
     Args:
       lost: the line to end with, with exit code 1, where a peer of the child died.
+      absent: likewise, where the child has not met its peers.
+
+    Returns:
+      What the child calls once it has met them.
     """
     sys.stdout.flush()
     sys.stderr.flush()
     printed, native = os.pipe()
     alive, living = os.pipe()
+    met, meet = os.pipe()
     child = os.fork()
     if child:
         os.close(native)
         os.close(alive)
-        raise SystemExit(_outcome(child, os.fdopen(printed, "rb"), lost))
+        os.close(meet)
+
+        def why() -> str:
+            os.set_blocking(met, False)  # a worker of the child's may hold the pipe open
+            try:
+                return lost if os.read(met, 1) else absent
+            except BlockingIOError:
+                return absent
+
+        raise SystemExit(_outcome(child, os.fdopen(printed, "rb"), why))
     os.close(printed)
+    os.close(met)
     os.close(living)
     # A group of its own: Ctrl-C comes to it once, from its parent.
     os.setpgid(0, 0)
@@ -60,13 +75,18 @@ def go_on_in_child(lost: str) -> None:
     os.close(native)
     threading.Thread(target=_end_with_parent, args=(alive,), daemon=True).start()
 
+    def joined() -> None:
+        os.write(meet, b"x")
+
+    return joined
+
 
 def _end_with_parent(alive: int) -> None:
     os.read(alive, 1)  # nothing is ever written: it ends when the parent does
     os._exit(1)
 
 
-def _outcome(child: int, printed: BinaryIO, lost: str) -> int:
+def _outcome(child: int, printed: BinaryIO, lost: Callable[[], str]) -> int:
     """The exit code, once the child has ended."""
 
     def pass_on(number: int, _: object) -> None:
@@ -82,7 +102,7 @@ def _outcome(child: int, printed: BinaryIO, lost: str) -> int:
     reader.join(_LAST_WORDS_S)  # a worker of the child's may hold the pipe open
     log = b"".join(held)
     if code == _LOST or (code == -signal.SIGABRT and _ABORTED in log):
-        print(f"codesign: {printable(lost)}", file=sys.stderr)
+        print(f"codesign: {printable(lost())}", file=sys.stderr)
         return 1
     os.write(2, log)
     return code if code >= 0 else 128 - code

@@ -43,9 +43,11 @@ def trained(
 
     if args.distributed:
         again = configured.resume_command(args)
-        peers.go_on_in_child(
-            "another process of this run has ended, and tells why itself; the run is kept: "
-            f"{again} by all of them continues it"
+        joined = peers.go_on_in_child(
+            lost="another process of this run has ended, and tells why itself; the run is kept: "
+            f"{again} by all of them continues it",
+            absent="--distributed: the other processes have not come; start all of them within "
+            "five minutes, with the same JAX_COORDINATOR_ADDRESS and JAX_NUM_PROCESSES",
         )
     config = configured.load(args)
     from codesign.train.placement import join_processes, shared_folder
@@ -58,5 +60,6 @@ def trained(
     ):
         if args.distributed:
             join_processes()
+            joined()
         folder = shared_folder(out, config_to_json(config), resume=args.resume, name=name)
         return folder.path, runner()(config, folder, console(stderr=True), check=args.check)

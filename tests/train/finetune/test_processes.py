@@ -184,6 +184,32 @@ def test_the_death_of_one_ends_the_other_in_a_line_and_both_resume(when, victim,
     assert [row["step"] for row in rows] == list(range(steps))
 
 
+# The patience of JAX's own, five minutes, is made short.
+IMPATIENT = """
+import sys, jax
+join = jax.distributed.initialize
+jax.distributed.initialize = lambda **told: join(initialization_timeout=10, **told)
+from codesign.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_one_whose_peers_never_come_ends_in_a_line(index, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", IMPATIENT, "finetune", "digits_clip", "--distributed"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=300,
+        env=os.environ | {
+            "JAX_PLATFORMS": "cpu", "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{free_port()}",
+            "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": str(index),
+        },
+    )  # fmt: skip
+    assert done.returncode in (1, 2) and done.stdout == "", done.stderr
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("codesign: --distributed: the other processes"), line
+    assert not (tmp_path / "runs").exists()
+
+
 def test_what_one_alone_refuses_ends_both_in_a_line(tmp_path):
     out = tmp_path / "run"
     out.mkdir()
