@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
+from typing import NamedTuple, cast
 
 import jax
 import numpy as np
@@ -16,11 +17,13 @@ from safetensors import safe_open
 
 from codesign import load_clip
 from simulators import command
+from simulators.mutations import damaged
 from simulators.tiny_runs import RUNS
 
 pytestmark = pytest.mark.slow
 
 KILLS = 20  # of each kind of run
+DAMAGES = 6  # likewise
 
 
 @pytest.fixture(scope="module")
@@ -35,8 +38,8 @@ class Runs:
         self._server, self._place, self._command = server, place, RUNS[kind][0]
         (place / "tiny.py").write_text(RUNS[kind][1])
 
-    def until(self, out: str, moment: Callable[[], bool]) -> bool:
-        """Runs, or resumes, until a moment and kills; False: it came to its end before."""
+    def code(self, out: str, moment: Callable[[], bool] = lambda: False) -> int:
+        """Runs, or resumes, until a moment and kills; the exit code, -9 of what was killed."""
         argv = [self._command, "./tiny.py", "--out", out, "--no-check", "--resume"]
         errors = self._place / f"{out}.errors"
         process = self._server.Process(
@@ -45,19 +48,27 @@ class Runs:
         process.start()
         try:
             while process.is_alive() and not moment():
-                time.sleep(0.001)
+                process.join(0.001)
         finally:
             process.kill()
             process.join()
-        if process.exitcode == -9:
-            return True
-        assert process.exitcode == 0 and "Traceback" not in errors.read_text(), errors.read_text()
-        return False
+        assert "Traceback" not in self.told(out), self.told(out)
+        return cast(int, process.exitcode)
+
+    def told(self, out: str) -> str:
+        """What a run wrote to stderr."""
+        return (self._place / f"{out}.errors").read_text()
+
+    def killed(self, out: str, moment: Callable[[], bool]) -> bool:
+        """Whether a run was killed before it came to its end."""
+        code = self.code(out, moment)
+        assert code in (-9, 0), self.told(out)
+        return code == -9
 
     def whole(self, out: str) -> float:
         """A run that nobody touches; its duration, s."""
         began = time.monotonic()
-        assert not self.until(out, lambda: False)
+        assert self.code(out) == 0, self.told(out)
         return time.monotonic() - began
 
 
@@ -108,24 +119,79 @@ def results(run: Path) -> dict[str, object]:
     return found
 
 
-@pytest.mark.parametrize("kind", ["finetune", "dress", "search"])
-def test_a_run_killed_at_random_moments_ends_the_same(
-    kind: str, tmp_path: Path, server: ForkServerContext
-) -> None:
-    runs, cut = Runs(server, tmp_path, kind), tmp_path / "cut"
+class Undamaged(NamedTuple):
+    """A run that nobody touched: its folder, what it delivers, and what it takes, s."""
+
+    kind: str
+    runs: Runs
+    run: Path
+    results: dict[str, object]
+    duration_s: float
+
+
+@pytest.fixture(scope="module", params=["finetune", "dress", "search"])
+def whole(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory,
+    server: ForkServerContext,
+) -> Undamaged:  # fmt: skip
+    place = tmp_path_factory.mktemp(request.param)
+    runs = Runs(server, place, request.param)
     runs.whole("compiles")
     duration_s = runs.whole("whole")
-    whole = results(tmp_path / "whole")
-    assert len(whole) > 1 and "metrics.jsonl" in whole
-    # Those inside of checkpoints have random names.
-    written = sorted(files(tmp_path / "whole") & files(tmp_path / "compiles"))
-    drawn = moments(random.Random(f"kills of {kind}"), cut, written, duration_s)
+    found = results(place / "whole")
+    assert len(found) > 1 and "metrics.jsonl" in found
+    return Undamaged(request.param, runs, place / "whole", found, duration_s)
+
+
+def test_a_run_killed_at_random_moments_ends_the_same(whole: Undamaged) -> None:
+    cut = whole.run.with_name("cut")
+    # Names inside of checkpoints are random.
+    written = sorted(files(whole.run) & files(whole.run.with_name("compiles")))
+    drawn = moments(random.Random(f"kills of {whole.kind}"), cut, written, whole.duration_s)
     kills = 0
     while kills < KILLS:
         shutil.rmtree(cut, ignore_errors=True)
-        while kills < KILLS and runs.until("cut", next(drawn)):
+        while kills < KILLS and whole.runs.killed("cut", next(drawn)):
             kills += 1
         if kills == KILLS:
-            runs.whole("cut")
-        assert results(cut) == whole, f"after {kills} kills"
+            whole.runs.whole("cut")
+        assert results(cut) == whole.results, f"after {kills} kills"
         assert not list(cut.rglob("*tmp*"))
+
+
+def damage(run: Path, drawn: random.Random) -> set[str]:
+    """Cuts, empties, changes or removes some of a run's files or folders; their paths."""
+    rng, hit = np.random.default_rng(drawn.getrandbits(32)), set[str]()
+    for _ in range(drawn.randint(1, 4)):
+        places = sorted(path for path in run.rglob("*") if path.name != "run.lock")
+        folders = [path for path in places if path.is_dir()]
+        path = drawn.choice(folders if drawn.random() < 0.2 else places)
+        hit.add(str(path.relative_to(run)))
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif drawn.random() < 0.2:
+            path.unlink()
+        else:
+            data = path.read_bytes()
+            path.write_bytes(damaged(data, rng) if data and drawn.random() < 0.8 else b"")
+    return hit
+
+
+def test_a_damaged_run_ends_the_same_or_is_refused_in_a_line(whole: Undamaged) -> None:
+    cut, ended = whole.run.with_name("damaged"), 0
+    drawn = random.Random(f"damage of {whole.kind}")
+    for _ in range(DAMAGES):
+        shutil.rmtree(cut, ignore_errors=True)
+        shutil.copytree(whole.run, cut)
+        hit = damage(cut, drawn)
+        code, told = whole.runs.code("damaged"), whole.runs.told("damaged")
+        if code == 0:
+            found, ended = results(cut), ended + 1
+            if found.get("metrics.jsonl") != whole.results["metrics.jsonl"]:
+                assert "metrics.jsonl" in hit and "metrics.jsonl" in told, (hit, told)
+            same = {"metrics.jsonl": whole.results["metrics.jsonl"]}
+            assert found | same == whole.results, (hit, told)
+        else:
+            last = told.splitlines()[-1]
+            assert code in (1, 2) and last.startswith("codesign: "), (hit, told)
+    assert ended >= DAMAGES // 2
