@@ -1,17 +1,21 @@
-"""The fast mapper against the exact one on fresh random CLIP products.
+"""The fast mapper against the exact one on fresh random products.
 
     python benchmarks/exact_mapper.py [PAIRS] [SEED]
 
-Prints mean and worst errors for all pairs, large products, attention products and
-bandwidth-starved chips; docs/cost-model.md quotes them.
+Two tables for chips of the default grid: CLIPs' products by kind, with the errors of latency,
+energy and their product; products from 1 to 16,384 in each dimension by size, with the ratio
+of energy x delay. docs/cost-model.md quotes them. The exact mapper uses the whole array always,
+so it may be beaten.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 
 import jax
 import numpy as np
+from mapper_cases import any_products, chips_of, clip_products
 
 from codesign.accelerator import Accelerator
 from codesign.cost.mapper import gemm_run
@@ -19,25 +23,29 @@ from codesign.cost.technology import technology
 from codesign.oracle.exact import Exact
 from codesign.oracle.interface import Constants, Point
 from codesign.scenario import Scenario
-from codesign.space import AcceleratorChoices
 from machine import here
 
 
-def draw(pairs: int, seed: int) -> tuple[np.ndarray, list[Accelerator]]:
-    """GEMMs [pairs, 3] of CLIPs of all published widths, and a chip of the grid each."""
-    rng = np.random.default_rng(seed)
-    choices = AcceleratorChoices()
-    axes = [getattr(choices, name) for name in choices.__dataclass_fields__]
-    gemms, chips = [], []
-    for _ in range(pairs):
-        tokens = int(rng.choice([50, 77, 197, 257]))
-        width, qkv = (64 * int(rng.integers(4, 17)) for _ in range(2))
-        ffn = 128 * int(rng.integers(6, 33))
-        kinds = [(tokens, width, qkv), (tokens, 64, tokens), (tokens, tokens, 64),
-                 (tokens, qkv, width), (tokens, width, ffn), (tokens, ffn, width)]
-        gemms.append(kinds[int(rng.integers(len(kinds)))])
-        chips.append(Accelerator(*(axis[int(rng.integers(len(axis)))] for axis in axes)))
-    return np.array(gemms), chips
+def ratios(gemms: np.ndarray, chips: Accelerator) -> dict[str, np.ndarray]:
+    """Latency, energy and energy x delay of the fast mapper over the exact one's, [pairs]."""
+    each = [Accelerator(*map(float, axes)) for axes in zip(*jax.tree.leaves(chips), strict=True)]
+    exact = Exact()
+    cycles, energy = np.array([
+        exact(Point(*map(int, gemm), chip, constants))[:2]
+        for gemm, chip, constants in zip(
+            gemms, each, Constants.of_all(each, Scenario()), strict=True
+        )
+    ]).T
+    tech = technology(chips, Scenario())
+    found = jax.jit(jax.vmap(gemm_run))(*gemms.T, chips, tech)
+    static = np.asarray(tech.static_pj, float)
+    edp = lambda c, e: (e + static * c) * c  # noqa: E731
+    ours = np.asarray(found.cycles, float), np.asarray(found.dynamic_pj, float)
+    return {
+        "latency": ours[0] / cycles,
+        "energy": ours[1] / energy,
+        "energy x delay": edp(*ours) / edp(cycles, energy),
+    }
 
 
 def main() -> None:
@@ -45,39 +53,34 @@ def main() -> None:
     parser.add_argument("pairs", type=int, nargs="?", default=400)
     parser.add_argument("seed", type=int, nargs="?", default=7)
     args = parser.parse_args()
-    pairs, seed = args.pairs, args.seed
-    gemms, chips = draw(pairs, seed)
-    constants = Constants.of_all(chips, Scenario())
-    exact = Exact()
-    rows = [
-        exact(Point(*map(int, gemm), chip, c))[:2]
-        for gemm, chip, c in zip(gemms, chips, constants, strict=True)
-    ]
-    cycles, energy = np.array(rows).T
-    stacked = jax.tree.map(lambda *x: np.asarray(x, np.float32), *chips)
-    m, k, n = gemms.astype(np.float32).T
-    tech = technology(stacked, Scenario())
-    found = jax.jit(jax.vmap(gemm_run))(m, k, n, stacked, tech)
-    static = np.asarray(tech.static_pj, float)
-    edp = lambda c, e: (e + static * c) * c  # noqa: E731
-    ratios = {
-        "latency": np.asarray(found.cycles) / cycles,
-        "energy": np.asarray(found.dynamic_pj) / energy,
-        "energy x delay": edp(*(np.asarray(x, float) for x in found)) / edp(cycles, energy),
-    }
+    rng = np.random.default_rng(args.seed)
+    gemms, chips = clip_products(args.pairs, rng), chips_of("default", args.pairs, rng)
+    found = ratios(gemms, chips)
     kinds = {
-        "all": np.ones(pairs, bool),
+        "all": np.ones(args.pairs, bool),
         "large (over 1e7 MACs)": gemms.prod(axis=1) > 1e7,
         "attention": (gemms[:, 1:] == 64).any(axis=1) & (gemms[:, 0] < 300),
-        "starved (L2 rate <= columns / 4)": stacked.l2_bytes_per_cycle <= stacked.pe_x / 4,
+        "starved (L2 rate <= columns / 4)": chips.l2_bytes_per_cycle <= chips.pe_x / 4,
     }
-    print(f"{here()}, seed {seed}")
-    print("| products | number | latency mean / worst | energy | energy x delay |")
-    print("|---|---|---|---|---|")
+    print(f"{here()}, seed {args.seed}")
+    print("| CLIPs' products | number | latency mean / worst | energy | energy x delay "
+          "| its ratio, mean (least .. most) |")
+    print("|---|---|---|---|---|---|")
     for kind, which in kinds.items():
-        errors = [np.abs(r[which] - 1) * 100 for r in ratios.values()]
+        errors = [np.abs(r[which] - 1) * 100 for r in found.values()]
         cells = " | ".join(f"{e.mean():.2f} / {e.max():.1f} %" for e in errors)
-        print(f"| {kind} | {which.sum()} | {cells} |")
+        edp = found["energy x delay"][which]
+        ratio = f"{edp.mean():.3f} ({edp.min():.3f} .. {edp.max():.3f})"
+        print(f"| {kind} | {which.sum()} | {cells} | {ratio} |")
+    gemms, chips = any_products(args.pairs, rng), chips_of("default", args.pairs, rng)
+    edp, macs = ratios(gemms, chips)["energy x delay"], gemms.astype(float).prod(axis=1)
+    bounds = [0, 1e2, 1e4, 1e6, 1e8, 1e10, np.inf]
+    print("| MACs | number | energy x delay, mean ratio | worst |\n|---|---|---|---|")
+    for low, high in [*itertools.pairwise(bounds), (0, np.inf)]:
+        some = edp[(macs >= low) & (macs < high)]
+        if some.size:
+            print(f"| {low:.0e} .. {high:.0e} | {some.size} | {some.mean():.3f} | "
+                  f"{some.max():.3f} |")
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from codesign.accelerator import Accelerator
 from codesign.cost.execution import Execution
@@ -36,6 +37,7 @@ from codesign.cost.mapping import (
     Tiles,
     Work,
     blocks_of,
+    is_crowded,
     points_of,
     skipping,
     tiles_of,
@@ -72,28 +74,15 @@ def price(schedule: Schedule, work: Work, tiles: Tiles) -> tuple[Execution, Arra
 
 
 class Best(NamedTuple):
-    """The best mapping so far, scalars.
+    """The mapping of least energy x delay, scalars.
 
     Attributes:
-      edp: energy x delay, pJ cycles.
-      cycles, dynamic_pj: its cost.
+      edp: energy x delay, pJ cycles, to 12 bits; infinite where no mapping fits.
       point, schedule: its tile and schedule.
     """
 
     edp: Array
-    cycles: Array
-    dynamic_pj: Array
     point: Point
-    schedule: Array
-
-
-class _Found(NamedTuple):
-    """As Best, of the point its number alone: the points are the same for a whole batch."""
-
-    edp: Array
-    cycles: Array
-    dynamic_pj: Array
-    number: Array
     schedule: Array
 
 
@@ -102,45 +91,68 @@ def _choose(condition: Array, if_true: Any, if_false: Any) -> Any:
     return jax.tree.map(functools.partial(jnp.where, condition), if_true, if_false)
 
 
-def best_mapping(work: Work) -> Best:
-    """The mapping of least energy x delay; infinite edp where none fits.
+# The sweep keeps one word for every product: its bits are those of the least energy x delay,
+# the last of them replaced by the number of the mapping. XLA then computes a candidate once,
+# not once for every quantity to keep; it costs 2^-12 of the energy x delay at most.
+_NUMBER_BITS = 11
+_NUMBER = (1 << _NUMBER_BITS) - 1
 
-    Scans the lattice, so that under vmap each step is one pass over the batch and
-    nothing of the size batch x lattice is ever stored.
+
+def _packed(edp: Array, number: Array) -> Array:
+    """A word that orders as edp does; what is no number orders last."""
+    edp = jnp.where(edp < jnp.inf, edp, jnp.inf)
+    return jax.lax.bitcast_convert_type(edp, jnp.int32) & ~_NUMBER | number
+
+
+def best_mapping(work: Work, crowded: bool | None = None) -> Best:
+    """The mapping of least energy x delay.
+
+    Scans the mappings, so that under vmap each step is one pass over the batch and
+    nothing of the size batch x mappings is ever stored.
+
+    Args:
+      work: a product on a machine.
+      crowded: what `mapping.is_crowded` says of the machine where that is known; None: it
+        is asked, and every mapping priced.
     """
+    asked = is_crowded(work.accelerator)
 
-    def step(best: _Found, at: tuple[Array, Point]) -> tuple[_Found, None]:
+    def step(
+        schedule: Schedule, allowed: Array | bool, best: Array, at: tuple[Array, Point]
+    ) -> tuple[Array, None]:
         number, point = at
-        # A chain of selections, not a stack: XLA keeps it one vectorised loop.
-        for i, schedule in enumerate(SCHEDULES):
-            cost, fits = price(schedule, work, tiles_of(work, point, schedule))
-            dynamic_pj, cycles = cost.dynamic_pj, cost.cycles
-            edp = (dynamic_pj + cycles * work.tech.static_pj) * cycles
-            edp = jnp.where(fits, edp, jnp.inf)
-            here = _Found(edp, cycles, dynamic_pj, number, jnp.asarray(i, jnp.int32))
-            best = _choose(here.edp < best.edp, here, best)
-        return best, None
+        cost, fits = price(schedule, work, tiles_of(work, point, schedule))
+        edp = (cost.dynamic_pj + cost.cycles * work.tech.static_pj) * cost.cycles
+        return jnp.minimum(best, _packed(jnp.where(fits & allowed, edp, jnp.inf), number)), None
 
-    zero = jnp.zeros((), jnp.int32)
-    never = jnp.full((), jnp.inf, jnp.float32)
-    points = jax.tree.map(jnp.asarray, points_of(work.tech.costing))
-    numbers = jnp.arange(len(points.split), dtype=jnp.int32)
-    best, _ = jax.lax.scan(step, _Found(never, never, never, zero, zero), (numbers, points))
-    point = jax.tree.map(lambda x: x[best.number], points)
-    return Best(best.edp, best.cycles, best.dynamic_pj, point, best.schedule)
+    lists = points_of(work.tech.costing)
+    if crowded is False:
+        lists = [x for x in lists if not x.crowded]
+    best = _packed(jnp.full((), jnp.inf, jnp.float32), 0)
+    first = 0
+    for points in lists:
+        numbers = np.arange(first, first := first + len(points), dtype=np.int32)
+        allowed = asked if points.crowded and crowded is None else True
+        scanned = functools.partial(step, SCHEDULES[points.schedule], allowed)
+        best, _ = jax.lax.scan(scanned, best, (numbers, points.at))
+    assert first <= _NUMBER
+    every = jax.tree.map(lambda *x: jnp.asarray(np.concatenate(x)), *(x.at for x in lists))
+    schedules = np.repeat([x.schedule for x in lists], [len(x) for x in lists])
+    number = best & _NUMBER
+    return Best(
+        jax.lax.bitcast_convert_type(best & ~_NUMBER, jnp.float32),
+        jax.tree.map(lambda x: x[number], every),
+        jnp.asarray(schedules, jnp.int32)[number],
+    )
 
 
 def gemm_run(
     m: Array, k: Array, n: Array, accelerator: Accelerator, tech: Technology,
-    density: Array | None = None,
+    density: Array | None = None, crowded: bool | None = None,
 ) -> Execution:
-    """What `gemm_costs` sums up to, without derivatives and cheaper to compile."""
-    work = work_of(m, k, n, accelerator, tech)
-    best = best_mapping(jax.lax.stop_gradient(work))
-    if density is not None:
-        sparse = best_mapping(jax.lax.stop_gradient(skipping(work, density)))
-        best = _choose(sparse.edp < best.edp, sparse, best)
-    return Execution({"gemm": best.cycles}, {"gemm": best.dynamic_pj})
+    """What `gemm_costs` sums up to, without derivatives; `crowded` as of `best_mapping`."""
+    cost = _best_of(jax.lax.stop_gradient(work_of(m, k, n, accelerator, tech)), density, crowded)
+    return cost.merged()
 
 
 def gemm_costs(
@@ -160,20 +172,25 @@ def gemm_costs(
       Execution of scalars; infinite cycles where no mapping fits the buffers.
       vmap for batches of GEMMs or accelerators.
     """
-    work = work_of(m, k, n, accelerator, tech)
-    cost, edp = _best_costs(work)
-    if density is not None:
-        sparse, sparse_edp = _best_costs(skipping(work, density))
-        cost = _choose(sparse_edp < edp, sparse, cost)
-    return cost
+    return _best_of(work_of(m, k, n, accelerator, tech), density)
 
 
-def _best_costs(work: Work) -> tuple[Execution, Array]:
-    """Cost of the best mapping, with derivatives, and its energy x delay."""
-    best = best_mapping(jax.lax.stop_gradient(work))
+def _best_of(work: Work, density: Array | None, crowded: bool | None = None) -> Execution:
+    """Cost of a product, as a dense one or its zeros skipped, whichever is better."""
+    best = best_mapping(jax.lax.stop_gradient(work), crowded)
+    cost = _under(best, work)
+    if density is None:
+        return cost
+    sparse = skipping(work, density)
+    other = best_mapping(jax.lax.stop_gradient(sparse), crowded)
+    return _choose(other.edp < best.edp, _under(other, sparse), cost)
+
+
+def _under(best: Best, work: Work) -> Execution:
+    """Cost of a product under a mapping; infinite cycles where none fits."""
     cost, _ = price(SCHEDULES[0], work, tiles_of(work, best.point, SCHEDULES[0]))
     for i, schedule in enumerate(SCHEDULES[1:], start=1):
         other, _ = price(schedule, work, tiles_of(work, best.point, schedule))
         cost = _choose(best.schedule == i, other, cost)
     cycles = jnp.where(jnp.isfinite(best.edp), cost.cycles, jnp.inf)
-    return Execution({"gemm": cycles}, cost.energy_pj), best.edp
+    return Execution({"gemm": cycles}, cost.energy_pj)

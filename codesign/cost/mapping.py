@@ -19,7 +19,7 @@ Sizes may be relaxed: all of it has derivatives. docs/cost-model.md derives each
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import NamedTuple, cast
 
 import jax
@@ -80,6 +80,9 @@ SCHEDULES = (
     Schedule("W", 1.0, "kNm", "kNnm", one_row=True),
 )
 
+# What is left idle of an array whose smallest tile the GLB does not hold.
+CUTS = ("columns", "rows", "both")
+
 
 class Point(NamedTuple):
     """A mapping but for its schedule; scalars or arrays [P].
@@ -89,8 +92,11 @@ class Point(NamedTuple):
       n_trips, k_trips: of the loops over L2 tiles, before tiles are aligned to the array;
         infinite: tiles as small as the array takes them.
       in_registers: whether tiles are blocks of full registers in k, whatever `k_trips` says.
-      cores, columns, rows: shares of the machine that work, in (0, 1].
+      cores: share of the cores that work, in (0, 1].
+      columns, rows: shares of an array's columns and rows that work, in (0, 1], out of
+        those that the product can use.
       fill: share of the rows of a tile that would fit, in (0, 1].
+      cut: index into CUTS of what is left idle where the GLB cannot feed it.
     """
 
     split: Array
@@ -101,34 +107,68 @@ class Point(NamedTuple):
     columns: Array
     rows: Array
     fill: Array
+    cut: Array
 
 
-def _points(rows: Iterable[tuple]) -> Point:
+def points(rows: Iterable[tuple]) -> Point:
     """Rows of a Point's fields as arrays [P]; of NumPy, as importing must start no backend."""
-    kinds = (np.int32, np.float32, np.float32, np.bool_, *(np.float32,) * 4)
+    kinds = (np.int32, np.float32, np.float32, np.bool_, *(np.float32,) * 4, np.int32)
     columns = zip(zip(*rows, strict=True), kinds, strict=True)
     return Point._make(cast(Array, np.array(column, kind)) for column, kind in columns)
 
 
-def _chosen() -> Iterator[tuple]:
-    """data/mapper_points.csv: the points that win, of a far larger lattice."""
+class Points(NamedTuple):
+    """Points [P] that a mapper looks at under one schedule.
+
+    Attributes:
+      schedule: index into SCHEDULES.
+      crowded: whether they matter on crowded machines alone; see `is_crowded`.
+      at: the points.
+    """
+
+    schedule: int
+    crowded: bool
+    at: Point
+
+    def __len__(self) -> int:
+        return len(self.at.split)
+
+
+def is_crowded(accelerator: Accelerator) -> Array:
+    """Whether a machine has more than one PE for every 16 bytes of its GLB.
+
+    Much of its arrays then waits for weights whatever it does, and which part of it works
+    decides the cost: there are as many mappings again for it. No published chip is crowded.
+    """
+    pes = accelerator.cores * accelerator.pe_x * accelerator.pe_y
+    return pes * 16 > accelerator.glb_mib * 2.0**20
+
+
+def _chosen() -> list[Points]:
+    """data/mapper_points.csv: mappings that are the best of a large lattice for some product."""
+    lists: dict[tuple[bool, int], list[tuple]] = {}
     for row in tables.rows("mapper_points"):
         in_registers = row["k_trips"] == "registers"
         k_trips = 1.0 if in_registers else float(row["k_trips"])
         shares = (float(row[name]) for name in ("cores", "columns", "rows", "fill"))
-        yield SPLITS.index(row["split"]), float(row["n_trips"]), k_trips, in_registers, *shares
+        lists.setdefault((row["machines"] == "crowded", int(row["schedule"])), []).append((
+            SPLITS.index(row["split"]), float(row["n_trips"]), k_trips, in_registers, *shares,
+            CUTS.index(row["cut"]),
+        ))
+    return [Points(i, crowded, points(lists[crowded, i])) for crowded, i in sorted(lists)]
 
 
-# All of the machine, for costings that have no part of it to leave out.
-WHOLE = _points(
-    (split, n, 1.0 if k == "registers" else k, k == "registers", 1.0, 1.0, 1.0, 1.0)
+# All of the machine and every schedule, for costings that have no part of it to leave out.
+_WHOLE = points(
+    (split, n, 1.0 if k == "registers" else k, k == "registers", 1.0, 1.0, 1.0, 1.0, 0)
     for split, n, k in itertools.product(range(len(SPLITS)), N_TRIPS, K_TRIPS)
 )
-CHOSEN = _points(_chosen())
+WHOLE = [Points(i, False, _WHOLE) for i in range(len(SCHEDULES))]
+CHOSEN = _chosen()
 
 
-def points_of(costing: Costing) -> Point:
-    """The points of the lattice that a costing's mapper looks at, [P]."""
+def points_of(costing: Costing) -> list[Points]:
+    """What a costing's mapper looks at."""
     return CHOSEN if costing.wiring == "fixed" else WHOLE
 
 
@@ -190,20 +230,78 @@ def _aligned(dim: Array, trips: Array, block: Array) -> Array:
     return jnp.minimum(dim, jnp.maximum(block, ceil(dim / trips / block) * block))
 
 
-def _used(work: Work, point: Point) -> tuple[Dims, Dims]:
-    """Cores and PEs that share each dimension, of those that work."""
+def _shared(work: Work, point: Point, schedule: Schedule) -> tuple[Dims, Dims, Dims]:
+    """Cores that share each dimension, the part of the busiest, and PEs that share that."""
     by_m, by_k = point.split == 0, point.split == 1
     cores, pes = (
         {d: jnp.where(by_m, a[d], jnp.where(by_k, b[d], c[d])) for d in SPLITS}
         for a, b, c in zip(*work.unrollings, strict=True)
     )
-    if work.tech.costing.wiring == "fixed":
-        cores = {d: jnp.maximum(1, x * point.cores) for d, x in cores.items()}
-        pes |= {
-            "n": jnp.maximum(1, pes["n"] * point.columns),
-            "k": jnp.maximum(1, pes["k"] * point.rows),
-        }
-    return cores, pes
+    fixed = work.tech.costing.wiring == "fixed"
+    if fixed:
+        cores = {d: _part(x, work.dims[d], point.cores) for d, x in cores.items()}
+    core_dims = {d: ceil(work.dims[d] / cores[d]) for d in SPLITS}
+    if fixed:
+        pes |= _array(work, point, schedule, cores, core_dims)
+    return cores, core_dims, pes
+
+
+def _array(work: Work, point: Point, schedule: Schedule, cores: Dims, core_dims: Dims) -> Dims:
+    """Columns (n) and rows (k) that work, of an array whose smallest tile the buffers hold.
+
+    Whatever leaves a part idle halves it, so that what a small array does is among the
+    mappings of one twice as large, and what small buffers ask for among those of larger.
+    """
+    wide, high = core_dims["n"], ceil(core_dims["k"] * work.kept)
+    columns = _part(work.accelerator.pe_x, wide, point.columns)
+    rows = _part(work.accelerator.pe_y, high, point.rows)
+    # Weights that the GLB streams, two copies: all k where a block holds all of it.
+    deep = schedule.keeps != "O" and schedule.dram[0] != "k"
+    k = work.dims["k"] if deep else rows / work.kept * cores["k"]
+    excess = _halvings(2 * columns * cores["n"] * k * work.stored_words, _glb_words(work) / 2)
+    by_rows = jnp.zeros((), jnp.int32)
+    if not deep:
+        by_rows = jnp.where(point.cut == 0, 0, jnp.where(point.cut == 1, excess, (excess + 1) // 2))
+    # A row of sums, and of inputs, takes no more than a quarter of L2.
+    quarter = work.accelerator.l2_kib * 256.0 / work.tech.word_bytes
+    by_columns = jnp.maximum(excess - by_rows, _halvings(columns * work.sum_words, quarter))
+    by_rows = jnp.maximum(by_rows, _halvings(rows / work.kept, quarter))
+    return {
+        "n": _evenly(wide, columns * _halved(by_columns)),
+        "k": _evenly(high, rows * _halved(by_rows)),
+    }
+
+
+def _part(resource: Array, dim: Array, share: Array) -> Array:
+    """A share of a resource that is worth sharing a dimension over, at most the dimension.
+
+    A resource of twice the dimension or more counts as one of less than twice.
+    """
+    worth = resource * _halved(jnp.maximum(_halvings(resource, dim) - 1, 0))
+    return jnp.maximum(1, jnp.minimum(dim, worth * share))
+
+
+def _evenly(dim: Array, most: Array) -> Array:
+    """The least block with which no more blocks cover a dimension than with the largest."""
+    return ceil(dim / ceil(dim / jnp.maximum(1, most)))
+
+
+# A float32's exponent lies above its 23 bits of fraction. Its bits give powers of two at a
+# fraction of the time that logarithms take, in a place that every mapping passes.
+_FRACTION_BITS, _BIAS = 23, 127
+
+
+def _halvings(needed: Array, room: Array) -> Array:
+    """How often `needed` must be halved to fit; a whole number without derivative."""
+    ratio = jax.lax.stop_gradient(needed / room) * (1 - 1e-4)
+    bits = jax.lax.bitcast_convert_type(jnp.maximum(ratio, 1), jnp.int32)
+    return ((bits + (1 << _FRACTION_BITS) - 1) >> _FRACTION_BITS) - _BIAS
+
+
+def _halved(times: Array) -> Array:
+    """2^-times of a whole number below 127."""
+    bits = (_BIAS - times) << _FRACTION_BITS
+    return jax.lax.bitcast_convert_type(jnp.asarray(bits, jnp.int32), jnp.float32)
 
 
 def _rows_glb(schedule: Schedule, work: Work, chip: Dims, out: Array) -> Array:
@@ -237,8 +335,7 @@ def _glb_out(schedule: Schedule, work: Work, k_trips: Array) -> Array:
 def tiles_of(work: Work, point: Point, schedule: Schedule) -> Tiles:
     """The tiles of mappings [P] as a schedule wants them."""
     dims, costing, tech = work.dims, work.tech.costing, work.tech
-    cores, pes = _used(work, point)
-    core_dims = {d: ceil(dims[d] / cores[d]) for d in SPLITS}
+    cores, core_dims, pes = _shared(work, point, schedule)
 
     def tile(d: str, trips: Array, block: Array) -> Array:
         if costing.sizes == "padded":

@@ -12,9 +12,16 @@ Array = jax.Array
 _FORGIVEN = 5e-7
 
 
+@jax.custom_jvp
 def rounded(x: Array, to: Array) -> Array:
-    """`to`, with the derivative of x."""
-    return x + jax.lax.stop_gradient(to - x)
+    """`to`, with the derivative of x; both of one shape."""
+    del x
+    return to
+
+
+@rounded.defjvp
+def _slope(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+    return primals[1], tangents[0]
 
 
 def ceil(x: Array) -> Array:

@@ -29,6 +29,7 @@ from codesign.architecture import Tower
 from codesign.cost.costing import costing_of
 from codesign.cost.execution import Execution
 from codesign.cost.mapper import gemm_run
+from codesign.cost.mapping import is_crowded
 from codesign.cost.model import Chip, Costs, costs_of, summed
 from codesign.cost.technology import technology
 from codesign.cost.vector_unit import vector_costs
@@ -124,20 +125,25 @@ def _interpolate(values: Array, axes: Sequence[_Axis]) -> Array:
     return near
 
 
-@functools.partial(jax.jit, static_argnames=("scenario", "batch"))
+@functools.partial(jax.jit, static_argnames=("scenario", "batch", "crowded"))
 def _map_gemms(
-    gemms: Array, chips: Accelerator, scenario: Scenario, batch: int
+    gemms: Array, chips: Accelerator, scenario: Scenario, batch: int, crowded: bool
 ) -> Execution:
-    """Execution [A, U], without static energy, of single GEMMs on accelerators [A].
+    """Execution [A, U], without static energy, of single GEMMs on every accelerator.
 
     Args:
       gemms: m, k, n and, where some are sparse, densities: [U, 3 or 4].
+      chips: leaves [A].
+      scenario: clock and bandwidths.
+      batch: how many accelerators are mapped together; divides A.
+      crowded: what `is_crowded` says of all of them.
     """
 
     def on_chip(chip: Accelerator) -> Execution:
         tech = technology(chip, scenario)
         m, k, n, *density = gemms.T
-        run = jax.vmap(gemm_run, in_axes=(0, 0, 0, None, None, 0))
+        run = functools.partial(gemm_run, crowded=crowded)
+        run = jax.vmap(run, in_axes=(0, 0, 0, None, None, 0))
         return run(m, k, n, chip, tech, density[0] if density else None)
 
     in_batches = jax.tree.map(lambda x: x.reshape(-1, batch), chips)
@@ -152,7 +158,7 @@ def _sum_operators(
     """Execution [D, A] of D workloads made of mapped GEMMs: sums alone, static energy included.
 
     Args:
-      mapped: distinct GEMMs on every accelerator, [>= A, U]; what is beyond A is padding.
+      mapped: distinct GEMMs on every accelerator, [A, U].
       which: the distinct GEMM that each GEMM of each workload is, [D, G].
       workload: operators, [D, G] and [D, V].
       chips: accelerators, leaves [A].
@@ -166,7 +172,6 @@ def _sum_operators(
         vector = vector_costs(workload, chip, tech).merged()
         return summed(gemms, vector, workload).with_static(tech).merged()
 
-    mapped = mapped.map(lambda x: x[: chips.cores.shape[0]])
     run: Execution = jax.vmap(on_chip, out_axes=1)(chips, mapped)
     return run
 
@@ -218,15 +223,30 @@ def run_grid(
     columns += [] if workload.density is None else [workload.density]
     shapes = np.stack([np.asarray(x) for x in columns], axis=-1)
     gemms, which = np.unique(shapes.reshape(-1, len(columns)), axis=0, return_inverse=True)
-    total = chips.cores.shape[0]
-    batch = min(total, max(1, PAIRS_AT_ONCE // len(gemms)))
-    chips = jax.tree.map(lambda x: np.asarray(x, np.float32), chips)
     # In NumPy what need not be compiled: most of a small search's time is compilation.
-    padded = jax.tree.map(lambda x: np.pad(x, (0, -total % batch), mode="edge"), chips)
-    mapped = _map_gemms(gemms, padded, scenario, batch)
+    chips = jax.tree.map(lambda x: np.asarray(x, np.float32), chips)
+    mapped = _mapped(gemms, chips, scenario)
     run = _sum_operators(mapped, which.reshape(shapes.shape[:2]), workload, chips, scenario)
     ends = np.cumsum([0, *(w.m.shape[0] for w in workloads)])
     return [run.map(lambda x, a=a, b=b: x[a:b]) for a, b in itertools.pairwise(ends)]
+
+
+def _mapped(gemms: np.ndarray, chips: Accelerator, scenario: Scenario) -> Execution:
+    """Execution [A, U], without static energy, of single GEMMs [U, 3 or 4] on chips [A]."""
+    crowded = np.asarray(is_crowded(chips))
+    batch = min(len(crowded), max(1, PAIRS_AT_ONCE // len(gemms)))
+    runs, places = [], []
+    for kind in np.unique(crowded):
+        # Padded to whole batches by more of the last: what they give is that chip's again.
+        mine = np.flatnonzero(crowded == kind)
+        mine = np.pad(mine, (0, -len(mine) % batch), mode="edge")
+        some = jax.tree.map(lambda x, mine=mine: x[mine], chips)
+        runs.append(_map_gemms(gemms, some, scenario, batch, bool(kind)))
+        places.append(mine)
+    order = np.zeros(len(crowded), np.int64)
+    order[np.concatenate(places)] = np.arange(sum(map(len, places)))
+    mapped: Execution = jax.tree.map(lambda *x: jnp.concatenate(x)[order], *runs)
+    return mapped
 
 
 def accelerator_grid(choices: AcceleratorChoices) -> Accelerator:

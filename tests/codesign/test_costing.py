@@ -241,7 +241,10 @@ def test_every_switch_of_the_mapper_is_felt(name):
     def costs_under(costing):
         work = work_of(77.0, 2048.0, 512.0, chip, dataclasses.replace(tech, costing=costing))
         # m over the cores, one column block, one register block
-        point = Point(jnp.int32(0), jnp.inf, jnp.float32(1), jnp.bool_(True), *jnp.ones(4))
+        shares = jnp.ones(4)
+        point = Point(
+            jnp.int32(0), jnp.inf, jnp.float32(1), jnp.bool_(True), *shares, jnp.int32(0)
+        )
         tiles = tiles_of(work, point, SCHEDULES[1]._replace(one_row=False))
         return jax.tree.leaves(price(SCHEDULES[1], work, tiles)[0])
 

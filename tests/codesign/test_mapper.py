@@ -234,7 +234,10 @@ def zigzag_cases() -> tuple[list[Case], np.ndarray, np.ndarray, np.ndarray]:
 
 
 def test_agrees_with_zigzag():
-    """45 samples, shared energies per byte: access counts and latency are what may differ."""
+    """45 samples, shared energies per byte: access counts and latency are what may differ.
+
+    ZigZag uses the whole array always; where a part of it is better, ours takes the part.
+    """
     cases, cycles, energy_pj, accumulations = zigzag_cases()
     costs = price(cases)
     latency = costs.cycles / cycles - 1
@@ -246,7 +249,7 @@ def test_agrees_with_zigzag():
     assert abs(latency).mean() < 0.20
     assert abs(energy).mean() < 0.07
     assert np.corrcoef(rank(costs.cycles), rank(cycles))[0, 1] > 0.97
-    assert np.corrcoef(rank(total_pj), rank(energy_pj))[0, 1] > 0.96
+    assert np.corrcoef(rank(total_pj), rank(energy_pj))[0, 1] > 0.95
     # Where filling the array is a small part, the two agree closely.
     large = cycles > 40_000
     assert large.sum() > 15
@@ -276,22 +279,43 @@ def test_more_of_a_free_resource_never_costs_more(m, k, n, chip):
     assert (products[1:] <= products[0] * (1 + 1e-5)).all()
 
 
-@pytest.mark.parametrize("resource", ["cores", "pe_x", "pe_y", "l2_kib"])
-def test_twice_a_resource_hardly_ever_costs_more(resource):
-    """Parts of a machine are among the mappings, so most of it need not be used.
+def small_chip(rng: np.random.Generator) -> Accelerator:
+    """A chip of the size of configs/quickstart.py's."""
+    axes = ((1, 2), (4, 8, 16, 32), (4, 8, 16), (4, 8, 16, 32, 64), (8, 16, 32, 64),
+            (0.0625, 0.125, 0.25, 0.5))
+    return Accelerator(*(float(rng.choice(axis)) for axis in axes))
 
-    At fixed energies per access. The lattice has the parts that win, not all of them: what
+
+def default_chip(rng: np.random.Generator) -> Accelerator:
+    return Accelerator(*(float(rng.choice(axis)) for axis in CHIP_CHOICES))
+
+
+@pytest.mark.parametrize(
+    ("chip", "share", "worst"),
+    [(default_chip, 0.002, 1.25), (small_chip, 0.002, 1.25), (every_chip, 0.012, 4)],
+)
+def test_twice_a_resource_hardly_ever_costs_more(chip, share, worst):
+    """Parts of a machine are among the mappings, so that no more of it is used than helps.
+
+    At fixed energies per access. The mapper has the parts that win, not all of them: what
     is left is told by docs/cost-model.md.
     """
-    cases = random_cases(512, seed=1)
-    twice = [
-        (g, dataclasses.replace(c, **{resource: 2 * getattr(c, resource)}), t) for g, c, t in cases
-    ]
+    rng, cases, twice = np.random.default_rng(1), [], []
+    for i in range(2048):
+        gemm = tuple(np.exp(rng.uniform(0, np.log(16384), 3)).round())
+        if i % 2:
+            tokens, width = float(rng.choice([50, 77, 197, 257])), 64.0 * rng.integers(4, 17)
+            gemm = (tokens, width, 4 * width) if i % 4 == 1 else (tokens, 64.0, tokens)
+        one = chip(rng)
+        tech = jax.tree.map(float, technology(one, Scenario()))
+        resource = dataclasses.fields(one)[i % 6].name
+        more = dataclasses.replace(one, **{resource: 2 * getattr(one, resource)})
+        cases.append((gemm, one, tech))
+        twice.append((gemm, more, tech))
     ratio = edp(price(twice), twice) / edp(price(cases), cases)
-    assert np.mean(ratio > 1.02) < 0.02
-    assert np.mean(ratio) < 1
-    if resource == "l2_kib":
-        assert ratio.max() < 1.02
+    assert np.mean(ratio > 1.02) <= share
+    assert ratio.max() < worst
+    assert np.mean(ratio) < 0.95
 
 
 @settings(max_examples=40, deadline=None, derandomize=True)

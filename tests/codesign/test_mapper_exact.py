@@ -36,7 +36,7 @@ def clip_pairs(seed: int) -> list[tuple[tuple[int, int, int], Accelerator]]:
     return pairs
 
 
-def test_latency_and_energy_are_within_one_percent_of_the_exact_mapper():
+def test_energy_x_delay_is_hardly_above_the_exact_mappers():
     pairs = clip_pairs(seed=2026)
     chips = [chip for _, chip in pairs]
     constants = Constants.of_all(chips, Scenario())
@@ -48,8 +48,14 @@ def test_latency_and_energy_are_within_one_percent_of_the_exact_mapper():
     stacked = jax.tree.map(lambda *x: np.asarray(x, np.float32), *chips)
     m, k, n = np.array([gemm for gemm, _ in pairs], np.float32).T
     found = jax.jit(jax.vmap(gemm_run))(m, k, n, stacked, technology(stacked, Scenario()))
-    latency_error = np.abs(np.asarray(found.cycles) / cycles - 1)
-    energy_error = np.abs(np.asarray(found.dynamic_pj) / energy - 1)
-    assert latency_error.mean() < 0.01
-    assert energy_error.mean() < 0.01
-    assert np.median(latency_error) < 1e-3 and np.median(energy_error) < 1e-3
+    static = np.asarray(technology(stacked, Scenario()).static_pj, float)
+    edp = lambda cycles, pj: (pj + static * cycles) * cycles  # noqa: E731
+    ours = edp(np.asarray(found.cycles, float), np.asarray(found.dynamic_pj, float))
+    ratio = ours / edp(cycles, energy)
+    # The exact mapper uses the whole array always, so it may be beaten.
+    assert ratio.max() < 1.025
+    assert np.maximum(ratio, 1).mean() < 1.003
+    as_exact = ratio > 0.99
+    assert as_exact.mean() > 0.8
+    assert np.abs(np.asarray(found.cycles) / cycles - 1)[as_exact].mean() < 0.005
+    assert np.abs(np.asarray(found.dynamic_pj) / energy - 1)[as_exact].mean() < 0.005

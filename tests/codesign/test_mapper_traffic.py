@@ -18,7 +18,6 @@ from codesign.cost.mapper import best_mapping
 from codesign.cost.mapping import (
     SCHEDULES,
     SPLITS,
-    Point,
     Schedule,
     Tiles,
     blocks_of,
@@ -35,7 +34,10 @@ from simulators.events import flat, traffic_of_flat
 from simulators.loops import PARTIAL, REGISTER_WORDS, Weights, simulate
 
 INDEX_BITS = 8  # so a kept weight takes two bytes
-LATTICE = Point(*(jnp.asarray(axis) for axis in points_of(PHYSICAL)))
+# Some of all points, under every schedule.
+LATTICE = jax.tree.map(
+    lambda *x: jnp.asarray(np.concatenate(x)[::9]), *(points.at for points in points_of(PHYSICAL))
+)
 # Small chips, so that small GEMMs need many tiles and blocks.
 CHIPS = (
     Accelerator(1, 4, 2, 2, 8, 0.02),

@@ -195,7 +195,7 @@ def test_grid_maps_each_gemm_once_and_gives_it_to_whoever_has_it(monkeypatch):
     """Two workloads that share a GEMM, summed here, with costs that name GEMM and chip."""
     mapped = []
 
-    def map_gemms(gemms, chips, scenario, batch):
+    def map_gemms(gemms, chips, scenario, batch, crowded):
         mapped.append(np.asarray(gemms))
         cycles = gemms @ jnp.array([1.0, 20.0, 300.0]) * chips.pe_x[:, None] + chips.cores[:, None]
         return Execution({"gemm": cycles}, {"gemm": 7 * cycles + chips.pe_y[:, None]})
