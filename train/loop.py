@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -73,7 +74,7 @@ class Loop:
                 if self.checks and step == first:
                     one = Draw(*(x[:1] for x in draw))
                     plain = check.plain_metrics(
-                        lambda *args: objective(*args, trainer, gated),
+                        functools.partial(objective, trainer=trainer, gated=gated),
                         family, members, one, *constants,
                     )  # fmt: skip
                 family, metrics = train_chunk(family, members, draw, *constants, trainer, gated)

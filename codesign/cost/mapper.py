@@ -98,7 +98,7 @@ _NUMBER_BITS = 11
 _NUMBER = (1 << _NUMBER_BITS) - 1
 
 
-def _packed(edp: Array, number: Array) -> Array:
+def _packed(edp: Array, number: Array | int) -> Array:
     """A word that orders as edp does; what is no number orders last."""
     edp = jnp.where(edp < jnp.inf, edp, jnp.inf)
     return jax.lax.bitcast_convert_type(edp, jnp.int32) & ~_NUMBER | number
