@@ -73,7 +73,7 @@ def test_mapper_and_exact_mapper_agree(bits):
     ours, exact = ((e + static * c) * c for c, e in (found.T, truth.T))
     # The mapper may use a part of the array, which the exact one does not look at.
     assert (ours < 1.005 * exact).all() and (ours > 0.95 * exact).all()
-    assert np.abs(ours / exact - 1).mean() < 0.005
+    assert np.abs(ours / exact - 1).mean() < 0.01
 
 
 @pytest.mark.parametrize("price", PRICERS)

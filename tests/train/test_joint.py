@@ -180,7 +180,7 @@ def test_wrong_inputs_are_one_line(config, run, tmp_path, capsys):
     cifar = ["--data.name", "cifar10", "--data.path"]
     for i, (argv, message) in enumerate((
         (["--optim.batchsize", "8"], "did you mean '--optim.batch_size'?"),
-        (["--data.context", "1"], "data: context is 1"),
+        (["--data.context", "1"], "context is 1"),
         (["--model.patch", "3"], "model.patch 3 does not divide the image's 8"),
         ([*cifar, str(tmp_path / "absent")], "does not exist"),
         ([*cifar, str(tmp_path / "empty")], "holds no parquet files"),

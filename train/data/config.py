@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 from typing import Annotated
 
-from codesign.bounds import Ge
+from codesign.bounds import Ge, Le
 from codesign.constraints import (
+    LARGEST_COUNT,
     Count,
     InnerShare,
     Natural,
@@ -48,7 +49,7 @@ class DataConfig:
     seed: Seed = 0
     validation_fraction: InnerShare | None = None
     test_fraction: InnerShare = 0.2
-    context: Annotated[int, Ge(2)] = 16
+    context: Annotated[int, Ge(2), Le(LARGEST_COUNT)] = 16
 
     def check(self) -> None:
         """Refuses splits that leave no training images."""
