@@ -31,7 +31,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from mapper_cases import GRIDS, PRODUCTS, chips_of
+from mapper_cases import GRIDS, PRODUCTS, chips_of, with_twice
 
 from codesign.accelerator import Accelerator
 from codesign.cost.mapper import price
@@ -91,10 +91,7 @@ def cases(number: int, rng: np.random.Generator) -> list[tuple[Any, ...]]:
     chips = jax.tree.map(lambda *x: np.concatenate(x), *(chip for _, chip in drawn))
     # A doubled resource must not cost more: so the larger chip is held to the same.
     which = rng.integers(6, size=len(gemms))
-    twice = Accelerator(*(
-        np.where(which == i, 2, 1).astype(np.float32) * x
-        for i, x in enumerate(jax.tree.leaves(chips))
-    ))
+    twice = with_twice(chips, which)
     both = lambda a, b: jax.tree.map(lambda *x: np.concatenate(x), a, b)  # noqa: E731
     # Energies are those of the chip that was doubled.
     dense = (both(gemms, gemms), both(chips, twice), None, Scenario(), both(chips, chips))
@@ -214,12 +211,7 @@ def doubled(
 ) -> tuple[np.ndarray, Accelerator, Accelerator]:
     """Products [N, 3], chips [N], and the chips with twice of a random resource."""
     gemms, chips = PRODUCTS[products](number, rng), chips_of(grid, number, rng)
-    which = rng.integers(6, size=number)
-    twice = Accelerator(*(
-        np.where(which == i, 2, 1).astype(np.float32) * x
-        for i, x in enumerate(jax.tree.leaves(chips))
-    ))
-    return gemms, chips, twice
+    return gemms, chips, with_twice(chips, rng.integers(6, size=number))
 
 
 def prices_of(pool: list[Mapping], case: tuple[Any, ...]) -> np.ndarray:

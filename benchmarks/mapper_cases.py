@@ -29,6 +29,14 @@ def chips_of(grid: str, number: int, rng: np.random.Generator) -> Accelerator:
     return Accelerator(*(axis[rng.integers(len(axis), size=number)] for axis in axes))
 
 
+def with_twice(chips: Accelerator, which: np.ndarray) -> Accelerator:
+    """The chips [N] with twice of a resource each, given by the index of its field [N]."""
+    return Accelerator(*(
+        np.where(which == i, 2, 1).astype(np.float32) * axis
+        for i, axis in enumerate(vars(chips).values())
+    ))
+
+
 def clip_products(number: int, rng: np.random.Generator) -> np.ndarray:
     """Products (m, k, n) of CLIPs of all published widths, [number, 3]."""
     rows = []

@@ -14,7 +14,7 @@ import dataclasses
 
 import jax
 import numpy as np
-from mapper_cases import GRIDS, PRODUCTS, chips_of
+from mapper_cases import GRIDS, PRODUCTS, chips_of, with_twice
 
 from codesign.accelerator import Accelerator
 from codesign.cost.mapper import best_mapping
@@ -46,10 +46,7 @@ def main() -> None:
         for name, draw in PRODUCTS.items():
             gemms, chips = draw(args.products, rng), chips_of(grid, args.products, rng)
             which = np.arange(args.products) % len(RESOURCES)
-            twice = Accelerator(*(
-                np.where(which == i, 2, 1).astype(np.float32) * axis
-                for i, axis in enumerate(jax.tree.leaves(chips))
-            ))
+            twice = with_twice(chips, which)
             tech = tech_of(chips)
             ratio = np.asarray(_edp(gemms, twice, tech)) / np.asarray(_edp(gemms, chips, tech))
             cells = [ratio[which == i] for i in range(len(RESOURCES))]

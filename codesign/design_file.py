@@ -152,6 +152,12 @@ def check_design(
     Raises:
       UserError: one line that names the field and the mend.
     """
+    for value, kind in (
+        (architecture, Architecture), (accelerator, Accelerator), (scenario, Scenario)
+    ):  # fmt: skip
+        if not isinstance(value, kind):
+            name, shown = kind.__name__, checks.show(value)
+            raise UserError(f"{name.lower()} is {shown}: it must be a codesign {name}")
     for tower in TOWERS:
         for key in ELASTIC:
             where = f"architecture.{tower}.{key}"

@@ -18,6 +18,7 @@ Sizes may be relaxed: all of it has derivatives. docs/cost-model.md derives each
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Iterable
 from typing import NamedTuple, cast
@@ -117,7 +118,8 @@ def points(rows: Iterable[tuple]) -> Point:
     return Point._make(cast(Array, np.array(column, kind)) for column, kind in columns)
 
 
-class Points(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Points:
     """Points [P] that a mapper looks at under one schedule.
 
     Attributes:
@@ -138,7 +140,7 @@ def is_crowded(accelerator: Accelerator) -> Array:
     """Whether a machine has more than one PE for every 16 bytes of its GLB.
 
     Much of its arrays then waits for weights whatever it does, and which part of it works
-    decides the cost: there are as many mappings again for it. No published chip is crowded.
+    decides the cost: there are more mappings for it. No chip of the default grid is crowded.
     """
     pes = accelerator.cores * accelerator.pe_x * accelerator.pe_y
     return pes * 16 > accelerator.glb_mib * 2.0**20

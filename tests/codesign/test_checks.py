@@ -263,3 +263,16 @@ def test_shares_of_a_family_yet_to_come():
     assert parse_design(obj, own_subnets=False).scenario.subnet_shares == (0.2, 0.3, 0.5)
     with pytest.raises(UserError, match="3 shares for 1 subnets"):
         parse_design(obj)
+
+
+@pytest.mark.parametrize(
+    ("design", "named"),
+    [
+        (("clip-vit-b-16", CHIP), 'architecture is "clip-vit-b-16": it must be a codesign Arch'),
+        ((SMALL, {"cores": 4}), 'accelerator is {"cores": 4}: it must be a codesign Accelerator'),
+        ((SMALL, CHIP, "poland"), 'scenario is "poland": it must be a codesign Scenario'),
+    ],
+)
+def test_estimate_names_what_is_no_design(design, named):
+    with pytest.raises(ValueError, match=re.escape(named)):
+        estimate(*design)

@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,6 @@ import pytest
 from codesign import compilation_cache
 from codesign.caches import cache_folder
 from codesign.cli import main
-from codesign.compiler import FLAG, is_faulty
 
 # One program, from JAX's start on: what it computes, and how often it was found.
 PROGRAM = """
@@ -23,11 +21,11 @@ compilation_cache.start()
 import jax, jax.numpy as jnp, numpy as np
 found = []
 jax.monitoring.register_event_listener(lambda event, **_: found.append(event))
-def chaos(x):
+def waves(x):
     for _ in range(40):
         x = jnp.sin(x @ x) + jax.nn.softmax(x)
     return x
-y = jax.jit(chaos)(np.ones((16, 16), np.float32) / 7)
+y = jax.jit(waves)(np.ones((16, 16), np.float32) / 7)
 print(float(np.asarray(y).sum()).hex(), found.count("/jax/compilation_cache/cache_hits"))
 """
 
@@ -75,7 +73,7 @@ def computed(process):
 
 
 def programs(home):
-    return sorted(home.glob("programs/*/jit_chaos-*-cache"))
+    return sorted(home.glob("programs/*/jit_waves-*-cache"))
 
 
 def test_a_program_is_kept_for_its_user_alone_and_found_again(home):
@@ -86,11 +84,9 @@ def test_a_program_is_kept_for_its_user_alone_and_found_again(home):
     assert computed(begin()) == (cold, True)
 
 
-@pytest.mark.skipif(not is_faulty(metadata.version("jaxlib")), reason="sets no flag")
 def test_xla_flags_are_part_of_the_key(home):
     computed(begin())
-    without = f"assert os.environ.pop('XLA_FLAGS').strip().endswith({FLAG + '='!r})"
-    assert not computed(begin(without))[1]
+    assert not computed(begin("os.environ['XLA_FLAGS'] = '--xla_cpu_prefer_vector_width=128'"))[1]
     assert len(programs(home)) == 2
 
 

@@ -17,6 +17,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from codesign.architecture import Architecture, Tower
+from codesign.cli import main
 from codesign.dress.masks import Masks, subnet_masks
 from codesign.dress.packed import pack
 from codesign.dress.rows import RowSpec, flax_spec, to_rows
@@ -306,3 +307,29 @@ def test_bad_input_of_a_packed_clip(file: Path, batch: tuple) -> None:
         member.encode_image(batch[0][:, :4])
     with pytest.raises(ValueError, match="ids must be integers"):
         member.encode_text(batch[1].astype(float))
+
+
+def test_cost_of_a_packed_family_takes_the_shares_of_its_own_subnets(
+    file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The design file gives the chip and the scenario alone: no sparsity of its own is needed."""
+    design = {"architecture": {}, "accelerator": {"cores": 1, "pe_x": 32, "pe_y": 8}}
+    shares = [0.2, 0.3, 0.5]
+
+    def cost(**scenario: Any) -> int:
+        path = tmp_path / "design.json"
+        path.write_text(json.dumps(design | {"scenario": scenario}))
+        return main(["cost", str(path), "--family", str(file), "--json"])
+
+    assert cost(subnet_shares=shares) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [subnet["share"] for subnet in found["subnets"]] == pytest.approx(shares)
+    assert found["sparsity"] == sorted(found["sparsity"]) and len(found["sparsity"]) == 3
+    energies = [subnet["energy_j"] for subnet in found["subnets"]]
+    assert energies == sorted(energies, reverse=True)
+    assert found["costs"]["energy_j"] == pytest.approx(np.dot(shares, energies))
+    assert cost(subnet_shares=[0.4, 0.6]) in (1, 2)
+    assert "2 shares for 3 subnets" in capsys.readouterr().err
+    assert cost() == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [subnet["share"] for subnet in found["subnets"]] == pytest.approx([1 / 3] * 3)
