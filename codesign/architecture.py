@@ -15,6 +15,7 @@ from codesign.constraints import Count, Dimension
 
 TOWERS = ("vision", "text")
 ELASTIC = ("layers", "width", "heads", "ffn")
+ACTIVATIONS = ("gelu", "quick_gelu")
 
 
 @jax.tree_util.register_dataclass
@@ -76,6 +77,25 @@ class Architecture:
     def vision_tokens(self) -> int:
         """Tokens of the image tower: the patches and the class token."""
         return self.patches + 1
+
+
+def check_discrete(architecture: Architecture) -> None:
+    """Raises ValueError, naming the field, unless a CLIP of `architecture` can be built."""
+    for tower in TOWERS:
+        for name, size in vars(getattr(architecture, tower)).items():
+            if type(size) is not int or size < 1:
+                raise ValueError(
+                    f"{tower}.{name} is {size!r}; a model needs a positive Python int "
+                    "(round a relaxed architecture first)"
+                )
+    if architecture.image % architecture.patch:
+        raise ValueError(
+            f"image {architecture.image} is not a multiple of patch {architecture.patch}"
+        )
+    if architecture.activation not in ACTIVATIONS:
+        raise ValueError(
+            f"activation is {architecture.activation!r}, expected one of {sorted(ACTIVATIONS)}"
+        )
 
 
 def clip_vit_b16() -> Architecture:

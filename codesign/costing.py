@@ -5,8 +5,8 @@ from codesign.cost.costing import (
     NAMES,
     PHYSICAL,
     Costing,
-    conventional,
     costing_of,
+    default_scenario,
 )
 
-__all__ = ["CATRANSFORMERS", "NAMES", "PHYSICAL", "Costing", "conventional", "costing_of"]
+__all__ = ["CATRANSFORMERS", "NAMES", "PHYSICAL", "Costing", "costing_of", "default_scenario"]

@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from codesign.scenario import Scenario
+from codesign.workload.memory import Memory, largest
 
 
 class OverloadWarning(UserWarning):
@@ -34,13 +35,39 @@ def overload_message(latency_s: float, scenario: Scenario) -> str | None:
     )
 
 
+def weight_bytes(memory: Memory, scenario: Scenario, density: Any = 1) -> Any:
+    """All weights of a network that keeps a share of its prunable ones, with their positions.
+
+    Args:
+      memory: of the network, its weights dense.
+      scenario: with index_bits where weights are sparse.
+      density: share of the prunable weights that are kept.
+    """
+    index_words = scenario.index_bits / scenario.precision_bits
+    # Packed or, where that takes less, dense.
+    left_out = largest(0.0, 1 - density * (1 + index_words)) * memory.prunable
+    return (memory.weights - left_out) * scenario.word_bytes
+
+
+def contents_bytes(memory: Memory, scenario: Scenario, density: Any = 1) -> Any:
+    """What the DRAM holds: weights, of a family its densest subnet's, activations and cache.
+
+    Args:
+      memory: of the network, its weights dense; scalars or arrays [...], differentiable.
+      scenario: precision, and index_bits where weights are sparse.
+      density: share of the prunable weights that are kept, of the densest subnet.
+    """
+    passing = memory.activations + memory.cache
+    return weight_bytes(memory, scenario, density) + passing * scenario.word_bytes
+
+
 def dram_shortage(
     scenario: Scenario, weights: float, activations: float, cache: float = 0.0
 ) -> str | None:
     """What is wrong with the scenario's DRAM, in one line, where it cannot hold its contents.
 
     Args:
-      scenario: with dram_gb, GB of 1e9 bytes.
+      scenario: with dram_gb, GB of 1e9 bytes; without, the DRAM holds whatever there is.
       weights, activations, cache: contents, bytes.
 
     Returns:
@@ -48,7 +75,7 @@ def dram_shortage(
     """
     contents = {"weights": weights, "activations": activations, "cache": cache}
     needed = sum(contents.values())
-    if needed <= 1e9 * scenario.dram_gb:
+    if scenario.dram_gb is None or needed <= 1e9 * scenario.dram_gb:
         return None
     parts = ", ".join(f"{name} {size / 1e9:.3g}" for name, size in contents.items() if size)
     return (

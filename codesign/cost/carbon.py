@@ -2,7 +2,7 @@
 
 Embodied carbon follows ACT (Gupta et al., ISCA 2022): chip area times what the
 process emits per area (electricity of the fab, process gases, materials) over the
-yield, and DRAM by capacity. Packaging is not counted. Operational carbon is the
+yield; dram.py has that of DRAM. The chip's own package is not counted. Operational carbon is the
 energy of all inferences of the life times the intensity of the grid of use.
 """
 
@@ -19,30 +19,43 @@ from codesign.scenario import Scenario
 JOULE_PER_KWH = 3.6e6
 # ACT's table ends at 28 nm, which stands for the coarser nodes up to this one.
 COARSEST_NM = 45
+_GRIDS = {"use_grid": "use_grid", "fab_grid": "act_grid_location"}
 
 
-def use_grid_g_per_kwh(scenario: Scenario) -> float:
+def use_grid_g_per_kwh(scenario: Scenario) -> Any:
     """Intensity of the grid of use, gCO2e/kWh.
 
     Raises:
       ValueError: the grid has a name that is not in use_grid.csv.
     """
-    return _grid("use_grid", scenario.use_grid)
+    return g_per_kwh("use_grid", scenario.use_grid)
 
 
-def fab_grid_g_per_kwh(scenario: Scenario) -> float:
+def fab_grid_g_per_kwh(scenario: Scenario) -> Any:
     """Intensity of the fab's electricity, gCO2e/kWh.
 
     Raises:
       ValueError: the grid has a name that is not in act_grid_location.csv.
     """
-    return _grid("act_grid_location", scenario.fab_grid)
+    return g_per_kwh("fab_grid", scenario.fab_grid)
 
 
-def _grid(table: str, grid: str | float) -> float:
-    if isinstance(grid, str):
-        return tables.value(table, "location", grid, "g_per_kwh")
-    return float(grid)
+def g_per_kwh(field: str, grid: Any) -> Any:
+    """Intensity of a grid, gCO2e/kWh.
+
+    Args:
+      field: of the scenario, "use_grid" or "fab_grid", which has a table of names.
+      grid: a name in it, or the intensity itself.
+
+    Raises:
+      ValueError: there is no grid of that name.
+    """
+    if not isinstance(grid, str):
+        return grid
+    try:
+        return tables.value(_GRIDS[field], "location", grid, "g_per_kwh")
+    except ValueError as error:
+        raise ValueError(f"scenario.{field}: {error}") from None
 
 
 def _process(scenario: Scenario, column: str) -> float:
@@ -57,7 +70,7 @@ def _process(scenario: Scenario, column: str) -> float:
     return float(np.interp(scenario.node_nm, nodes, [float(row[column]) for row in rows]))
 
 
-def wafer_kgco2e_per_mm2(scenario: Scenario) -> float:
+def wafer_kgco2e_per_mm2(scenario: Scenario) -> Any:
     """Carbon of processing one mm2 of wafer, good or bad: EPA x grid + GPA + MPA.
 
     Raises:
@@ -85,12 +98,6 @@ def chip_yield(area_mm2: Any, scenario: Scenario) -> Any:
 def chip_kgco2e(area_mm2: Any, scenario: Scenario) -> Any:
     """Carbon of making one good chip."""
     return area_mm2 * wafer_kgco2e_per_mm2(scenario) / chip_yield(area_mm2, scenario)
-
-
-def dram_kgco2e(scenario: Scenario) -> float:
-    """Carbon of making the DRAM."""
-    per_gb = tables.value("act_dram", "technology", scenario.dram_technology, "g_per_gb")
-    return scenario.dram_gb * per_gb / scenario.dram_yield * 1e-3
 
 
 def operational_kgco2e(energy_j: Any, scenario: Scenario) -> Any:

@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 
 from codesign.accelerator import Accelerator
-from codesign.cost import physical, sram
+from codesign.cost import physical, sram, tables
+from codesign.cost.dram import Devices, Port
 from codesign.cost.execution import Execution
 from codesign.cost.physical import SramCosts
 from codesign.cost.rounding import ceil
@@ -21,12 +22,14 @@ from codesign.cost.scaling import REFERENCE_NM
 from codesign.scenario import Scenario
 
 if TYPE_CHECKING:
+    from codesign.cost.components import Components
     from codesign.cost.mapping import Tiles, Work
     from codesign.cost.technology import Technology
     from codesign.cost.traffic import Traffic
     from codesign.workload.operators import Gemm, Workload
 
 Array = jax.Array
+DRAM_BYTES_PER_CYCLE = 128.0
 
 
 def swap_attention(gemm: Gemm) -> Gemm:
@@ -50,7 +53,9 @@ def check_process(scenario: Scenario) -> None:
         )
 
 
-def sram_costs(scenario: Scenario, capacity_kib: Any, width_bytes: Any) -> SramCosts:
+def sram_costs(
+    scenario: Scenario, capacity_kib: Any, width_bytes: Any, components: Components
+) -> SramCosts:
     """A word takes the energy of reading four bytes, read or written; nothing leaks."""
     reference = sram.buffer_reference(capacity_kib)
     read_pj, area_mm2 = reference.read_pj, reference.area_mm2
@@ -78,6 +83,40 @@ def fill_and_drain(work: Work, tiles: Tiles) -> tuple[Array, Array]:
 def l2_cycles(traffic: Traffic, work: Work, tiles: Tiles) -> Array:
     """The local buffers' bandwidth is not felt."""
     return jnp.zeros_like(tiles.m2)
+
+
+def dram_cycles(traffic: Traffic, work: Work, fill: Array, drain: Array) -> Array:
+    """Reads and writes have the whole bandwidth each."""
+    rate = work.tech.words_per_cycle["dram"]
+    return jnp.maximum(traffic.read["dram"] / rate + drain, traffic.write["dram"] / rate + fill)
+
+
+def dram_port(accelerator: Accelerator, scenario: Scenario, factors: Any = None) -> Port:
+    """128 bytes a cycle, of LPDDR4 at the energy of a 4-byte access a byte; no PHY, no standby."""
+    no = 0.0 * accelerator.channels
+    pj = tables.value("components_catransformers_22nm", "component", "dram_word", "energy_pj")
+    return Port(DRAM_BYTES_PER_CYCLE, pj, standby_w=no, phy_mm2=no)
+
+
+def dram_capacity_gb(contents_bytes: Any, channels: Any, scenario: Scenario) -> Any:
+    """The scenario's, or 1 GB, whatever it holds."""
+    return (1.0 if scenario.dram_gb is None else scenario.dram_gb) + 0.0 * (
+        contents_bytes + channels
+    )
+
+
+def dram_packages(channels: Any, scenario: Scenario) -> Any:
+    """None is counted."""
+    return 0.0 * channels
+
+
+def dram_devices(
+    capacity: Any, channels: Any, number: Any, latency_s: Any, scenario: Scenario
+) -> Devices:
+    """Dies by ACT's carbon a GB; what is kept costs no energy."""
+    per_gb = tables.value("act_dram", "technology", scenario.dram_technology, "g_per_gb")
+    kgco2e = {"dram": capacity * per_gb / scenario.dram_yield * 1e-3, "dram_packages": number}
+    return Devices(capacity, 0.0 * capacity, 0.0 * capacity, kgco2e)
 
 
 def vector_costs(workload: Workload, accelerator: Accelerator, tech: Technology) -> Execution:

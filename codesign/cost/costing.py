@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Literal
 
-from codesign.cost import catransformers, physical
+from codesign.cost import catransformers, dram, physical
 from codesign.errors import did_you_mean
 from codesign.scenario import Scenario
 from codesign.workload.counting import AS_RUN, Counting
@@ -40,10 +40,16 @@ class Costing(Counting):
       array_passes: how often a tile's sums return to L2.
       fill_and_drain: time that the first tile's loading and the last one's storing take.
       l2_cycles: the least time that the local buffers' bandwidth allows.
+      dram_cycles: the least time that the DRAM's bandwidth allows.
+      dram_port: what a chip sees of its DRAM.
+      dram_capacity_gb, dram_packages, dram_devices: how much DRAM there is, in how many packages,
+        and what it takes to make and to keep.
       check_process: refuses nodes and precisions that the components do not cover.
       sram: what an on-chip memory costs.
       l2_kib: capacities of a core's local buffers, that of the array first.
       vector_costs: what element-wise operators cost.
+      hands_over: whether operands may wait in the GLB from one operator to the next.
+      operators_start: whether starting an operator takes the scenario's cycles.
       scenario: fields of Scenario that belong to the convention.
     """
 
@@ -56,10 +62,17 @@ class Costing(Counting):
     array_passes: Callable[..., Any]
     fill_and_drain: Callable[..., Any]
     l2_cycles: Callable[..., Any]
+    dram_cycles: Callable[..., Any]
+    dram_port: Callable[..., Any]
+    dram_capacity_gb: Callable[..., Any]
+    dram_packages: Callable[..., Any]
+    dram_devices: Callable[..., Any]
     check_process: Callable[[Scenario], None]
     sram: Callable[..., Any]
     l2_kib: Callable[..., tuple[Any, ...]]
     vector_costs: Callable[..., Any]
+    hands_over: bool
+    operators_start: bool
     scenario: Mapping[str, Any] = dataclasses.field(hash=False)
 
 
@@ -74,10 +87,17 @@ PHYSICAL = Costing(
     array_passes=physical.array_passes,
     fill_and_drain=physical.fill_and_drain,
     l2_cycles=physical.l2_cycles,
+    dram_cycles=physical.dram_cycles,
+    dram_port=dram.port,
+    dram_capacity_gb=dram.capacity_gb,
+    dram_packages=dram.packages,
+    dram_devices=dram.devices,
     check_process=physical.check_process,
     sram=physical.sram_costs,
     l2_kib=physical.l2_kib,
     vector_costs=physical.vector_costs,
+    hands_over=True,
+    operators_start=True,
     scenario=MappingProxyType({}),
 )
 
@@ -95,15 +115,24 @@ CATRANSFORMERS = Costing(
     array_passes=catransformers.array_passes,
     fill_and_drain=catransformers.fill_and_drain,
     l2_cycles=catransformers.l2_cycles,
+    dram_cycles=catransformers.dram_cycles,
+    dram_port=catransformers.dram_port,
+    dram_capacity_gb=catransformers.dram_capacity_gb,
+    dram_packages=catransformers.dram_packages,
+    dram_devices=catransformers.dram_devices,
     check_process=catransformers.check_process,
     sram=catransformers.sram_costs,
     l2_kib=catransformers.l2_kib,
     vector_costs=catransformers.vector_costs,
+    hands_over=False,
+    operators_start=False,
     # 30,000,000 inferences: the release's figure, as so many seconds of use.
     scenario=MappingProxyType(
         {
             "use_grid": "california_2023",
             "fab_grid": "taiwan_2022",
+            "dram_gb": 1.0,
+            "dram_technology": "lpddr3_20nm",
             "inferences_per_s": 30e6 / (3600 * 6 * 365 * 3),
         }
     ),
@@ -125,7 +154,7 @@ def costing_of(scenario: Scenario) -> Costing:
     return _COSTINGS[name]
 
 
-def conventional(name: str) -> Scenario:
+def default_scenario(name: str) -> Scenario:
     """The scenario whose numbers a costing stands for.
 
     Raises:

@@ -3,39 +3,56 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from codesign.accelerator import Accelerator
-from codesign.architecture import TOWERS, Architecture
-from codesign.cost.capacity import OverloadWarning, dram_shortage, overload_message
-from codesign.cost.costing import costing_of
+from codesign.architecture import Architecture
+from codesign.cost.capacity import (
+    OverloadWarning,
+    dram_shortage,
+    overload_message,
+    weight_bytes,
+)
+from codesign.cost.demand import (
+    Demand,
+    dense_demand,
+    family_demand,
+    mean_density,
+    sparse_demand,
+    subnet_shares,
+)
 from codesign.cost.mapper import gemm_run
 from codesign.cost.model import Costs, clip_costs, expected, workload_costs
 from codesign.cost.technology import technology
 from codesign.dress.masks import checked_sparsities
 from codesign.errors import UserError
 from codesign.scenario import Scenario
-from codesign.workload import Workload, clip_workload
-from codesign.workload.clip import Clip, subnet_operators
-from codesign.workload.kernels import BlockKernel, clip_kernels
+from codesign.workload import Workload
+from codesign.workload.clip import CLIP_FAMILY
 
-_price = jax.jit(clip_costs, static_argnames="scenario")
-_price_workload = jax.jit(workload_costs, static_argnames="scenario")
+_price = jax.jit(clip_costs)
+_price_side_by_side = jax.jit(jax.vmap(clip_costs))  # leaves [N] all
+# Designs priced side by side.
+_AT_ONCE = 64
+_price_workload = jax.jit(workload_costs)
 
 
-@functools.partial(jax.jit, static_argnames="scenario")
+@jax.jit
 def _price_each(
-    architecture: Architecture, accelerator: Accelerator, scenario: Scenario, densities: Any
+    architecture: Architecture,
+    accelerator: Accelerator,
+    scenario: Scenario,
+    densities: Any,
+    contents: Any,
 ) -> Costs:
-    return jax.vmap(lambda d: clip_costs(architecture, accelerator, scenario, d))(densities)
+    one = lambda d: clip_costs(architecture, accelerator, scenario, d, contents)  # noqa: E731
+    return jax.vmap(one)(densities)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,31 +81,105 @@ def estimate(
 ) -> Costs:
     """Costs of a discrete design as Python floats, with their breakdown by part.
 
+    Any number of the three may be an array, and costs are arrays then:
+
+        chips = cd.Accelerator(pe_x=np.array([32, 64, 128]))
+        cd.estimate(cd.clip_vit_b16(), chips).latency_s  # of three chips
+        years = cd.Scenario(lifetime_years=np.arange(1, 11))
+        cd.estimate(cd.clip_vit_b16(), cd.Accelerator(), years).carbon_kgco2e
+
     The design is checked as one from a file is; `cost.model.clip_costs`, which is for tracing
-    and takes relaxed designs, checks nothing. Warns (`OverloadWarning`) where the inferences a
-    second that the scenario asks for take the chip more than a second.
+    and takes relaxed designs, checks what it can see. Warns (`OverloadWarning`) where the
+    inferences a second that the scenario asks for take the chip more than a second.
 
     Args:
       architecture: a CLIP of integer dimensions.
       accelerator: one chip.
-      scenario: how it is made and used; the default one where None.
+      scenario: how it is made and used; the default one where None. Arrays [...] of its numbers
+        and of the dimensions above are broadcast against each other.
       sparsity: of a family's subnets, increasing: `family_costs` sums it up. Empty: dense.
+
+    Returns:
+      Python floats, or NumPy arrays [...] of the shape that the arrays broadcast to.
 
     Raises:
       ValueError: a field that no design file could hold, a GEMM for which no mapping fits the
-        buffers, DRAM smaller than its contents, or sparsities that are none.
+        buffers, DRAM smaller than its contents, sparsities that are none, or numbers that are
+        traced.
     """
-    scenario = scenario or Scenario()
-    if sparsity:
+    scenario = Scenario() if scenario is None else scenario
+    _check_kinds(architecture, accelerator, scenario)
+    design = architecture, accelerator, scenario
+    if shape := _shape_of(design):
+        return _estimate_each(design, shape, sparsity)
+    if not isinstance(sparsity, Sequence) or sparsity:
         return family_costs(estimate_subnets(architecture, accelerator, scenario, sparsity))
-    _check(architecture, accelerator, scenario)
+    architecture, accelerator, scenario = _checked(architecture, accelerator, scenario)
     subnet_shares(scenario, 1)
-    _check_dram(architecture, scenario, Clip(architecture).parameters() * scenario.word_bytes)
-    costs = _price(architecture, accelerator, scenario)
-    _check_fits(costs, clip_workload(architecture, costing_of(scenario)), accelerator, scenario)
-    costs = jax.tree.map(float, costs)
+    _check_dram(architecture, scenario, 1)
+    costs = jax.tree.map(float, _price(architecture, accelerator, scenario))
+    if not math.isfinite(costs.latency_s):
+        raise _no_mapping(dense_demand(architecture, scenario).workloads[0], accelerator, scenario)
     _warn_overload(costs.latency_s, scenario)
     return costs
+
+
+def _shape_of(design: Any) -> tuple[int, ...]:
+    """What the numbers of a design broadcast to.
+
+    Raises:
+      ValueError: they do not, one is traced, or there is none.
+    """
+    numbers = jax.tree.leaves(design)
+    if any(isinstance(x, jax.core.Tracer) for x in numbers):
+        raise ValueError(
+            "estimate checks the numbers of a design, which jit, vmap and grad hide; "
+            "use clip_costs under them, or give estimate arrays"
+        )
+    shapes = sorted({np.shape(x) for x in numbers} - {()})
+    try:
+        shape = np.broadcast_shapes(*shapes)
+    except ValueError:
+        raise ValueError(
+            f"estimate: arrays of the shapes {', '.join(map(str, shapes))} do not broadcast; give "
+            "each number an axis of its own, or all the same"
+        ) from None
+    if 0 in shape:
+        raise ValueError("estimate: an array has no element; give at least one design")
+    return shape
+
+
+def _estimate_each(
+    design: tuple[Architecture, Accelerator, Scenario], shape: tuple[int, ...],
+    sparsity: Sequence[float],
+) -> Costs:  # fmt: skip
+    """Costs [shape] of designs whose numbers broadcast to a shape."""
+    number = math.prod(shape)
+    flat = jax.tree.map(lambda x: np.broadcast_to(np.asarray(x), shape).ravel(), design)
+    each: list[tuple[Architecture, Accelerator, Scenario]] = [
+        jax.tree.map(lambda x, i=i: x[i].item(), flat) for i in range(number)
+    ]
+    if not isinstance(sparsity, Sequence) or sparsity:
+        found = [estimate(*one, sparsity=sparsity) for one in each]
+        return jax.tree.map(lambda *x: np.reshape(x, shape), *found)
+    for one in each:
+        _checked(*one)
+        subnet_shares(one[2], 1)
+        _check_dram(one[0], one[2], 1)
+    # Whole batches: one program for any number of designs.
+    padding = (0, -number % _AT_ONCE)
+    padded = jax.tree.map(lambda x: np.pad(np.float32(x), padding, mode="edge"), flat)
+    batches = [
+        _price_side_by_side(*jax.tree.map(lambda x, i=i: x[i : i + _AT_ONCE], padded))
+        for i in range(0, number, _AT_ONCE)
+    ]
+    costs = jax.tree.map(lambda *x: np.concatenate(x).astype(float)[:number], *batches)
+    if not np.isfinite(costs.latency_s).all():
+        of, chip, where = each[int(np.argmin(np.isfinite(costs.latency_s)))]
+        raise _no_mapping(dense_demand(of, where).workloads[0], chip, where)
+    slowest = np.argmax(costs.latency_s * flat[2].inferences_per_s)
+    _warn_overload(float(costs.latency_s[slowest]), each[slowest][2])
+    return jax.tree.map(lambda x: x.reshape(shape), costs)
 
 
 def estimate_subnets(
@@ -108,15 +199,14 @@ def estimate_subnets(
     Raises:
       ValueError: as `estimate`; shares of another number of subnets.
     """
-    _check(architecture, accelerator, scenario)
+    architecture, accelerator, scenario = _checked(architecture, accelerator, scenario)
     levels = checked_sparsities(sparsity)
-    shares = subnet_shares(scenario, len(levels))
-    scenario = with_index_bits(scenario, longest_row(architecture))
+    demand = sparse_demand(architecture, scenario, levels)
     densities = 1 - np.asarray(levels, np.float32)
-    costs = _price_each(architecture, accelerator, scenario, densities)
-    work = clip_workload(architecture, costing_of(scenario))
-    _check_fits(costs, work, accelerator, scenario)
-    return _subnets(architecture, scenario, levels, shares, costs, densities)
+    _check_dram(architecture, demand.scenario, float(densities[0]))
+    costs = _price_each(architecture, accelerator, demand.scenario, densities, demand.contents)
+    each = [jax.tree.map(lambda x, k=k: x[k], costs) for k in range(len(levels))]
+    return _subnets(architecture, accelerator, demand, levels, each, densities)
 
 
 def estimate_family(
@@ -136,18 +226,15 @@ def estimate_family(
     Raises:
       ValueError: as `estimate_subnets`; kernels the cost model does not know.
     """
-    _check(architecture, accelerator, scenario)
-    shares = subnet_shares(scenario, len(densities))
-    scenario = with_index_bits(scenario, longest_row(architecture))
-    works = [subnet_operators(architecture, d).under(costing_of(scenario)) for d in densities]
-    priced = []
-    for work in works:
-        priced.append(_price_workload(work, accelerator, scenario))
-        _check_fits(priced[-1], work, accelerator, scenario)
-    costs = jax.tree.map(lambda *x: jnp.stack(x), *priced)
-    total = [_mean_density(architecture, d) for d in densities]
-    levels = tuple(1 - kept for kept in total)
-    return _subnets(architecture, scenario, levels, shares, costs, total)
+    architecture, accelerator, scenario = _checked(architecture, accelerator, scenario)
+    demand = family_demand(architecture, scenario, densities)
+    kept = [mean_density(architecture, subnet) for subnet in densities]
+    _check_dram(architecture, demand.scenario, max(kept))
+    each = [
+        _price_workload(work, accelerator, demand.scenario, demand.contents)
+        for work in demand.workloads
+    ]
+    return _subnets(architecture, accelerator, demand, [1 - k for k in kept], each, kept)
 
 
 def family_costs(subnets: Sequence[Subnet]) -> Costs:
@@ -156,101 +243,51 @@ def family_costs(subnets: Sequence[Subnet]) -> Costs:
     return jax.tree.map(float, expected(stacked, [subnet.share for subnet in subnets]))
 
 
-def subnet_shares(scenario: Scenario, subnets: int) -> tuple[float, ...]:
-    """The scenario's shares of so many subnets; equal ones where it has none.
-
-    Raises:
-      ValueError: the scenario has shares of another number of subnets.
-    """
-    shares = scenario.subnet_shares
-    if shares is None:
-        return (1 / subnets,) * subnets
-    if len(shares) != subnets:
-        raise ValueError(
-            f"scenario.subnet_shares has {len(shares)} shares for {subnets} subnets; "
-            "give one each"
-        )
-    return shares
-
-
-def longest_row(architecture: Architecture) -> int:
-    """Weights of the longest row of any block kernel of a CLIP."""
-    a = architecture
-    towers = (getattr(a, name) for name in TOWERS)
-    return max(max(t.width, t.ffn, t.heads * a.head_dim) for t in towers)
-
-
-def with_index_bits(scenario: Scenario, row: int) -> Scenario:
-    """The scenario of a chip that skips zeros in rows of so many weights.
-
-    Raises:
-      ValueError: the scenario's own index_bits do not suffice.
-    """
-    needed = max(1, math.ceil(math.log2(row)))
-    if scenario.index_bits == 0:
-        return dataclasses.replace(scenario, index_bits=needed)
-    if scenario.index_bits < needed:
-        raise ValueError(
-            f"scenario.index_bits: {scenario.index_bits} bits tell {2**scenario.index_bits} "
-            f"weights apart, a row has {row}; use {needed}, or 0 for as many as it takes"
-        )
-    return scenario
-
-
 def _subnets(
     architecture: Architecture,
-    scenario: Scenario,
+    accelerator: Accelerator,
+    demand: Demand,
     levels: Sequence[float],
-    shares: Sequence[float],
-    costs: Costs,
+    priced: Sequence[Costs],
     densities: Any,
 ) -> list[Subnet]:
-    found = []
-    for k, (sparsity, share) in enumerate(zip(levels, shares, strict=True)):
-        weights = weight_bytes(architecture, scenario, float(densities[k]))
-        own = jax.tree.map(lambda x, k=k: float(x[k]), costs)
-        found.append(Subnet(float(sparsity), share, own, weights))
-    _check_dram(architecture, scenario, max(subnet.weight_bytes for subnet in found))
+    """The subnets of the costs that each would have alone."""
+    scenario = demand.scenario
+    for work, costs in zip(demand.workloads, priced, strict=True):
+        if not np.isfinite(costs.latency_s):
+            raise _no_mapping(work, accelerator, scenario)
+    found, memory = [], CLIP_FAMILY.memory(architecture, scenario)
+    for level, share, costs, kept in zip(levels, demand.shares, priced, densities, strict=True):
+        weights = float(weight_bytes(memory, scenario, float(kept)))
+        found.append(Subnet(float(level), share, jax.tree.map(float, costs), weights))
     _warn_overload(sum(subnet.share * subnet.costs.latency_s for subnet in found), scenario)
     return found
 
 
-def weight_bytes(architecture: Architecture, scenario: Scenario, density: float) -> float:
-    """All weights of a subnet that keeps a share of its blocks' weights, with their positions."""
-    parameters, prunable = Clip(architecture).parameters(), _block_weights(architecture)
-    index_words = scenario.index_bits / scenario.precision_bits
-    words = min(1.0, density * (1 + index_words)) * prunable + parameters - prunable
-    return words * scenario.word_bytes
-
-
-def _block_weights(architecture: Architecture) -> int:
-    a = architecture
-    return sum(k.tower_of(a).layers * k.weights_per_layer(a) for k in clip_kernels())
-
-
-def _mean_density(
-    architecture: Architecture, densities: Mapping[str, Sequence[float]]
-) -> float:
-    """Share of all block weights that are kept."""
-    a, lost = architecture, 0.0
-    for name, shares in densities.items():
-        weights = BlockKernel.named(name).weights_per_layer(a)
-        lost += weights * sum(1 - share for share in shares)
-    return 1 - lost / _block_weights(architecture)
-
-
-def _check(architecture: Architecture, accelerator: Accelerator, scenario: Scenario) -> None:
-    from codesign.design_file import check_design  # not above: it imports the cost model's tables
+def _check_kinds(architecture: Any, accelerator: Any, scenario: Any) -> None:
+    from codesign.design_file import check_kinds  # as below
 
     try:
-        check_design(architecture, accelerator, scenario)
+        check_kinds(architecture, accelerator, scenario)
     except UserError as error:
         raise ValueError(str(error)) from error
 
 
-def _check_dram(architecture: Architecture, scenario: Scenario, weights: float) -> None:
-    alive = Clip(architecture).memory().activations * scenario.word_bytes
-    if shortage := dram_shortage(scenario, weights, alive):
+def _checked(
+    architecture: Architecture, accelerator: Accelerator, scenario: Scenario
+) -> tuple[Architecture, Accelerator, Scenario]:
+    from codesign.design_file import checked_design  # not above: it imports the cost model's tables
+
+    try:
+        return checked_design(architecture, accelerator, scenario)
+    except UserError as error:
+        raise ValueError(str(error)) from error
+
+
+def _check_dram(architecture: Architecture, scenario: Scenario, density: float) -> None:
+    memory = CLIP_FAMILY.memory(architecture, scenario)
+    weights = float(weight_bytes(memory, scenario, density))
+    if shortage := dram_shortage(scenario, weights, memory.activations * scenario.word_bytes):
         raise ValueError(shortage)
 
 
@@ -259,18 +296,14 @@ def _warn_overload(latency_s: float, scenario: Scenario) -> None:
         warnings.warn(message, OverloadWarning, stacklevel=3)
 
 
-def _check_fits(
-    costs: Costs, work: Workload, accelerator: Accelerator, scenario: Scenario
-) -> None:
-    """Raises ValueError where a product fits no mapping, with its name and dimensions."""
-    if np.isfinite(costs.latency_s).all():
-        return
+def _no_mapping(work: Workload, accelerator: Accelerator, scenario: Scenario) -> ValueError:
+    """The error of a workload of infinite latency: it names the product that fits no mapping."""
     chip = jax.tree.map(float, accelerator)
-    by_gemm = jax.jit(jax.vmap(gemm_run, in_axes=(0, 0, 0, None, None, 0)))
+    by_gemm = jax.jit(jax.vmap(gemm_run, in_axes=(0, 0, 0, None, None, 0, 0)))
     tech = technology(chip, scenario)
-    cycles = by_gemm(work.m, work.k, work.n, chip, tech, work.density).cycles
+    cycles = by_gemm(work.m, work.k, work.n, chip, tech, work.density, work.live).cycles
     i = int(np.argmin(np.isfinite(cycles)))
-    raise ValueError(
+    return ValueError(
         f"{work.gemm_names[i]} [{work.m[i]:.0f} x {work.k[i]:.0f} x {work.n[i]:.0f}] fits no "
         f"mapping on {accelerator}: raise l2_kib or glb_mib"
     )

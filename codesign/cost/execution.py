@@ -22,7 +22,7 @@ class Execution:
 
     Attributes:
       unit_cycles: clock cycles by the unit that works, one unit after the other: "gemm" the PE
-        arrays, "vector" the vector units.
+        arrays, "vector" the vector units; "start" is when none does yet.
       energy_pj: energy by part of the machine, pJ.
     """
 

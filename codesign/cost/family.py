@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from codesign.cost.estimate import longest_row, subnet_shares, with_index_bits
+from codesign.cost.demand import longest_row, subnet_shares, with_index_bits
 from codesign.cost.model import Costs, expected
 from codesign.cost.table import CostTable, build_table
 from codesign.scenario import Scenario
@@ -47,18 +47,24 @@ class FamilyTable:
 
         The latency is the slowest subnet's; see `expected`.
         """
-        by_level = jax.vmap(lambda table: table.relaxed(z))(self.by_level)
-        return self._expected(by_level, self.space.level_weights(z))
+        weights = self.space.level_weights(z)
+        dram_gb = weights[0] @ jax.vmap(lambda table: table.dram_gb(z))(self.by_level)
+        by_level = jax.vmap(lambda table: table.relaxed(z, dram_gb))(self.by_level)
+        return self._expected(by_level, weights)
 
     def on_every_accelerator(self, indices: Array) -> Costs:
         """Costs [accelerators] of the family at choice indices [>= network_size]."""
-        by_level = jax.vmap(lambda table: table.on_every_accelerator(indices))(self.by_level)
         space = self.space
         own = space.part(indices, "sparsity") + space.first_levels
+        densest = jax.tree.map(lambda x: x[own[0]], self.by_level)
+        dram_gb = densest.dram_gb_on_every_accelerator(indices)
+        by_level = jax.vmap(lambda table: table.on_every_accelerator(indices, dram_gb))(
+            self.by_level
+        )
         return self._expected(by_level, jax.nn.one_hot(own, len(space.levels)))
 
     def accelerator_indices(self, flat: Array) -> Array:
-        """Choice indices [..., 6] of accelerators given by flat index [...]."""
+        """Choice indices [..., fields] of accelerators given by flat index [...]."""
         shape = self.by_level.chip.tops.shape[1:]
         return jnp.stack(jnp.unravel_index(flat, shape), axis=-1)
 

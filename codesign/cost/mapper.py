@@ -1,9 +1,10 @@
 """Cost of one GEMM on the template accelerator: the best mapping of a fixed lattice.
 
-O[m, n] = sum_k I[m, k] W[k, n], all operands in DRAM before and after, words of the
-scenario's precision, partial sums of 32 bits. mapping.py has what a mapping chooses and
-the lattice of all candidates, traffic.py what each moves and how long it takes. Costings
-other than the physical one bend the rules of both, by the switches of costing.py.
+O[m, n] = sum_k I[m, k] W[k, n], words of the scenario's precision, partial sums of 32 bits. The
+operands are in DRAM before and after, but for what waits in the global buffer (handover.py).
+mapping.py has what a mapping chooses and the lattice of all candidates, traffic.py what
+each moves and how long it takes. Costings other than the physical one bend the rules of
+both, by the switches of costing.py.
 
 Weights may be sparse, equally many kept in every column of W: a chip with index bits
 then moves kept weights alone, each with its position in its row, and spends array time
@@ -33,6 +34,7 @@ from codesign.cost.execution import Execution
 from codesign.cost.mapping import (
     SCHEDULES,
     Point,
+    Points,
     Schedule,
     Tiles,
     Work,
@@ -45,6 +47,7 @@ from codesign.cost.mapping import (
 )
 from codesign.cost.technology import Technology
 from codesign.cost.traffic import cycles_of, traffic_of
+from codesign.workload.operators import Live
 
 Array = jax.Array
 
@@ -71,6 +74,14 @@ def price(schedule: Schedule, work: Work, tiles: Tiles) -> tuple[Execution, Arra
         **moved_pj,
     }
     return Execution({"gemm": cycles}, energy_pj), tiles.fits & fits
+
+
+# Jitted only to be traced once, for the sweep and for what is priced again: tracing is half of
+# what a first search waits for.
+@functools.partial(jax.jit, static_argnums=0)
+def _priced(schedule: Schedule, point: Point, work: Work) -> tuple[Execution, Array]:
+    """`price` of a mapping."""
+    return price(schedule, work, tiles_of(work, point, schedule))
 
 
 class Best(NamedTuple):
@@ -104,7 +115,7 @@ def _packed(edp: Array, number: Array | int) -> Array:
     return jax.lax.bitcast_convert_type(edp, jnp.int32) & ~_NUMBER | number
 
 
-def best_mapping(work: Work, crowded: bool | None = None) -> Best:
+def best_mapping(work: Work, crowded: Array | bool | None = None) -> Best:
     """The mapping of least energy x delay.
 
     Scans the mappings, so that under vmap each step is one pass over the batch and
@@ -112,52 +123,66 @@ def best_mapping(work: Work, crowded: bool | None = None) -> Best:
 
     Args:
       work: a product on a machine.
-      crowded: what `mapping.is_crowded` says of the machine where that is known; None: it
-        is asked, and every mapping priced.
+      crowded: what `mapping.is_crowded` says of the machine where that is known, of a batch of
+        one kind one scalar for all; None: it is asked, and every mapping priced.
     """
-    asked = is_crowded(work.accelerator)
-
-    def step(
-        schedule: Schedule, allowed: Array | bool, best: Array, at: tuple[Array, Point]
-    ) -> tuple[Array, None]:
-        number, point = at
-        cost, fits = price(schedule, work, tiles_of(work, point, schedule))
-        edp = (cost.dynamic_pj + cost.cycles * work.tech.static_pj) * cost.cycles
-        return jnp.minimum(best, _packed(jnp.where(fits & allowed, edp, jnp.inf), number)), None
-
     lists = points_of(work.tech.costing)
-    if crowded is False:
-        lists = [x for x in lists if not x.crowded]
+
+    def step(schedule: Schedule, best: Array, of: tuple[Array, Points]) -> tuple[Array, None]:
+        number, (point, in_crowd) = of
+
+        def looked_at(best: Array) -> Array:
+            cost, fits = _priced(schedule, point, work)
+            edp = (cost.dynamic_pj + cost.cycles * work.tech.static_pj) * cost.cycles
+            if crowded is None:
+                fits &= is_crowded(work.accelerator) | ~in_crowd
+            return jnp.minimum(best, _packed(jnp.where(fits, edp, jnp.inf), number))
+
+        if crowded is None:
+            return looked_at(best), None
+        # One number for a whole batch, so under vmap too what is passed over takes no time.
+        return jax.lax.cond(crowded | ~in_crowd, looked_at, lambda same: same, best), None
+
     best = _packed(jnp.full((), jnp.inf, jnp.float32), 0)
-    first = 0
-    for points in lists:
-        numbers = np.arange(first, first := first + len(points), dtype=np.int32)
-        allowed = asked if points.crowded and crowded is None else True
-        scanned = functools.partial(step, SCHEDULES[points.schedule], allowed)
-        best, _ = jax.lax.scan(scanned, best, (numbers, points.at))
-    assert first <= _NUMBER
+    ends = np.cumsum([0, *(len(x.crowded) for x in lists)], dtype=np.int32)
+    assert ends[-1] <= _NUMBER
+    for schedule, points, first, end in zip(SCHEDULES, lists, ends[:-1], ends[1:], strict=True):
+        numbered = np.arange(first, end, dtype=np.int32), points
+        best, _ = jax.lax.scan(functools.partial(step, schedule), best, numbered)
     every = jax.tree.map(lambda *x: jnp.asarray(np.concatenate(x)), *(x.at for x in lists))
-    schedules = np.repeat([x.schedule for x in lists], [len(x) for x in lists])
+    schedules = np.repeat(np.arange(len(lists), dtype=np.int32), np.diff(ends))
     number = best & _NUMBER
     return Best(
         jax.lax.bitcast_convert_type(best & ~_NUMBER, jnp.float32),
         jax.tree.map(lambda x: x[number], every),
-        jnp.asarray(schedules, jnp.int32)[number],
+        jnp.asarray(schedules)[number],
     )
 
 
 def gemm_run(
-    m: Array, k: Array, n: Array, accelerator: Accelerator, tech: Technology,
-    density: Array | None = None, crowded: bool | None = None,
+    m: Array,
+    k: Array,
+    n: Array,
+    accelerator: Accelerator,
+    tech: Technology,
+    density: Array | None = None,
+    live: Live | None = None,
+    crowded: Array | bool | None = None,
 ) -> Execution:
     """What `gemm_costs` sums up to, without derivatives; `crowded` as of `best_mapping`."""
-    cost = _best_of(jax.lax.stop_gradient(work_of(m, k, n, accelerator, tech)), density, crowded)
-    return cost.merged()
+    work = work_of(m, k, n, accelerator, tech, live)
+    return _best_of(jax.lax.stop_gradient(work), density, crowded).merged()
 
 
 def gemm_costs(
-    m: Array, k: Array, n: Array, accelerator: Accelerator, tech: Technology,
+    m: Array,
+    k: Array,
+    n: Array,
+    accelerator: Accelerator,
+    tech: Technology,
     density: Array | None = None,
+    live: Live | None = None,
+    crowded: Array | bool | None = None,
 ) -> Execution:
     """Cost of the GEMM [m, k] x [k, n] under its best mapping.
 
@@ -167,15 +192,18 @@ def gemm_costs(
       tech: scalar leaves; with `index_words` where weights are sparse.
       density: share of the weights kept in every column of [k, n], a scalar in (0, 1];
         None: all.
+      live: words alive while each operand waits, which decide what is in the GLB; None: all
+        operands are in DRAM.
+      crowded: as of `best_mapping`.
 
     Returns:
       Execution of scalars; infinite cycles where no mapping fits the buffers.
       vmap for batches of GEMMs or accelerators.
     """
-    return _best_of(work_of(m, k, n, accelerator, tech), density)
+    return _best_of(work_of(m, k, n, accelerator, tech, live), density, crowded)
 
 
-def _best_of(work: Work, density: Array | None, crowded: bool | None = None) -> Execution:
+def _best_of(work: Work, density: Array | None, crowded: Array | bool | None = None) -> Execution:
     """Cost of a product, as a dense one or its zeros skipped, whichever is better."""
     best = best_mapping(jax.lax.stop_gradient(work), crowded)
     cost = _under(best, work)
@@ -188,9 +216,22 @@ def _best_of(work: Work, density: Array | None, crowded: bool | None = None) -> 
 
 def _under(best: Best, work: Work) -> Execution:
     """Cost of a product under a mapping; infinite cycles where none fits."""
-    cost, _ = price(SCHEDULES[0], work, tiles_of(work, best.point, SCHEDULES[0]))
-    for i, schedule in enumerate(SCHEDULES[1:], start=1):
-        other, _ = price(schedule, work, tiles_of(work, best.point, schedule))
-        cost = _choose(best.schedule == i, other, cost)
+
+    def under(schedule: Schedule, point: Point, work: Work) -> Execution:
+        cost, _ = _priced(schedule, point, work)
+        return cost
+
+    schedules = [functools.partial(under, schedule) for schedule in SCHEDULES]
+
+    # A loop's number is one for a whole batch, so under vmap too each schedule, and its
+    # derivative, stays a program of its own. Fused with each other they take XLA minutes.
+    @jax.checkpoint
+    def step(cost: Execution, i: Array) -> tuple[Execution, None]:
+        other = jax.lax.switch(i, schedules, best.point, work)
+        return _choose(best.schedule == i, other, cost), None
+
+    shapes = jax.eval_shape(schedules[0], best.point, work)
+    nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    cost, _ = jax.lax.scan(step, nothing, np.arange(len(SCHEDULES)))
     cycles = jnp.where(jnp.isfinite(best.edp), cost.cycles, jnp.inf)
     return Execution({"gemm": cycles}, cost.energy_pj)

@@ -18,10 +18,9 @@ Sizes may be relaxed: all of it has derivatives. docs/cost-model.md derives each
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 from collections.abc import Iterable
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +29,7 @@ import numpy as np
 from codesign.accelerator import Accelerator
 from codesign.cost import tables
 from codesign.cost.costing import Costing
+from codesign.cost.handover import Shares, shares_of, taken_words
 from codesign.cost.rounding import ceil, floor, rounded
 from codesign.cost.technology import WEIGHT_REGISTER_WORDS, Technology, tensor_l2_kib
 from codesign.cost.unrolling import (
@@ -40,6 +40,7 @@ from codesign.cost.unrolling import (
     smallest_divisor,
     unrollings,
 )
+from codesign.workload.operators import Live
 
 Array = jax.Array
 
@@ -118,22 +119,16 @@ def points(rows: Iterable[tuple]) -> Point:
     return Point._make(cast(Array, np.array(column, kind)) for column, kind in columns)
 
 
-@dataclasses.dataclass(frozen=True)
-class Points:
-    """Points [P] that a mapper looks at under one schedule.
+class Points(NamedTuple):
+    """What a mapper looks at under one schedule.
 
     Attributes:
-      schedule: index into SCHEDULES.
-      crowded: whether they matter on crowded machines alone; see `is_crowded`.
-      at: the points.
+      at: points [P].
+      crowded: whether each matters on crowded machines alone, [P]; see `is_crowded`.
     """
 
-    schedule: int
-    crowded: bool
     at: Point
-
-    def __len__(self) -> int:
-        return len(self.at.split)
+    crowded: np.ndarray
 
 
 def is_crowded(accelerator: Accelerator) -> Array:
@@ -148,16 +143,24 @@ def is_crowded(accelerator: Accelerator) -> Array:
 
 def _chosen() -> list[Points]:
     """data/mapper_points.csv: mappings that are the best of a large lattice for some product."""
-    lists: dict[tuple[bool, int], list[tuple]] = {}
+    lists: list[list[tuple]] = [[] for _ in SCHEDULES]
     for row in tables.rows("mapper_points"):
         in_registers = row["k_trips"] == "registers"
         k_trips = 1.0 if in_registers else float(row["k_trips"])
         shares = (float(row[name]) for name in ("cores", "columns", "rows", "fill"))
-        lists.setdefault((row["machines"] == "crowded", int(row["schedule"])), []).append((
-            SPLITS.index(row["split"]), float(row["n_trips"]), k_trips, in_registers, *shares,
+        point = (
+            SPLITS.index(row["split"]),
+            float(row["n_trips"]),
+            k_trips,
+            in_registers,
+            *shares,
             CUTS.index(row["cut"]),
-        ))
-    return [Points(i, crowded, points(lists[crowded, i])) for crowded, i in sorted(lists)]
+        )
+        lists[int(row["schedule"])].append((row["machines"] == "crowded", point))
+    return [
+        Points(points(point for _, point in rows), np.array([crowded for crowded, _ in rows]))
+        for rows in lists
+    ]
 
 
 # All of the machine and every schedule, for costings that have no part of it to leave out.
@@ -165,12 +168,12 @@ _WHOLE = points(
     (split, n, 1.0 if k == "registers" else k, k == "registers", 1.0, 1.0, 1.0, 1.0, 0)
     for split, n, k in itertools.product(range(len(SPLITS)), N_TRIPS, K_TRIPS)
 )
-WHOLE = [Points(i, False, _WHOLE) for i in range(len(SCHEDULES))]
+WHOLE = [Points(_WHOLE, np.zeros(len(_WHOLE.split), bool))] * len(SCHEDULES)
 CHOSEN = _chosen()
 
 
 def points_of(costing: Costing) -> list[Points]:
-    """What a costing's mapper looks at."""
+    """What a costing's mapper looks at under each schedule."""
     return CHOSEN if costing.wiring == "fixed" else WHOLE
 
 
@@ -183,6 +186,8 @@ class Work(NamedTuple):
       unrollings: ways to use the PEs, one a core split.
       accelerator, tech: the machine.
       density: share of the weights that are kept, their zeros skipped; None: none are.
+      shares: of the operands that are in the GLB before and after.
+      taken_words: words of the GLB that whatever waits there takes.
     """
 
     dims: Dims
@@ -191,6 +196,8 @@ class Work(NamedTuple):
     accelerator: Accelerator
     tech: Technology
     density: Array | None = None
+    shares: Shares = Shares()
+    taken_words: Any = 0.0
 
     @property
     def kept(self) -> Array | float:
@@ -228,8 +235,13 @@ class Tiles(NamedTuple):
 
 
 def _aligned(dim: Array, trips: Array, block: Array) -> Array:
-    """dim / trips, rounded up to whole blocks, but at most dim and at least one block."""
-    return jnp.minimum(dim, jnp.maximum(block, ceil(dim / trips / block) * block))
+    """dim / trips, rounded up to whole blocks, but at most dim and at least one block.
+
+    Chosen, not the larger: where one block is enough a tile has the slope of the block, of which
+    the rounding's own, that of the share, would take a part.
+    """
+    share = dim / trips
+    return jnp.minimum(dim, jnp.where(share <= block, block, ceil(share / block) * block))
 
 
 def _shared(work: Work, point: Point, schedule: Schedule) -> tuple[Dims, Dims, Dims]:
@@ -309,13 +321,14 @@ def _halved(times: Array) -> Array:
 def _rows_glb(schedule: Schedule, work: Work, chip: Dims, out: Array) -> Array:
     """Most rows of a chip's tile with which blocks of one tile still fit the GLB."""
     k, glb = _kept_k(schedule, work, chip), _glb_words(work)
-    copies, stored = work.tech.costing.buffer_copies, work.stored_words
+    copies, stored = work.tech.costing.buffer_copies, _w_words(work)
+    i_words = work.shares.room.input
     if schedule.keeps == "I":
-        return (glb - copies * k * stored * chip["n"]) / (k + copies * out * chip["n"])
+        return (glb - copies * k * stored * chip["n"]) / (k * i_words + copies * out * chip["n"])
     if schedule.keeps == "W":
-        return (glb - k * stored * chip["n"]) / (copies * (k + out * chip["n"]))
+        return (glb - k * stored * chip["n"]) / (copies * (k * i_words + out * chip["n"]))
     return (glb - copies * chip["k"] * stored * chip["n"]) / (
-        work.sum_words * chip["n"] + copies * chip["k"]
+        work.sum_words * chip["n"] + copies * chip["k"] * i_words
     )
 
 
@@ -325,13 +338,25 @@ def _kept_k(schedule: Schedule, work: Work, chip: Dims) -> Array:
 
 
 def _glb_words(work: Work) -> Array:
-    return work.accelerator.glb_mib * 2.0**20 / work.tech.word_bytes
+    """Words of the GLB that blocks may take."""
+    words: Array = glb_words(work.accelerator, work.tech) - work.taken_words
+    return words
+
+
+def glb_words(accelerator: Accelerator, tech: Technology) -> Any:
+    """Capacity of the GLB, words."""
+    return accelerator.glb_mib * 2.0**20 / tech.word_bytes
+
+
+def _w_words(work: Work) -> Array | float:
+    """Words of a block in the GLB, a weight of the dense matrix."""
+    return work.stored_words * work.shares.room.second
 
 
 def _glb_out(schedule: Schedule, work: Work, k_trips: Array) -> Array:
     """Words of an output in the GLB: finished unless the k loop leaves partial sums there."""
     spills = schedule.inner[-1] != "k"
-    return jnp.where(spills & (k_trips > 1), work.sum_words, 1)
+    return jnp.where(spills & (k_trips > 1), work.sum_words, work.shares.room.output)
 
 
 def tiles_of(work: Work, point: Point, schedule: Schedule) -> Tiles:
@@ -388,27 +413,28 @@ def blocks_of(schedule: Schedule, work: Work, tiles: Tiles) -> tuple[Dims, Array
     m, n = work.dims["m"], work.dims["n"]
     chip, copies = tiles.chip, work.tech.costing.buffer_copies
     k = _kept_k(schedule, work, chip)
-    glb_words = _glb_words(work)
-    one, stored = jnp.ones_like(tiles.m2), work.stored_words
+    blocks_words = _glb_words(work)
+    one, stored, i_words = jnp.ones_like(tiles.m2), _w_words(work), work.shares.room.input
     out = _glb_out(schedule, work, tiles.trips["k"])
     if schedule.keeps == "I":  # m1 rows of I, whole in k; W and O stream in chunks of n
         m1 = floor(_rows_glb(schedule, work, chip, out))
         return {"M": ceil(m / jnp.clip(m1, 1, m)), "N": one}, m1 >= chip["m"]
     if schedule.keeps == "W":  # n1 columns of W, whole in k; I and O stream in chunks of m
         n1 = floor(
-            (glb_words - copies * k * chip["m"]) / (k * stored + copies * out * chip["m"])
+            (blocks_words - copies * k * i_words * chip["m"])
+            / (k * stored + copies * out * chip["m"])
         )
         return {"M": one, "N": ceil(n / jnp.clip(n1, 1, n))}, n1 >= chip["n"]
     most = jnp.clip(floor(_rows_glb(schedule, work, chip, out)), chip["m"], m)
     if schedule.rows == SQUARE:
         # I and W are fetched alike where a block is square, or I once if all n fit.
-        side, streamed = jnp.sqrt(glb_words / work.sum_words), copies * chip["k"]
-        rows = (glb_words - streamed * stored * n) / (work.sum_words * n + streamed)
+        side, streamed = jnp.sqrt(blocks_words / work.sum_words), copies * chip["k"]
+        rows = (blocks_words - streamed * stored * n) / (work.sum_words * n + streamed * i_words)
         m1 = jnp.maximum(side * 0.9, rows)
     else:
         m1 = m * schedule.rows
     m1 = jnp.clip(ceil(m1), chip["m"], most)
-    n1 = (glb_words - copies * m1 * chip["k"]) / (
+    n1 = (blocks_words - copies * m1 * chip["k"] * i_words) / (
         work.sum_words * m1 + copies * chip["k"] * stored
     )
     return {"M": ceil(m / m1), "N": ceil(n / jnp.clip(floor(n1), 1, n))}, floor(n1) >= chip["n"]
@@ -419,8 +445,15 @@ def skipping(work: Work, density: Array) -> Work:
     return work._replace(density=jnp.asarray(density, jnp.float32))
 
 
-def work_of(m: Array, k: Array, n: Array, accelerator: Accelerator, tech: Technology) -> Work:
-    """A dense GEMM and what it runs on, in float32."""
+def work_of(
+    m: Array,
+    k: Array,
+    n: Array,
+    accelerator: Accelerator,
+    tech: Technology,
+    live: Live | None = None,
+) -> Work:
+    """A dense GEMM and what it runs on, in float32; without `live` all operands are in DRAM."""
     as_float = lambda x: jnp.asarray(x, jnp.float32)  # noqa: E731
     dims: Dims = {"m": as_float(m), "k": as_float(k), "n": as_float(n)}
     accelerator = jax.tree.map(as_float, accelerator)
@@ -428,4 +461,9 @@ def work_of(m: Array, k: Array, n: Array, accelerator: Accelerator, tech: Techno
     if tech.costing.sizes == "divisors":
         dims = {d: rounded(x, jnp.round(x)) for d, x in dims.items()}
         tables = {d: divisors(jax.lax.stop_gradient(x)) for d, x in dims.items()}
-    return Work(dims, tables, unrollings(dims, accelerator, tech, tables), accelerator, tech)
+    ways = unrollings(dims, accelerator, tech, tables)
+    work = Work(dims, tables, ways, accelerator, tech)
+    if live is None or not tech.hands_over:
+        return work
+    live, capacity = Live(*map(as_float, live)), glb_words(accelerator, tech)
+    return work._replace(shares=shares_of(live, capacity), taken_words=taken_words(live, capacity))

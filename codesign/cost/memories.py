@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import jax.numpy as jnp
+
 from codesign.accelerator import Accelerator
 from codesign.scenario import Scenario
 
@@ -47,7 +49,9 @@ SRAMS = (
         "glb",
         copies=lambda chip: 1,
         capacities_kib=lambda chip, costing: (chip.glb_mib * 1024.0,),
-        access_bytes=lambda chip, scenario: min(scenario.glb_bytes_per_cycle, GLB_ACCESS_BYTES),
+        access_bytes=lambda chip, scenario: jnp.minimum(
+            scenario.glb_bytes_per_cycle, GLB_ACCESS_BYTES
+        ),
     ),
 )
 # All levels, the registers of the PEs first.

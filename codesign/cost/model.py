@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -12,13 +13,23 @@ import jax.numpy as jnp
 from codesign.accelerator import Accelerator
 from codesign.architecture import Architecture
 from codesign.cost import carbon
+from codesign.cost.capacity import contents_bytes
+from codesign.cost.components import Components
 from codesign.cost.costing import costing_of
 from codesign.cost.execution import Execution, total
 from codesign.cost.mapper import gemm_costs
-from codesign.cost.technology import Technology, area_breakdown_mm2, technology, tops
+from codesign.cost.technology import (
+    Technology,
+    area_breakdown_mm2,
+    leakage_w,
+    technology,
+    tops,
+)
 from codesign.cost.vector_unit import vector_costs
+from codesign.errors import UserError
 from codesign.scenario import Scenario
 from codesign.workload import Workload, clip_workload
+from codesign.workload.clip import CLIP_FAMILY
 
 
 @jax.tree_util.register_dataclass
@@ -28,13 +39,14 @@ class Costs:
 
     Attributes:
       latency_s: one inference, both towers one after the other, s.
-      energy_j: one inference, J.
+      energy_j: one inference, J, and its share of what the DRAM takes until the next.
       area_mm2: chip area, mm2.
       tops: peak 1e12 operations/s, a multiply-add of two words counted as two.
       operational_kgco2e: energy of the whole life, kgCO2e.
       embodied_kgco2e: making chip and DRAM, kgCO2e.
       breakdown: {"latency_s", "energy_j", "area_mm2", "embodied_kgco2e"} by part;
         each adds up to its total.
+      dram_gb: capacity of the DRAM, binary GB.
     """
 
     latency_s: Any
@@ -44,6 +56,7 @@ class Costs:
     operational_kgco2e: Any
     embodied_kgco2e: Any
     breakdown: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
+    dram_gb: Any = 0.0
 
     @property
     def carbon_kgco2e(self) -> Any:
@@ -61,46 +74,83 @@ class Chip(NamedTuple):
     Attributes:
       area_mm2: area by part, mm2.
       tops: peak 1e12 operations/s.
+      channels: of DRAM.
+      packages: that the DRAM's channels come in.
+      gated_w: what leaks between inferences, W.
     """
 
     area_mm2: dict[str, Any]
     tops: Any
+    channels: Any
+    packages: Any
+    gated_w: Any
 
     @classmethod
-    def of(cls, accelerator: Accelerator, scenario: Scenario) -> Chip:
-        """The chip of an accelerator."""
-        return cls(area_breakdown_mm2(accelerator, scenario), tops(accelerator, scenario))
+    def of(
+        cls, accelerator: Accelerator, scenario: Scenario, components: Components | None = None
+    ) -> Chip:
+        """The chip of an accelerator, of nominal components where none are given."""
+        area_mm2 = area_breakdown_mm2(accelerator, scenario, components)
+        gated_w = scenario.gated_leakage * leakage_w(accelerator, scenario, components)
+        packages = costing_of(scenario).dram_packages(accelerator.channels, scenario)
+        return cls(area_mm2, tops(accelerator, scenario), accelerator.channels, packages, gated_w)
 
     def merged(self) -> Chip:
         """The same with its area as one part."""
-        return Chip({"all": total(self.area_mm2)}, self.tops)
+        return self._replace(area_mm2={"all": total(self.area_mm2)})
 
 
-def run_workload(workload: Workload, accelerator: Accelerator, tech: Technology) -> Execution:
-    """Runs one workload on one accelerator (scalar leaves); vmap for batches."""
-    by_gemm = jax.vmap(gemm_costs, in_axes=(0, 0, 0, None, None, 0))
+def run_workload(
+    workload: Workload, accelerator: Accelerator, tech: Technology, crowded: bool | None = None
+) -> Execution:
+    """Runs one workload on one accelerator (scalar leaves); vmap for batches.
+
+    `crowded` is what `mapping.is_crowded` says of the accelerator where that is known.
+    """
+    by_gemm = functools.partial(gemm_costs, crowded=crowded)
+    by_gemm = jax.vmap(by_gemm, in_axes=(0, 0, 0, None, None, 0, 0))
     dims = workload.m, workload.k, workload.n
-    gemms = by_gemm(*dims, accelerator, tech, workload.density)
-    return summed(gemms, vector_costs(workload, accelerator, tech), workload)
+    gemms = by_gemm(*dims, accelerator, tech, workload.density, workload.live)
+    return summed(gemms, vector_costs(workload, accelerator, tech), workload, tech)
 
 
-def summed(gemms: Execution, vector: Execution, workload: Workload) -> Execution:
-    """Executions of single operators, [..., G] and [..., V], over the workload, counts included."""
+def summed(gemms: Execution, vector: Execution, workload: Workload, tech: Technology) -> Execution:
+    """Executions of single operators, [..., G] and [..., V], over the workload, counts included.
+
+    With what starting them takes, as "start".
+    """
     in_arrays = gemms.map(lambda x: jnp.sum(x * workload.count, axis=-1))
     in_lanes = vector.map(lambda x: jnp.sum(x * workload.vector_count, axis=-1))
-    return in_arrays.then(in_lanes)
+    starts = jnp.sum(workload.starts, axis=-1) + jnp.sum(workload.vector_count, axis=-1)
+    return in_arrays.then(in_lanes).then(Execution({"start": starts * tech.start_cycles}, {}))
 
 
-def costs_of(run: Execution, chip: Chip, scenario: Scenario) -> Costs:
-    """Costs of an execution, static energy included, on a chip; shapes broadcast."""
+def costs_of(run: Execution, chip: Chip, scenario: Scenario, dram_gb: Any) -> Costs:
+    """Costs of an execution, static energy included, on a chip; shapes broadcast.
+
+    Args:
+      run: one inference.
+      chip: that it runs on.
+      scenario: how both live.
+      dram_gb: capacity of the DRAM, binary GB, as the costing's `dram_capacity_gb`.
+    """
+    latency_s = run.cycles / scenario.clock_hz
+    dram = costing_of(scenario).dram_devices(
+        dram_gb, chip.channels, chip.packages, latency_s, scenario
+    )
+    idle_s = jnp.maximum(1 / scenario.inferences_per_s - latency_s, 0.0)
     energy_j = {part: 1e-12 * pj for part, pj in run.energy_pj.items()}
+    energy_j |= {
+        "idle": chip.gated_w * idle_s,
+        "dram_refresh": dram.refresh_w * latency_s,
+        "dram_between": dram.between_j,
+    }
     total_energy_j, total_area_mm2 = total(energy_j), total(chip.area_mm2)
-    embodied = {
-        "chip": carbon.chip_kgco2e(total_area_mm2, scenario),
-        "dram": carbon.dram_kgco2e(scenario) + jnp.zeros_like(total_area_mm2),
+    embodied = {"chip": carbon.chip_kgco2e(total_area_mm2, scenario)} | {
+        part: kg + jnp.zeros_like(total_area_mm2) for part, kg in dram.kgco2e.items()
     }
     return Costs(
-        latency_s=run.cycles / scenario.clock_hz,
+        latency_s=latency_s,
         energy_j=total_energy_j,
         area_mm2=total_area_mm2,
         tops=chip.tops,
@@ -112,6 +162,7 @@ def costs_of(run: Execution, chip: Chip, scenario: Scenario) -> Costs:
             "area_mm2": chip.area_mm2,
             "embodied_kgco2e": embodied,
         },
+        dram_gb=dram.capacity_gb,
     )
 
 
@@ -120,27 +171,61 @@ def clip_costs(
     accelerator: Accelerator,
     scenario: Scenario,
     density: Any = 1,
+    contents: Any = None,
 ) -> Costs:
     """Costs of one CLIP on one accelerator: scalar leaves, relaxed or not; jit and vmap it.
 
-    Differentiable in all three; infinite latency where a GEMM fits no mapping.
+    Differentiable in all numbers of the first three and in density; infinite latency where a GEMM
+    fits no mapping.
 
     Args:
       architecture: the CLIP.
       accelerator: the chip.
       scenario: with `index_bits` where weights are sparse.
       density: share of the blocks' weights that are kept, equally many in every row.
+      contents: of the DRAM, bytes, as `contents_bytes`, where it holds another network than
+        this one: a family its densest subnet.
+
+    Raises:
+      ValueError: a scenario that no design file could hold, or dimensions that are known
+        (neither traced nor batched by vmap) and out of their bounds.
     """
-    work = clip_workload(architecture, costing_of(scenario), density)
-    return workload_costs(work, accelerator, scenario)
+    from codesign.design_file import check_relaxed  # not above: it imports the cost model's tables
+
+    try:
+        check_relaxed(architecture, accelerator, scenario)
+    except UserError as error:
+        raise ValueError(str(error)) from error
+    work = clip_workload(architecture, costing_of(scenario), density, scenario.texts_per_image)
+    if contents is None:
+        contents = contents_bytes(CLIP_FAMILY.memory(architecture, scenario), scenario, density)
+    return workload_costs(work, accelerator, scenario, contents)
 
 
-def workload_costs(workload: Workload, accelerator: Accelerator, scenario: Scenario) -> Costs:
-    """Costs of any workload on one accelerator, as `clip_costs`."""
+def workload_costs(
+    workload: Workload,
+    accelerator: Accelerator,
+    scenario: Scenario,
+    contents: Any,
+    components: Components | None = None,
+    crowded: bool | None = None,
+) -> Costs:
+    """Costs of any workload on one accelerator, as `clip_costs`.
+
+    Args:
+      workload: its operators.
+      accelerator: the chip.
+      scenario: how it lives.
+      contents: weights, live activations and cache, bytes.
+      components: what the chip is made of, such as one set of `components.sampled`; the
+        costing's nominal ones where None.
+      crowded: as of `run_workload`.
+    """
     accelerator = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), accelerator)
-    tech = technology(accelerator, scenario)
-    run = run_workload(workload, accelerator, tech).with_static(tech)
-    return costs_of(run, Chip.of(accelerator, scenario), scenario)
+    tech = technology(accelerator, scenario, components)
+    run = run_workload(workload, accelerator, tech, crowded).with_static(tech)
+    dram_gb = costing_of(scenario).dram_capacity_gb(contents, accelerator.channels, scenario)
+    return costs_of(run, Chip.of(accelerator, scenario, components), scenario, dram_gb)
 
 
 def expected(subnets: Costs, shares: Sequence[float] | jax.Array) -> Costs:
@@ -171,6 +256,7 @@ def expected(subnets: Costs, shares: Sequence[float] | jax.Array) -> Costs:
         operational_kgco2e=mean(subnets.operational_kgco2e),
         embodied_kgco2e=subnets.embodied_kgco2e[0],
         breakdown=breakdown if subnets.breakdown else {},
+        dram_gb=subnets.dram_gb[0],
     )
 
 

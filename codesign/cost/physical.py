@@ -10,12 +10,14 @@ import jax.numpy as jnp
 from codesign.accelerator import Accelerator
 from codesign.cost import sram
 from codesign.cost.execution import Execution
+from codesign.cost.handover import Shares, shares_of
 from codesign.cost.loops import refetches
 from codesign.cost.rounding import ceil
 from codesign.cost.scaling import scaling
 from codesign.scenario import Scenario
 
 if TYPE_CHECKING:
+    from codesign.cost.components import Components
     from codesign.cost.mapping import Tiles, Work
     from codesign.cost.technology import Technology
     from codesign.cost.traffic import Traffic
@@ -41,14 +43,20 @@ def check_process(scenario: Scenario) -> None:
         raise ValueError(f"scenario.precision_bits: there is no {bits}; choose 4, 8 or 16")
 
 
-def sram_costs(scenario: Scenario, capacity_kib: Any, width_bytes: Any) -> SramCosts:
-    """An SRAM by the smooth laws, at the scenario's node; a word is read at full width."""
-    node, word = scaling(scenario.node_nm), scenario.word_bytes
+def sram_costs(
+    scenario: Scenario, capacity_kib: Any, width_bytes: Any, components: Components
+) -> SramCosts:
+    """An SRAM at the scenario's node: CACTI's smooth laws times what silicon has over them.
+
+    A word is read at full width.
+    """
+    node, word, silicon = scaling(scenario.node_nm), scenario.word_bytes, components.sram
+    access = silicon["access"] * word
     return SramCosts(
-        node.sram_read * word * sram.read_pj_per_byte(capacity_kib, width_bytes),
-        node.sram_write * word * sram.write_pj_per_byte(capacity_kib, width_bytes),
-        node.sram_area * sram.area_mm2(capacity_kib, width_bytes),
-        node.sram_leakage * sram.leakage_w(capacity_kib, width_bytes),
+        node.sram_read * access * sram.read_pj_per_byte(capacity_kib, width_bytes),
+        node.sram_write * access * sram.write_pj_per_byte(capacity_kib, width_bytes),
+        node.sram_area * silicon["area"] * sram.area_mm2(capacity_kib, width_bytes),
+        node.sram_leakage * silicon["leakage"] * sram.leakage_w(capacity_kib, width_bytes),
     )
 
 
@@ -69,13 +77,17 @@ def fill_and_drain(work: Work, tiles: Tiles) -> tuple[Array, Array]:
     """Cycles before the array can start, and those of storing what it ends with."""
     tech, chip, pes, stored = work.tech, tiles.chip, tiles.pes, work.stored_words
     # The first tiles of I and W, and the first registers.
-    first_registers = jnp.minimum(pes["n"], tiles.n2) * stored * jnp.minimum(
-        pes["k"] * work.register_rows, tiles.k2
+    first_registers = (
+        jnp.minimum(pes["n"], tiles.n2)
+        * stored
+        * jnp.minimum(pes["k"] * work.register_rows, tiles.k2)
     )
+    crossing = work.shares.crossing
     fill = (
-        chip["m"] * chip["k"] + chip["k"] * chip["n"] * stored
+        chip["m"] * chip["k"] * crossing.input + chip["k"] * chip["n"] * stored * crossing.second
     ) / tech.words_per_cycle["dram"] + first_registers / _l2_words_per_cycle(work)
-    return fill, chip["m"] * chip["n"] / tech.words_per_cycle["dram"]
+    drained = chip["m"] * chip["n"] * crossing.output
+    return fill, drained / tech.words_per_cycle["dram"]
 
 
 def l2_cycles(traffic: Traffic, work: Work, tiles: Tiles) -> Array:
@@ -83,6 +95,13 @@ def l2_cycles(traffic: Traffic, work: Work, tiles: Tiles) -> Array:
     used = tiles.cores["m"] * tiles.cores["k"] * tiles.cores["n"]
     busiest = jnp.maximum(traffic.read["l2"], traffic.write["l2"]) / used
     return busiest / _l2_words_per_cycle(work)
+
+
+def dram_cycles(traffic: Traffic, work: Work, fill: Array, drain: Array) -> Array:
+    """Reads and writes take turns on the channels' pins."""
+    del fill, drain
+    moved: Array = traffic.read["dram"] + traffic.write["dram"]
+    return moved / work.tech.words_per_cycle["dram"]
 
 
 def _l2_words_per_cycle(work: Work) -> Array:
@@ -95,7 +114,8 @@ def vector_costs(workload: Workload, accelerator: Accelerator, tech: Technology)
     """Costs [V] of element-wise operators on one accelerator.
 
     pe_x lanes on every core; operands stream DRAM -> GLB -> L2 -> lanes and results
-    back, overlapped with the arithmetic: the slowest of them sets the latency.
+    back, overlapped with the arithmetic: the slowest of them sets the latency. What is in the
+    GLB before and after does not cross the DRAM.
     """
     elements = workload.elements
     read, written = elements * workload.vector_operands, elements
@@ -103,13 +123,19 @@ def vector_costs(workload: Workload, accelerator: Accelerator, tech: Technology)
     cycles = ceil(elements / lanes) * workload.vector_cycles
     l2_words = accelerator.l2_bytes_per_cycle / tech.word_bytes * accelerator.cores
     rates = tech.words_per_cycle
-    transfer = jnp.maximum(read, written) / jnp.minimum(
-        jnp.minimum(rates["dram"], rates["glb"]), l2_words
-    )
-    moved = read + written
-    # Each word is written below and read again; of DRAM it is read or written.
-    through = {level: tech.read_pj[level] + tech.write_pj[level] for level in ("l2", "glb")}
-    energy_pj = {level: moved * pj for level, pj in through.items()}
-    energy_pj["dram"] = read * tech.read_pj["dram"] + written * tech.write_pj["dram"]
-    energy_pj["vector"] = elements * workload.vector_cycles * tech.lane_pj
+    shares = Shares()
+    if workload.vector_live is not None and tech.hands_over:
+        glb_words = accelerator.glb_mib * 2.0**20 / tech.word_bytes
+        shares = shares_of(workload.vector_live, glb_words)
+    fetched, stored = read * shares.crossing.input, written * shares.crossing.output
+    on_chip = jnp.maximum(read, written) / jnp.minimum(rates["glb"], l2_words)
+    transfer = jnp.maximum(on_chip, (fetched + stored) / rates["dram"])
+    # Each word is written below and read again; one in the GLB was written by its maker, and
+    # waits there for its reader.
+    energy_pj = {
+        "l2": (read + written) * (tech.read_pj["l2"] + tech.write_pj["l2"]),
+        "glb": (read + stored) * tech.read_pj["glb"] + (fetched + written) * tech.write_pj["glb"],
+        "dram": fetched * tech.read_pj["dram"] + stored * tech.write_pj["dram"],
+        "vector": elements * workload.vector_cycles * tech.lane_pj,
+    }
     return Execution({"vector": jnp.maximum(cycles, transfer)}, energy_pj)

@@ -167,10 +167,12 @@ def buffer_reference(capacity_kib: Scalar) -> Buffer:
     """
     log_kib, logs = _buffer_table()
     at = jnp.log(jnp.asarray(capacity_kib, jnp.float32))
-    return Buffer(*(
-        jnp.exp(jnp.interp(at, log_kib, y, left="extrapolate", right="extrapolate"))
-        for y in logs
-    ))
+    return Buffer(
+        *(
+            jnp.exp(jnp.interp(at, log_kib, y, left="extrapolate", right="extrapolate"))
+            for y in logs
+        )
+    )
 
 
 @functools.cache

@@ -25,18 +25,22 @@ import jax.numpy as jnp
 import numpy as np
 
 from codesign.accelerator import Accelerator
-from codesign.architecture import Tower
+from codesign.architecture import ELASTIC, Tower
+from codesign.cost.capacity import contents_bytes
+from codesign.cost.components import Components
 from codesign.cost.costing import costing_of
 from codesign.cost.execution import Execution
 from codesign.cost.mapper import gemm_run
 from codesign.cost.mapping import is_crowded
 from codesign.cost.model import Chip, Costs, costs_of, summed
-from codesign.cost.technology import technology
+from codesign.cost.technology import Technology, technology
 from codesign.cost.vector_unit import vector_costs
 from codesign.scenario import Scenario
 from codesign.space import AcceleratorChoices, DesignSpace
 from codesign.workload import Workload
-from codesign.workload.operators import weight_density
+from codesign.workload.blocks import repeated
+from codesign.workload.memory import Memory
+from codesign.workload.operators import Live, weight_density
 
 Array = jax.Array
 # (GEMM, accelerator) pairs mapped side by side: long vectors that stay in cache.
@@ -52,6 +56,7 @@ class CostTable:
       layer: per tower, one transformer block, static energy included: [width, heads, ffn, *A].
       outside: per tower, everything outside the blocks: [width, *A].
       chip: area and peak of the accelerators, [*A].
+      density: share of the blocks' weights that are kept.
       scenario: what the carbon is computed with.
       space: the space.
     """
@@ -59,11 +64,19 @@ class CostTable:
     layer: dict[str, Execution]
     outside: dict[str, Execution]
     chip: Chip
+    density: Any
     scenario: Scenario = dataclasses.field(metadata={"static": True})
     space: DesignSpace = dataclasses.field(metadata={"static": True})
 
-    def relaxed(self, z: Array) -> Costs:
-        """Costs at a relaxed design z [d]: multilinear between the discrete designs."""
+    def relaxed(self, z: Array, dram_gb: Array | None = None) -> Costs:
+        """Costs at a relaxed design z [d]: multilinear between the discrete designs.
+
+        Args:
+          z: the design.
+          dram_gb: capacity of the DRAM; None: what this network takes.
+        """
+        if dram_gb is None:
+            dram_gb = self.dram_gb(z)
         space, weights = self.space, self.space.weights(z)
         on_chip = [_neighbours(w) for w in space.part(weights, "accelerator")]
 
@@ -74,16 +87,60 @@ class CostTable:
             inside = self.layer[name].map(
                 lambda x: number * _interpolate(x, [width, heads, ffn, *on_chip])
             )
-            return inside.then(
-                self.outside[name].map(lambda x: _interpolate(x, [width, *on_chip]))
-            )
+            return inside.then(self.outside[name].map(lambda x: _interpolate(x, [width, *on_chip])))
 
         chip = jax.tree.map(lambda x: _interpolate(x, on_chip), self.chip)
         run = functools.reduce(Execution.then, map(tower, space.towers))
-        return costs_of(run, chip, self.scenario).totals()
+        return costs_of(run, chip, self.scenario, dram_gb).totals()
 
-    def on_every_accelerator(self, indices: Array) -> Costs:
-        """Costs [accelerators] of the architecture at choice indices [>= architecture_size]."""
+    def dram_gb(self, z: Array) -> Array:
+        """Capacity of the DRAM at a relaxed design z [d], binary GB: multilinear, as all costs."""
+        space, weights = self.space, self.space.weights(z)
+        near = {name: _near(space, name, weights) for name in space.towers}
+        shares = [*(share for _, share in near.values()), space.part(weights, "accelerator")[-1]]
+        # One axis a tower, the last one that of the channels.
+        spread = {
+            name: jax.tree.map(lambda x, i=i: jnp.expand_dims(x, _others(i, len(shares))), tower)
+            for i, (name, (tower, _)) in enumerate(near.items())
+        }
+        architecture = space.family.architecture(space.base, spread)
+        channels = jnp.asarray(space.accelerator.channels, jnp.float32)
+        capacity = self._capacity_gb(space.family.memory(architecture, self.scenario), channels)
+        mean: Array = jnp.broadcast_to(capacity, [len(share) for share in shares])
+        for share in reversed(shares):
+            mean = mean @ share
+        return mean
+
+    def dram_gb_on_every_accelerator(self, indices: Array) -> Array:
+        """Capacity of the DRAM [accelerators] of the architecture at choice indices."""
+        space = self.space
+        values = [
+            jnp.asarray(d.choices)[i]
+            for d, i in zip(
+                space.part(space.dimensions, "architecture"),
+                space.part(indices, "architecture"),
+                strict=True,
+            )
+        ]
+        memory = space.family.memory(space.with_dimensions(values), self.scenario)
+        return self._capacity_gb(memory, self.chip.channels.reshape(-1))
+
+    def _capacity_gb(self, memory: Memory, channels: Array) -> Array:
+        contents = contents_bytes(memory, self.scenario, self.density)
+        capacity: Array = costing_of(self.scenario).dram_capacity_gb(
+            contents, channels, self.scenario
+        )
+        return capacity
+
+    def on_every_accelerator(self, indices: Array, dram_gb: Array | None = None) -> Costs:
+        """Costs [accelerators] of the architecture at choice indices [>= architecture_size].
+
+        Args:
+          indices: of the choices.
+          dram_gb: capacity of the DRAM, [accelerators]; None: what this network takes.
+        """
+        if dram_gb is None:
+            dram_gb = self.dram_gb_on_every_accelerator(indices)
         space = self.space
 
         def tower(name: str) -> Execution:
@@ -94,10 +151,10 @@ class CostTable:
 
         run = functools.reduce(Execution.then, map(tower, space.towers))
         run, chip = jax.tree.map(lambda x: jnp.reshape(x, -1), (run, self.chip))
-        return costs_of(run, chip, self.scenario).totals()
+        return costs_of(run, chip, self.scenario, dram_gb).totals()
 
     def accelerator_indices(self, flat: Array) -> Array:
-        """Choice indices [..., 6] of accelerators given by flat index [...]."""
+        """Choice indices [..., fields] of accelerators given by flat index [...]."""
         return jnp.stack(jnp.unravel_index(flat, self.chip.tops.shape), axis=-1)
 
 
@@ -106,6 +163,24 @@ class _Axis(NamedTuple):
 
     first: Array
     weights: Array
+
+
+def _near(space: DesignSpace, name: str, weights: Sequence[Array]) -> tuple[Tower, Array]:
+    """A tower's designs around a relaxed one, leaves [N], and their weights [N]."""
+    values, shares = [], []
+    for field, share in zip(ELASTIC, space.part(weights, name), strict=True):
+        choices = jnp.asarray(getattr(space.towers[name], field), jnp.float32)
+        axis = _neighbours(share)
+        values.append(jax.lax.dynamic_slice_in_dim(choices, axis.first, len(axis.weights)))
+        shares.append(axis.weights)
+    every = [x.ravel() for x in jnp.meshgrid(*values, indexing="ij")]
+    joint = functools.reduce(jnp.multiply.outer, shares)
+    return Tower(*every), joint.ravel()
+
+
+def _others(axis: int, ranks: int) -> tuple[int, ...]:
+    """All of so many axes but one."""
+    return tuple(i for i in range(ranks) if i != axis)
 
 
 def _neighbours(weights: Array) -> _Axis:
@@ -117,43 +192,49 @@ def _neighbours(weights: Array) -> _Axis:
 
 def _interpolate(values: Array, axes: Sequence[_Axis]) -> Array:
     """Sum over the neighbours along every axis of values [n, ...], times their weights."""
-    near = jax.lax.dynamic_slice(
-        values, [a.first for a in axes], [len(a.weights) for a in axes]
-    )
+    near = jax.lax.dynamic_slice(values, [a.first for a in axes], [len(a.weights) for a in axes])
     for axis in reversed(axes):
         near = near @ axis.weights
     return near
 
 
-@functools.partial(jax.jit, static_argnames=("scenario", "batch", "crowded"))
-def _map_gemms(
-    gemms: Array, chips: Accelerator, scenario: Scenario, batch: int, crowded: bool
-) -> Execution:
-    """Execution [A, U], without static energy, of single GEMMs on every accelerator.
+@jax.jit
+def technologies(
+    chips: Accelerator, scenario: Scenario, components: Components | None = None
+) -> Technology:
+    """What each event costs on each of many accelerators, leaves [A]; see `technology`."""
+    return technology(chips, scenario, components)
+
+
+# Whatever a scenario changes is in the technology's leaves, so that one program maps for all.
+@jax.jit
+def _map_gemms(gemms: Array, chips: Accelerator, techs: Technology, crowded: Array) -> Execution:
+    """Execution [B, N, U], without static energy, of single GEMMs on batches of accelerators.
 
     Args:
-      gemms: m, k, n and, where some are sparse, densities: [U, 3 or 4].
-      chips: leaves [A].
-      scenario: clock and bandwidths.
-      batch: how many accelerators are mapped together; divides A.
-      crowded: what `is_crowded` says of all of them.
+      gemms: m, k, n, what is alive while each operand waits and, where some are sparse,
+        densities: [U, 6 or 7].
+      chips: leaves [B, N]; those of a batch are mapped together.
+      techs: of the chips, leaves [B, N].
+      crowded: what `is_crowded` says of all of a batch, [B].
     """
 
-    def on_chip(chip: Accelerator) -> Execution:
-        tech = technology(chip, scenario)
-        m, k, n, *density = gemms.T
+    def on_chip(chip: Accelerator, tech: Technology, crowded: Array) -> Execution:
+        m, k, n, *more = gemms.T
+        live, density = Live(*more[:3]), more[3:]
         run = functools.partial(gemm_run, crowded=crowded)
-        run = jax.vmap(run, in_axes=(0, 0, 0, None, None, 0))
-        return run(m, k, n, chip, tech, density[0] if density else None)
+        run = jax.vmap(run, in_axes=(0, 0, 0, None, None, 0, 0))
+        return run(m, k, n, chip, tech, density[0] if density else None, live)
 
-    in_batches = jax.tree.map(lambda x: x.reshape(-1, batch), chips)
-    run: Execution = jax.lax.map(jax.vmap(on_chip), in_batches)
-    return run.map(lambda x: x.reshape(-1, x.shape[-1]))
+    run: Execution = jax.lax.map(
+        lambda batch: jax.vmap(on_chip, in_axes=(0, 0, None))(*batch), (chips, techs, crowded)
+    )
+    return run
 
 
-@functools.partial(jax.jit, static_argnames="scenario")
+@jax.jit
 def _sum_operators(
-    mapped: Execution, which: Array, workload: Workload, chips: Accelerator, scenario: Scenario
+    mapped: Execution, which: Array, workload: Workload, chips: Accelerator, techs: Technology
 ) -> Execution:
     """Execution [D, A] of D workloads made of mapped GEMMs: sums alone, static energy included.
 
@@ -162,17 +243,16 @@ def _sum_operators(
       which: the distinct GEMM that each GEMM of each workload is, [D, G].
       workload: operators, [D, G] and [D, V].
       chips: accelerators, leaves [A].
-      scenario: clock and bandwidths.
+      techs: of them, leaves [A].
     """
 
-    def on_chip(chip: Accelerator, mapped: Execution) -> Execution:
-        tech = technology(chip, scenario)
+    def on_chip(chip: Accelerator, tech: Technology, mapped: Execution) -> Execution:
         gemms = mapped.map(lambda x: x[which])
         # One sum of the parts before that over the operators.
         vector = vector_costs(workload, chip, tech).merged()
-        return summed(gemms, vector, workload).with_static(tech).merged()
+        return summed(gemms, vector, workload, tech).with_static(tech).merged()
 
-    run: Execution = jax.vmap(on_chip, out_axes=1)(chips, mapped)
+    run: Execution = jax.vmap(on_chip, out_axes=1)(chips, techs, mapped)
     return run
 
 
@@ -182,27 +262,44 @@ def stack_workloads(workloads: Sequence[Workload]) -> Workload:
     sparse = any(w.density is not None for w in workloads)
     vector_ops = max(len(w.vector_names) for w in workloads)
 
+    rows = [w.m.shape[0] for w in workloads]
+
+    def side_by_side(parts: Sequence[Any], operators: int, fill: float) -> Any:
+        """One number of every workload's operators, [sum D_i, operators]."""
+        wide = [
+            np.broadcast_to(np.asarray(x), (n, np.shape(x)[-1]))
+            for x, n in zip(parts, rows, strict=True)
+        ]
+        return np.concatenate(
+            [np.pad(x, ((0, 0), (0, operators - x.shape[-1])), constant_values=fill) for x in wide]
+        )
+
     def padded(name: str, operators: int, fill: float) -> Any:
-        """One field of all workloads, [sum D_i, operators]."""
         given = weight_density if name == "density" else operator.attrgetter(name)
-        parts = [np.asarray(given(w)) for w in workloads]
-        rows = [w.m.shape[0] for w in workloads]
-        parts = [np.broadcast_to(x, (n, x.shape[-1])) for x, n in zip(parts, rows, strict=True)]
-        missing = [operators - x.shape[-1] for x in parts]
-        return np.concatenate([
-            np.pad(x, ((0, 0), (0, more)), constant_values=fill)
-            for x, more in zip(parts, missing, strict=True)
-        ])
+        return side_by_side([given(w) for w in workloads], operators, fill)
+
+    def live(name: str, operators: int) -> Live | None:
+        given = [getattr(w, name) for w in workloads]
+        if any(each is None for each in given):
+            return None
+        return Live(*(side_by_side(x, operators, np.inf) for x in zip(*given, strict=True)))
 
     return Workload(
         **{name: padded(name, gemms, 1.0) for name in ("m", "k", "n")},
-        count=padded("count", gemms, 0.0),
+        **{name: padded(name, gemms, 0.0) for name in ("count", "starts")},
         **{
             name: padded(name, vector_ops, 0.0)
-            for name in ("elements", "vector_count", "vector_cycles", "vector_operands",
-                         "vector_rows")
+            for name in (
+                "elements",
+                "vector_count",
+                "vector_cycles",
+                "vector_operands",
+                "vector_rows",
+            )
         },
         density=padded("density", gemms, 1.0) if sparse else None,
+        live=live("live", gemms),
+        vector_live=live("vector_live", vector_ops),
         gemm_names=tuple(f"gemm_{i}" for i in range(gemms)),
         vector_names=tuple(f"vector_{i}" for i in range(vector_ops)),
     )
@@ -218,35 +315,49 @@ def run_grid(
       chips: accelerators, leaves [A].
       scenario: clock and bandwidths.
     """
+    chips = in_float32(chips)
+    return run_on(workloads, chips, technologies(chips, scenario))
+
+
+def in_float32(chips: Accelerator) -> Accelerator:
+    """The same accelerators in NumPy's float32."""
+    as_float: Accelerator = jax.tree.map(lambda x: np.asarray(x, np.float32), chips)
+    return as_float
+
+
+def run_on(workloads: Sequence[Workload], chips: Accelerator, techs: Technology) -> list[Execution]:
+    """`run_grid` where what each event costs is given.
+
+    Args:
+      workloads: concrete batches of operators, each [D, G] and [D, V].
+      chips: accelerators, leaves [A], as of `in_float32`.
+      techs: of them, leaves [A], as of `technologies`.
+    """
     workload = stack_workloads(workloads)
-    columns = [workload.m, workload.k, workload.n]
+    live = workload.live if techs.hands_over and workload.live is not None else Live()
+    columns: list[Any] = [workload.m, workload.k, workload.n]
+    columns += [np.broadcast_to(words, workload.m.shape) for words in live]
     columns += [] if workload.density is None else [workload.density]
     shapes = np.stack([np.asarray(x) for x in columns], axis=-1)
     gemms, which = np.unique(shapes.reshape(-1, len(columns)), axis=0, return_inverse=True)
-    # In NumPy what need not be compiled: most of a small search's time is compilation.
-    chips = jax.tree.map(lambda x: np.asarray(x, np.float32), chips)
-    mapped = _mapped(gemms, chips, scenario)
-    run = _sum_operators(mapped, which.reshape(shapes.shape[:2]), workload, chips, scenario)
+    mapped = _mapped(gemms, chips, techs)
+    run = _sum_operators(mapped, which.reshape(shapes.shape[:2]), workload, chips, techs)
     ends = np.cumsum([0, *(w.m.shape[0] for w in workloads)])
     return [run.map(lambda x, a=a, b=b: x[a:b]) for a, b in itertools.pairwise(ends)]
 
 
-def _mapped(gemms: np.ndarray, chips: Accelerator, scenario: Scenario) -> Execution:
-    """Execution [A, U], without static energy, of single GEMMs [U, 3 or 4] on chips [A]."""
+def _mapped(gemms: np.ndarray, chips: Accelerator, techs: Technology) -> Execution:
+    """Execution [A, U], without static energy, of single GEMMs [U, 6 or 7] on chips [A]."""
     crowded = np.asarray(is_crowded(chips))
     batch = min(len(crowded), max(1, PAIRS_AT_ONCE // len(gemms)))
-    runs, places = [], []
-    for kind in np.unique(crowded):
-        # Padded to whole batches by more of the last: what they give is that chip's again.
-        mine = np.flatnonzero(crowded == kind)
-        mine = np.pad(mine, (0, -len(mine) % batch), mode="edge")
-        some = jax.tree.map(lambda x, mine=mine: x[mine], chips)
-        runs.append(_map_gemms(gemms, some, scenario, batch, bool(kind)))
-        places.append(mine)
+    # Batches of one kind, padded by more of its last chip: what they give is that chip's again.
+    kinds = [np.flatnonzero(crowded == kind) for kind in np.unique(crowded)]
+    at = np.concatenate([np.pad(kind, (0, -len(kind) % batch), mode="edge") for kind in kinds])
+    batches = jax.tree.map(lambda x: np.asarray(x)[at].reshape(-1, batch), (chips, techs))
+    run = _map_gemms(gemms, *batches, crowded[at[::batch]])
     order = np.zeros(len(crowded), np.int64)
-    order[np.concatenate(places)] = np.arange(sum(map(len, places)))
-    mapped: Execution = jax.tree.map(lambda *x: jnp.concatenate(x)[order], *runs)
-    return mapped
+    order[at] = np.arange(len(at))
+    return run.map(lambda x: x.reshape(-1, x.shape[-1])[order])
 
 
 def accelerator_grid(choices: AcceleratorChoices) -> Accelerator:
@@ -256,17 +367,40 @@ def accelerator_grid(choices: AcceleratorChoices) -> Accelerator:
 
 
 def grid_costs(
-    workload: Workload, chips: Accelerator, scenario: Scenario
+    workload: Workload, chips: Accelerator, scenario: Scenario, contents: float
 ) -> Costs:
-    """Costs [A] of one workload on every accelerator (leaves [A]); infinite where it fits none."""
+    """Costs [A] of one workload on every accelerator (leaves [A]); infinite where it fits none.
+
+    Args:
+      workload: operators of one network.
+      chips: accelerators.
+      scenario: how they live.
+      contents: of the DRAM, bytes: weights, live activations and cache.
+    """
     one = jax.tree.map(lambda x: np.asarray(x)[None], workload)
     (run,) = run_grid([one], chips, scenario)
-    return _on_chips(run.map(lambda x: x[0]), chips, scenario)
+    return costs_on_chips(run.map(lambda x: x[0]), chips, scenario, contents)
 
 
-@functools.partial(jax.jit, static_argnames="scenario")
-def _on_chips(run: Execution, chips: Accelerator, scenario: Scenario) -> Costs:
-    return costs_of(run, Chip.of(chips, scenario), scenario).totals()
+@jax.jit
+def costs_on_chips(
+    run: Execution,
+    chips: Accelerator,
+    scenario: Scenario,
+    contents: Any,
+    components: Components | None = None,
+) -> Costs:
+    """Costs [A], without parts, of an execution on each of many accelerators.
+
+    Args:
+      run: of one network on each accelerator, static energy included, leaves [A].
+      chips: accelerators, leaves [A].
+      scenario: how they live.
+      contents: of the DRAM, bytes.
+      components: what the chips are made of; the costing's nominal ones where None.
+    """
+    dram_gb = costing_of(scenario).dram_capacity_gb(contents, chips.channels, scenario)
+    return costs_of(run, Chip.of(chips, scenario, components), scenario, dram_gb).totals()
 
 
 def build_table(space: DesignSpace, scenario: Scenario, density: float = 1) -> CostTable:
@@ -288,23 +422,27 @@ def build_table(space: DesignSpace, scenario: Scenario, density: float = 1) -> C
         w, h, f = np.meshgrid(choices.width, choices.heads, choices.ffn, indexing="ij")
         shapes.append(w.shape)
         every = Tower(1, *(jnp.asarray(x.ravel()) for x in (w, h, f)))
-        blocks.append(family.block(base, name, every, density).under(costing))
-        rest.append(family.outside(base, name, jnp.asarray(choices.width)).under(costing))
-    runs = run_grid([*blocks, *rest], chips, scenario)
-    _check_fits(runs, chips)
+        runs = family.runs(name, scenario)
+        block = family.block(base, name, every, density)
+        around = family.outside(base, name, jnp.asarray(choices.width))
+        blocks.append(repeated(block, runs).under(costing))
+        rest.append(repeated(around, runs).under(costing))
+    executed = run_grid([*blocks, *rest], chips, scenario)
+    _check_fits(executed, chips)
     layer = {
         name: run.map(functools.partial(jnp.reshape, shape=(*shape, *chip_shape)))
-        for name, shape, run in zip(space.towers, shapes, runs[: len(blocks)], strict=True)
+        for name, shape, run in zip(space.towers, shapes, executed[: len(blocks)], strict=True)
     }
     outside = {
         name: run.map(lambda x: jnp.reshape(x, (-1, *chip_shape)))
-        for name, run in zip(space.towers, runs[len(blocks) :], strict=True)
+        for name, run in zip(space.towers, executed[len(blocks) :], strict=True)
     }
     grid = jax.tree.map(lambda x: jnp.asarray(x).reshape(chip_shape), chips)
     return CostTable(
         layer=layer,
         outside=outside,
         chip=Chip.of(grid, scenario).merged(),
+        density=jnp.float32(density),
         scenario=scenario,
         space=space,
     )

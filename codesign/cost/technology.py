@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from codesign.accelerator import Accelerator
-from codesign.cost import tables
+from codesign.cost.components import Components, nominal
 from codesign.cost.costing import PHYSICAL, Costing, costing_of
 from codesign.cost.execution import total
 from codesign.cost.memories import SRAMS, Sram
@@ -37,14 +37,18 @@ class Technology:
       mac_pj: one multiply of two words with a 32-bit accumulate.
       lane_pj: one vector-lane cycle: one MAC, one register read, two writes.
       read_pj, write_pj: one word of each of `memories.LEVELS`.
-      words_per_cycle: bandwidth of the levels that all cores share, words a cycle each way.
+      words_per_cycle: bandwidth of the levels that all cores share, words a cycle: of the GLB each
+        way, of DRAM as the costing's `dram_cycles` has it.
       leakage_pj: leakage of SRAM, arithmetic and registers, per clock cycle.
-      clock_pj: clock of accumulators and of the registers' gates, per clock cycle.
-      dram_background_pj: the DRAM's standby and refresh, per clock cycle.
+      clock_pj: clock of operands, accumulators and the registers' gates, per clock cycle.
+      control_pj: sequencer and DMA of the chip, per clock cycle.
+      start_cycles: what starting an operator takes.
+      dram_background_pj: the DRAM's standby, whatever its capacity, per clock cycle.
       word_bytes: bytes of a word.
       index_words: words of a kept weight's position; 0 on a chip that skips no zeros.
       partial_sum_words: words of a 32-bit partial sum.
       costing: the conventions these constants belong to.
+      hand_over: whether the scenario lets operands wait in the GLB.
     """
 
     mac_pj: Any
@@ -54,11 +58,19 @@ class Technology:
     words_per_cycle: dict[str, Any]
     leakage_pj: Any
     clock_pj: Any = 0.0
+    control_pj: Any = 0.0
+    start_cycles: Any = 0.0
     dram_background_pj: Any = 0.0
     word_bytes: Any = 1.0
     partial_sum_words: Any = 4.0
     index_words: Any = 0.0
     costing: Costing = dataclasses.field(default=PHYSICAL, metadata={"static": True})
+    hand_over: bool = dataclasses.field(default=True, metadata={"static": True})
+
+    @property
+    def hands_over(self) -> bool:
+        """Whether operands may wait in the GLB from one operator to the next."""
+        return self.costing.hands_over and self.hand_over
 
     @property
     def static_pj(self) -> Any:
@@ -71,13 +83,9 @@ class Technology:
         return {
             "leakage": self.leakage_pj,
             "clock": self.clock_pj,
+            "control": self.control_pj,
             "dram_background": self.dram_background_pj,
         }
-
-
-def component(costing: Costing, name: str, column: str = "energy_pj") -> float:
-    """A constant of the costing's component table."""
-    return tables.value(f"{costing.components}_22nm", "component", name, column)
 
 
 def check_process(scenario: Scenario) -> None:
@@ -91,12 +99,14 @@ def multiplier_accumulator(scenario: Scenario, name: str, column: str) -> float:
     The multiplier is an array of bits x bits cells, the adder of 32 bits stays. Horowitz
     (ISSCC 2014) has 15.5 times the energy for 32 bits instead of 8, where this has 16.
     """
-    return _multiplier_accumulator(costing_of(scenario), scenario.word_bytes, name, column)
+    parts = nominal(costing_of(scenario))
+    found: float = _multiplier_accumulator(parts, scenario.word_bytes, name, column)
+    return found
 
 
-def _multiplier_accumulator(costing: Costing, word: float, name: str, column: str) -> float:
-    adder = component(costing, "accumulator_adder", column)
-    return (component(costing, name, column) - adder) * word**2 + adder
+def _multiplier_accumulator(parts: Components, word: float, name: str, column: str) -> Any:
+    adder = parts.of("accumulator_adder", column)
+    return (parts.of(name, column) - adder) * word**2 + adder
 
 
 def tensor_l2_kib(accelerator: Accelerator, costing: Costing) -> Any:
@@ -105,119 +115,188 @@ def tensor_l2_kib(accelerator: Accelerator, costing: Costing) -> Any:
 
 
 def _srams(
-    level: Sram, accelerator: Accelerator, scenario: Scenario, costing: Costing
+    level: Sram, accelerator: Accelerator, scenario: Scenario, costing: Costing, parts: Components
 ) -> list[SramCosts]:
     """One of a level's memories, that of the PE array first where there are several."""
     width_bytes = level.access_bytes(accelerator, scenario)
     capacities_kib = level.capacities_kib(accelerator, costing)
-    return [costing.sram(scenario, kib, width_bytes) for kib in capacities_kib]
+    return [costing.sram(scenario, kib, width_bytes, parts) for kib in capacities_kib]
 
 
-def technology(accelerator: Accelerator, scenario: Scenario) -> Technology:
+def technology(
+    accelerator: Accelerator, scenario: Scenario, components: Components | None = None
+) -> Technology:
     """What each event costs on this accelerator; shapes follow the accelerator's leaves.
+
+    Args:
+      accelerator: the chip.
+      scenario: how it is made and clocked.
+      components: what it is made of; the costing's nominal ones where None.
 
     Raises:
       ValueError: no component data for the scenario's node or precision.
     """
     costing = costing_of(scenario)
     costing.check_process(scenario)
-    node, word = scaling(scenario.node_nm), scenario.word_bytes
-    energy = functools.partial(component, costing)
-    srams = {s.name: _srams(s, accelerator, scenario, costing)[0] for s in SRAMS}
-    logic_w = (
-        1e-6
-        * node.logic_energy
-        * sum(_logic(accelerator, scenario, costing, "power_uw").values())
-    )
-    # The outermost first: float32 sums depend on their order.
-    leakage_w = total({
-        s.name: s.copies(accelerator) * srams[s.name].leakage_w for s in reversed(SRAMS)
-    }) + logic_w  # fmt: skip
-    dram_w = 1e-6 * energy("dram_gb", "power_uw") * scenario.dram_gb
-    like = jnp.zeros_like(leakage_w)
+    parts = components or nominal(costing)
+    node, word, energy = scaling(scenario.node_nm), scenario.word_bytes, parts.of
+    srams = {s.name: _srams(s, accelerator, scenario, costing, parts)[0] for s in SRAMS}
+    leaking_w = leakage_w(accelerator, scenario, parts)
+    dram = costing.dram_port(accelerator, scenario, parts.dram)
+    like = jnp.zeros_like(leaking_w)
     mac_pj, lane_pj = (
-        _multiplier_accumulator(costing, word, unit, "energy_pj") for unit in ("mac", "lane_mac")
+        _multiplier_accumulator(parts, word, unit, "energy_pj") for unit in ("mac", "lane_mac")
     )
     lane_pj += word * (energy("lane_register_read") + 2 * energy("lane_register_write"))
-    logic, dram_pj = node.logic_energy * word, like + word * energy("dram_word")
+    # A word of the GLB comes from a core, or goes to one, over the network.
+    distance_mm = _network_mm(accelerator, scenario, parts)
+    carried_pj = {"l2": 0.0, "glb": word * energy("wire") * distance_mm}
+    logic, dram_pj = node.logic_energy * word, like + word * dram.access_pj
     return Technology(
         mac_pj=like + node.logic_energy * mac_pj,
         lane_pj=like + node.logic_energy * lane_pj,
         read_pj={
             "register": like + logic * energy("weight_register_read"),
-            **{name: costs.read_pj for name, costs in srams.items()},
+            **{name: costs.read_pj + carried_pj[name] for name, costs in srams.items()},
             "dram": dram_pj,
         },
         write_pj={
             "register": like + logic * energy("weight_register_write"),
-            **{name: costs.write_pj for name, costs in srams.items()},
+            **{name: costs.write_pj + carried_pj[name] for name, costs in srams.items()},
             "dram": dram_pj,
         },
         words_per_cycle={
             "glb": like + scenario.glb_bytes_per_cycle / word,
-            "dram": like + scenario.dram_bytes_per_cycle / word,
+            "dram": like + dram.bytes_per_cycle / word,
         },
-        leakage_pj=leakage_w / scenario.clock_hz * 1e12,
+        leakage_pj=leaking_w / scenario.clock_hz * 1e12,
         clock_pj=like
         + node.logic_energy * energy("register_clock") * _clocked(accelerator, scenario),
-        dram_background_pj=like + dram_w / scenario.clock_hz * 1e12,
+        control_pj=like + node.logic_energy * energy("control"),
+        start_cycles=like + scenario.operator_start_cycles * costing.operators_start,
+        dram_background_pj=like + dram.standby_w / scenario.clock_hz * 1e12,
         word_bytes=like + word,
         partial_sum_words=like + PARTIAL_SUM_BYTES / word,
         index_words=like + scenario.index_bits / scenario.precision_bits,
         costing=costing,
+        hand_over=scenario.hand_over,
     )
 
 
+def leakage_w(
+    accelerator: Accelerator, scenario: Scenario, components: Components | None = None
+) -> Any:
+    """What the chip leaks while it is switched on, W."""
+    costing = costing_of(scenario)
+    parts, node = components or nominal(costing), scaling(scenario.node_nm)
+    srams = {s.name: _srams(s, accelerator, scenario, costing, parts)[0] for s in SRAMS}
+    logic_uw = _logic(accelerator, scenario, parts, "power_uw") | _uncore(
+        accelerator, parts, "power_uw"
+    )
+    # The outermost first: float32 sums depend on their order.
+    return total({
+        s.name: s.copies(accelerator) * srams[s.name].leakage_w for s in reversed(SRAMS)
+    }) + 1e-6 * node.logic_energy * sum(logic_uw.values())  # fmt: skip
+
+
+def _uncore(accelerator: Accelerator, parts: Components, column: str) -> dict[str, Any]:
+    """A column of what a chip has once, and of the routers between its cores, 22 nm."""
+    return {
+        "control": parts.of("control", column),
+        "noc": parts.of("router", column) * (accelerator.cores - 1),
+    }
+
+
+def _network_mm(accelerator: Accelerator, scenario: Scenario, parts: Components) -> Any:
+    """Mean way of a word between the GLB and a core, past what the memories' own wires span, mm.
+
+    Cores lie in a square of sqrt(C) x sqrt(C), the GLB at its corner: sqrt(C) - 1 cores on
+    the average, each as wide as the root of its area.
+    """
+    costing, um2 = costing_of(scenario), scaling(scenario.node_nm).logic_area
+    (level,) = (s for s in SRAMS if s.name == "l2")
+    l2 = _srams(level, accelerator, scenario, costing, parts)[0].area_mm2
+    arrays = 1e-6 * um2 * sum(_logic(accelerator, scenario, parts, "area_um2").values())
+    pitch_mm = jnp.sqrt(arrays / accelerator.cores + l2)
+    return (jnp.sqrt(accelerator.cores) - 1) * pitch_mm
+
+
 def _logic(
-    accelerator: Accelerator, scenario: Scenario, costing: Costing, column: str
+    accelerator: Accelerator, scenario: Scenario, parts: Components, column: str
 ) -> dict[str, Any]:
     """A column of the components summed over the chip's PE arrays and vector units, 22 nm."""
-    of = functools.partial(component, costing, column=column)
-    word, bit = scenario.word_bytes, of("register_bit")
-
-    def unit(mac: str, register: str, words: int) -> float:
-        """A MAC with its register file of so many words."""
-        arithmetic = _multiplier_accumulator(costing, word, mac, column)
-        return arithmetic + word * (of(register) + 8 * words * bit)
-
+    of = functools.partial(parts.of, column=column)
+    word, flip_flop = scenario.word_bytes, of("flip_flop_bit")
     columns = accelerator.cores * accelerator.pe_x
-    pe = unit("mac", "weight_register_read", WEIGHT_REGISTER_WORDS)
-    if scenario.index_bits:  # positions beside the weights, and an operand of its own
-        positions = scenario.index_bits / 8
-        pe += positions * (of("weight_register_read") + 8 * WEIGHT_REGISTER_WORDS * bit)
-        pe += word * 8 * bit
-    lane = unit("lane_mac", "lane_register_read", LANE_REGISTER_WORDS)
+    stored_bits = WEIGHT_REGISTER_WORDS * _stored_bits(scenario)
+    pe = (
+        _multiplier_accumulator(parts, word, "mac", column)
+        + _stored_bits(scenario) / 8 * of("weight_register_read")
+        + stored_bits * of("register_bit")
+        + _operand_bits(scenario) * flip_flop
+    )
+    lane = (
+        _multiplier_accumulator(parts, word, "lane_mac", column)
+        + word * of("lane_register_read")
+        + 8 * word * LANE_REGISTER_WORDS * flip_flop
+    )
     return {
-        "pe": accelerator.pes * pe + columns * 8 * PARTIAL_SUM_BYTES * bit,
+        "pe": accelerator.pes * pe + columns * 8 * PARTIAL_SUM_BYTES * flip_flop,
         "vector": columns * lane,
     }
 
 
-def _clocked(accelerator: Accelerator, scenario: Scenario) -> Any:
-    """Flip-flops that see every clock edge: accumulators, and one gate a register word.
+def _stored_bits(scenario: Scenario) -> float:
+    """Bits of a weight in a PE, with its position on a chip that skips zeros."""
+    return 8 * scenario.word_bytes + scenario.index_bits
 
-    A weight and its position share a gate; a PE that skips zeros has one word more.
+
+def _operand_bits(scenario: Scenario) -> float:
+    """Flip-flops of a PE: its input, and one more picked off the bus where zeros are skipped."""
+    return 8 * scenario.word_bytes * (2 if scenario.index_bits else 1)
+
+
+def _clocked(accelerator: Accelerator, scenario: Scenario) -> Any:
+    """Flip-flops that see every clock edge: operands, accumulators, and gates.
+
+    The weights of a PE stand behind one gate, which opens to load them; each word of a lane's
+    registers has a gate of its own.
     """
     columns = accelerator.cores * accelerator.pe_x
-    words = WEIGHT_REGISTER_WORDS + (1 if scenario.index_bits else 0)
-    return accelerator.pes * words + columns * (
+    return accelerator.pes * (_operand_bits(scenario) + 1) + columns * (
         LANE_REGISTER_WORDS + 8 * PARTIAL_SUM_BYTES
     )
 
 
-def area_breakdown_mm2(accelerator: Accelerator, scenario: Scenario) -> dict[str, Any]:
-    """Chip area by part, mm2: PE arrays, vector units, local buffers, global buffer."""
+def area_breakdown_mm2(
+    accelerator: Accelerator, scenario: Scenario, components: Components | None = None
+) -> dict[str, Any]:
+    """Chip area by part, mm2: arrays, vector units, buffers, control, network, pads, DRAM PHY.
+
+    Args:
+      accelerator: the chip.
+      scenario: its node and precision.
+      components: what it is made of; the costing's nominal ones where None.
+    """
     costing = costing_of(scenario)
+    parts = components or nominal(costing)
     um2 = scaling(scenario.node_nm).logic_area
     logic = {
         part: 1e-6 * um2 * area
-        for part, area in _logic(accelerator, scenario, costing, "area_um2").items()
+        for part, area in _logic(accelerator, scenario, parts, "area_um2").items()
     }
     memories = {}
     for level in SRAMS:
-        first, *rest = (sram.area_mm2 for sram in _srams(level, accelerator, scenario, costing))
+        first, *rest = (
+            sram.area_mm2 for sram in _srams(level, accelerator, scenario, costing, parts)
+        )
         memories[level.name] = level.copies(accelerator) * sum(rest, first)
-    return logic | memories
+    uncore = {
+        part: 1e-6 * um2 * area for part, area in _uncore(accelerator, parts, "area_um2").items()
+    }
+    pads = {"pads": 1e-6 * parts.of("pads", "area_um2") + jnp.zeros_like(logic["pe"])}
+    phy = {"dram_phy": costing.dram_port(accelerator, scenario, parts.dram).phy_mm2}
+    return logic | memories | uncore | pads | phy
 
 
 def tops(accelerator: Accelerator, scenario: Scenario) -> Any:

@@ -40,8 +40,13 @@ def traffic_of(schedule: Schedule, work: Work, tiles: Tiles, blocks: Dims) -> Tr
     dram = loop_nest(schedule.dram, tiles.trips, blocks)
     # Sums that leave the chip unfinished are those of every core that has its own.
     spilled = sum_words * size_o * cores["k"] * (refetches(dram, "k") - 1)
-    dram_read = size_i * refetches(dram, "n") + size_w * refetches(dram, "m") + spilled
-    dram_write = size_o + spilled
+    crossing = work.shares.crossing
+    dram_read = (
+        size_i * crossing.input * refetches(dram, "n")
+        + size_w * crossing.second * refetches(dram, "m")
+        + spilled
+    )
+    dram_write = size_o * crossing.output + spilled
 
     inner = loop_nest(schedule.inner, tiles.trips, blocks)
     i_moved = size_i * refetches(inner, "n")
@@ -93,10 +98,4 @@ def cycles_of(traffic: Traffic, work: Work, tiles: Tiles) -> Array:
     )
     on_chip = jnp.maximum(on_chip, costing.l2_cycles(traffic, work, tiles))
     fill, drain = costing.fill_and_drain(work, tiles)
-    return jnp.maximum(
-        fill + on_chip + drain,
-        jnp.maximum(
-            traffic.read["dram"] / tech.words_per_cycle["dram"] + drain,
-            traffic.write["dram"] / tech.words_per_cycle["dram"] + fill,
-        ),
-    )
+    return jnp.maximum(fill + on_chip + drain, costing.dram_cycles(traffic, work, fill, drain))

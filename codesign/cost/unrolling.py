@@ -30,9 +30,7 @@ _DIVISORS_KEPT = 56
 # Ways to fill an axis of s PEs: the dimension that goes first, the share of the axis it
 # may take at most, and the one that takes what is left; m fills the rest.
 _SHARES = tuple(2.0**-i for i in range(9))
-_FILLS = tuple(
-    (first, share) for first, share in itertools.product((2, 1), _SHARES)
-)
+_FILLS = tuple((first, share) for first, share in itertools.product((2, 1), _SHARES))
 _SIDES = np.array(list(itertools.product(range(len(_FILLS)), repeat=2)), np.int32)
 _FIRST_IS_N = np.array([first == 2 for first, _ in _FILLS])
 _SHARE = np.array([share for _, share in _FILLS], np.float32)
@@ -53,9 +51,10 @@ class Unrolling(NamedTuple):
 def divisors(number: Array) -> Array:
     """Divisors of a whole number up to 256, in falling order, padded with 1; [56]."""
     candidates = jnp.arange(1, LARGEST_DIVISOR + 1, dtype=jnp.float32)
-    return jnp.maximum(1.0, jax.lax.top_k(
-        jnp.where(divides(candidates, number), candidates, 1.0), _DIVISORS_KEPT
-    )[0])
+    return jnp.maximum(
+        1.0,
+        jax.lax.top_k(jnp.where(divides(candidates, number), candidates, 1.0), _DIVISORS_KEPT)[0],
+    )
 
 
 def divides(divisor: Array, number: Array) -> Array:
@@ -78,8 +77,9 @@ def smallest_divisor(table: Array, number: Array, least: Array) -> Array:
     return jnp.minimum(number, jnp.min(jnp.where(fits, table, jnp.inf)))
 
 
-def core_split(split: Array, dims: Dims, accelerator: Accelerator, costing: Costing,
-               tables: Dims) -> Dims:
+def core_split(
+    split: Array, dims: Dims, accelerator: Accelerator, costing: Costing, tables: Dims
+) -> Dims:
     """Cores that share each dimension: all along the split one."""
     cores = {d: jnp.where(split == i, accelerator.cores, 1.0) for i, d in enumerate(SPLITS)}
     if costing.sizes == "divisors":
@@ -104,9 +104,7 @@ def unrollings(
         if costing.wiring == "fixed":
             pes = {"m": jnp.ones_like(dims["m"]), "k": accelerator.pe_y, "n": accelerator.pe_x}
         else:
-            pes = _best_factors(
-                *jax.lax.stop_gradient((dims, cores, accelerator, tech, tables))
-            )
+            pes = _best_factors(*jax.lax.stop_gradient((dims, cores, accelerator, tech, tables)))
         ways.append(Unrolling(cores, pes))
     return ways
 

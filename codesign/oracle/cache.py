@@ -4,6 +4,8 @@ The first line names the oracle and its fingerprint, the second the units. Rows 
 appended as they are bought, so a kill tears the last line at most; a torn line is dropped.
 Each row holds the constants it was bought under. Where an oracle counts events, a row also
 answers under energies that have moved a little: its mapping is kept and priced anew.
+A row's last column is the CRC-32 of the others, so that no damaged digit is taken for an answer;
+files of older versions lack it.
 """
 
 from __future__ import annotations
@@ -11,14 +13,17 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import math
+import os
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from codesign.accelerator import Accelerator
+from codesign.accelerator import ON_CHIP
 from codesign.caches import cache_folder
 from codesign.errors import RunError, UserError
+from codesign.openers import unwaiting
 from codesign.oracle.interface import Constants, Events, Oracle, Point, Sample
 from codesign.renamed import current_keys
 from codesign.runs import write_bytes
@@ -28,10 +33,11 @@ UNITS = (
     "pJ a MAC (mac), a cycle (static), a byte (others); energy_pj pJ without static; then bytes"
 )
 GEMM = ("m", "k", "n")
-CHIP = tuple(f.name for f in dataclasses.fields(Accelerator))
+CHIP = ON_CHIP
 CONSTANTS = tuple(f.name for f in dataclasses.fields(Constants))
 ANSWER = ("cycles", "energy_pj")
 COLUMNS = (*GEMM, *CHIP, *CONSTANTS, *ANSWER, *Events._fields)
+CHECK = "crc32"
 # Files that have no such column are of 8 bits.
 OPTIONAL = frozenset({"precision_bits"})
 # What events themselves depend on.
@@ -62,7 +68,7 @@ def default_cache() -> Path:
 
 def cache_file(folder: Path, oracle: Oracle) -> Path:
     """The file of `folder` that this oracle's samples under its present settings go to."""
-    described = "\n".join((oracle.fingerprint(), *COLUMNS))
+    described = "\n".join((oracle.fingerprint(), *COLUMNS, CHECK))
     digest = hashlib.sha256(described.encode()).hexdigest()[:8]
     return folder / f"{oracle.name}-{digest}.csv"
 
@@ -77,8 +83,12 @@ def shipped_file(oracle: Oracle) -> Path | None:
 
 def _holds(path: Path, oracle: Oracle) -> bool:
     """Whether a file says that it holds samples of this oracle under its present settings."""
-    with open(path, "rb") as file:
-        return file.readline().rstrip(b"\n") == _title(oracle).encode()
+    title = f"{_title(oracle)}\n".encode()
+    try:
+        with open(path, "rb", opener=unwaiting) as file:
+            return file.read(len(title)) == title
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
 
 
 def read(path: Path, oracle: Oracle) -> Rows:
@@ -88,7 +98,8 @@ def read(path: Path, oracle: Oracle) -> Rows:
       UserError: the file is of something else, or a line is not a sample.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        with open(path, encoding="utf-8", opener=unwaiting) as file:
+            text = file.read()
     except FileNotFoundError:
         return {}
     except OSError as error:
@@ -96,15 +107,18 @@ def read(path: Path, oracle: Oracle) -> Rows:
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not a text file") from error
     whole = text[: text.rfind("\n") + 1].splitlines()
-    columns = _columns(whole[2]) if len(whole) > 2 else COLUMNS
+    checked = len(whole) > 2 and whole[2].endswith(f",{CHECK}")
+    columns = _columns(whole[2].removesuffix(f",{CHECK}")) if len(whole) > 2 else COLUMNS
     if whole and (whole[0] != _title(oracle) or columns is None):
         raise UserError(f"{path} does not hold samples of {oracle.name}; move it away")
     rows: Rows = {}
     for number, line in enumerate(whole[3:], start=4):
         try:
-            key, constants, sample = from_line(line, columns or COLUMNS)
+            row = _unchecked(line) if checked else line
+            key, constants, sample = from_line(row, columns or COLUMNS)
         except ValueError:
-            raise UserError(f"{path} line {number} is not a sample; delete the line") from None
+            problem = f"{path} line {number} is not a sample, or damaged; delete the line"
+            raise UserError(problem) from None
         rows.setdefault(key, []).append((constants, sample))
     return rows
 
@@ -154,17 +168,22 @@ class Writer:
     """
 
     def __init__(self, path: Path, oracle: Oracle) -> None:
+        from filelock import FileLock
+
         self._path = path
         head = "\n".join(_head(oracle)) + "\n"
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            text = path.read_bytes() if path.exists() else b""
-            whole = text[: text.rfind(b"\n") + 1]
-            if text != whole or whole.count(b"\n") < 3:
-                # Only a file whose last line was torn is ever rewritten.
-                write_bytes(path, whole if whole.count(b"\n") >= 3 else head.encode())
-            # Unbuffered: a row is on its way to the disk when `add` returns.
-            self._file = open(path, "ab", buffering=0)  # noqa: SIM115
+            # Of two that start at once neither begins the file in which the other writes anew.
+            with FileLock(f"{path}.lock"):
+                text = path.read_bytes() if path.exists() else b""
+                whole = text[: text.rfind(b"\n") + 1]
+                if whole.count(b"\n") < 3:
+                    write_bytes(path, head.encode())
+                elif text != whole:  # torn, and only cut: another may have it open
+                    os.truncate(path, len(whole))
+                # Unbuffered: a row is on its way to the disk when `add` returns.
+                self._file = open(path, "ab", buffering=0)  # noqa: SIM115
         except OSError as error:
             raise RunError(f"cannot write {path}: {error.strerror}") from error
 
@@ -177,19 +196,19 @@ class Writer:
     def add(self, point: Point, sample: Sample) -> None:
         """Writes one row, in one write, so that a kill tears the last line at most."""
         try:
-            self._file.write(f"{to_line(point, sample)}\n".encode())
+            self._file.write(f"{_with_check(to_line(point, sample))}\n".encode())
         except OSError as error:
             raise RunError(f"cannot write {self._path}: {error.strerror}") from error
 
 
 def write(path: Path, oracle: Oracle, samples: Iterable[tuple[Point, Sample]], digits: int) -> None:
     """A whole cache file with constants to `digits` significant digits, atomically."""
-    rows = (to_line(point, sample, digits) for point, sample in samples)
+    rows = (_with_check(to_line(point, sample, digits)) for point, sample in samples)
     write_bytes(path, "".join(f"{x}\n" for x in (*_head(oracle), *rows)).encode())
 
 
 def to_line(point: Point, sample: Sample, digits: int = 9) -> str:
-    """A row of the file; constants to `digits` significant digits."""
+    """A row of the file but for its check; constants to `digits` significant digits."""
     events = sample.events or ("",) * len(Events._fields)
     values = [
         *(f"{getattr(point, f)}" for f in GEMM),
@@ -198,6 +217,18 @@ def to_line(point: Point, sample: Sample, digits: int = 9) -> str:
         *(_number(x) for x in (sample.cycles, sample.energy_pj, *events)),
     ]
     return ",".join(values)
+
+
+def _with_check(row: str) -> str:
+    return f"{row},{zlib.crc32(row.encode()):08x}"
+
+
+def _unchecked(line: str) -> str:
+    """A line but for its check; ValueError where it is of other contents."""
+    row, _, _ = line.rpartition(",")
+    if line != _with_check(row):
+        raise ValueError("a row of which something has changed")
+    return row
 
 
 def _number(x: float | str) -> str:
@@ -212,7 +243,7 @@ def _title(oracle: Oracle) -> str:
 
 
 def _head(oracle: Oracle) -> list[str]:
-    return [_title(oracle), UNITS, ",".join(COLUMNS)]
+    return [_title(oracle), UNITS, ",".join((*COLUMNS, CHECK))]
 
 
 def _columns(line: str) -> tuple[str, ...] | None:
@@ -224,10 +255,8 @@ def _columns(line: str) -> tuple[str, ...] | None:
     return columns if set(COLUMNS) - OPTIONAL <= set(columns) <= set(COLUMNS) else None
 
 
-def from_line(
-    line: str, columns: Sequence[str] = COLUMNS
-) -> tuple[Key, Constants, Sample]:
-    """A row of a file with such columns read back, its point as a key.
+def from_line(line: str, columns: Sequence[str] = COLUMNS) -> tuple[Key, Constants, Sample]:
+    """A row of a file with such columns, but for its check, read back, its point as a key.
 
     Raises:
       ValueError: the line is not a row.

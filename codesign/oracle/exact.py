@@ -185,7 +185,7 @@ def _sweep(point: Point, jobs: _Jobs, best: Found | None) -> Found | None:
         # The bound again, now with the blocks' DRAM traffic.
         extra = dram.reads + dram.writes - compulsory
         energy = job.energy_pj + extra * point.constants.dram_pj
-        cycles = np.maximum(job.cycles, dram.reads / machine.dram_rate)
+        cycles = np.maximum(job.cycles, (dram.reads + dram.writes) / machine.dram_rate)
         promising = edp_of(point, energy, cycles) < (best.edp if best else np.inf)
         promising &= _stands_for_all(block_order, BLOCK_ORDERS, blocks)
         promising &= glb_fits(machine, block_order, axes, np.zeros(1, bool))

@@ -42,7 +42,7 @@ from codesign.renamed import accepts_old_names
 from codesign.scenario import Scenario
 
 # One program: operation by operation it would take seconds.
-_technology = jax.jit(technology, static_argnums=1)
+_technology = jax.jit(technology)
 
 
 class OracleError(Exception):
@@ -63,7 +63,8 @@ class Constants:
       glb_read_pj, glb_write_pj: one byte of the global buffer.
       dram_pj: one byte of DRAM, read or written.
       static_pj: energy that passes with time (leakage, clock, DRAM background), per clock cycle.
-      dram_bytes_per_cycle, glb_bytes_per_cycle: bandwidths, bytes a cycle each way.
+      dram_bytes_per_cycle: bandwidth that reads and writes of DRAM share, bytes a cycle.
+      glb_bytes_per_cycle: bandwidth of the global buffer, bytes a cycle each way.
       precision_bits: bits of a word, which is a weight, an input or a result; sums have 32.
     """
 

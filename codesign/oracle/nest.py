@@ -326,8 +326,8 @@ def _price(
     first = k.chip_tile * (m.chip_tile + n.chip_tile)
     fill = word * first / machine.dram_rate + word * registers / machine.l2_rate
     drain = word * m.chip_tile * n.chip_tile / machine.dram_rate
-    cycles = np.maximum(fill + on_chip + drain, dram.reads / machine.dram_rate + drain)
-    cycles = np.maximum(cycles, dram.writes / machine.dram_rate + fill)
+    # Reads and writes take turns on the DRAM's pins.
+    cycles = np.maximum(fill + on_chip + drain, dram_bytes / machine.dram_rate)
     energy: Any = events.energy_pj(point)
     return Priced(cycles, energy, edp_of(point, energy, cycles), events)
 

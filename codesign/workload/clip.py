@@ -11,6 +11,7 @@ from typing import Any
 
 from codesign.architecture import TOWERS, Architecture, Tower
 from codesign.errors import did_you_mean
+from codesign.scenario import Scenario, runs_never
 from codesign.workload.blocks import (
     Block,
     Operators,
@@ -19,10 +20,11 @@ from codesign.workload.blocks import (
     join,
     norm_parameters,
     prefixed,
+    repeated,
 )
 from codesign.workload.counting import AS_RUN, Counting
 from codesign.workload.kernels import OF_PRODUCT, BlockKernel, clip_kernels
-from codesign.workload.memory import Memory, activation_words
+from codesign.workload.memory import Memory, activation_words, largest
 from codesign.workload.operators import Gemm, VectorOp, Workload
 
 
@@ -43,36 +45,41 @@ class Clip:
         """Whether the architecture alone says it all."""
         return self.text_head_dim in (None, self.architecture.head_dim)
 
-    def operators(self) -> Operators:
-        """Operators of both towers."""
-        return _clip_operators(self.architecture, self.text_head_dim)
+    def operators(self, texts_per_image: float = 1) -> Operators:
+        """Operators of one image and of its texts."""
+        return _clip_operators(self.architecture, self.text_head_dim, texts=texts_per_image)
 
-    def memory(self) -> Memory:
-        """Contents of the DRAM while one image and then one text run."""
+    def memory(self, texts_per_image: float = 1) -> Memory:
+        """Contents of the DRAM while an image and then its texts run.
+
+        A text tower that never runs is not on the device.
+        """
         a = self.architecture
+        held = ("vision",) if runs_never(texts_per_image) else TOWERS
         before = a.channels * a.image**2 + a.patches * a.vision.width
         blocks = [
             activation_words(_tower_block(a, name, self.text_head_dim), tokens=_tokens(a, name))
-            for name in TOWERS
+            for name in held
         ]
-        return Memory(self.parameters(), activations=max(before, *blocks))
+        kernels = (k for k in clip_kernels() if k.tower in held)
+        prunable = sum(k.tower_of(a).layers * k.weights_per_layer(a) for k in kernels)
+        weights = sum(self._tower_parameters(name) for name in held) + 1
+        return Memory(weights, activations=largest(before, *blocks), prunable=prunable)
 
-    def parameters(self) -> int:
+    def parameters(self) -> Any:
         """Every trained number, the logit scale included."""
+        return sum(self._tower_parameters(name) for name in TOWERS) + 1
+
+    def _tower_parameters(self, name: str) -> Any:
+        """Every trained number of one tower and its projection."""
         a = self.architecture
-        vision, text = (_tower_block(a, name, self.text_head_dim) for name in ("vision", "text"))
-        v, t = a.vision, a.text
-        image = (
-            v.width * (a.channels * a.patch**2 + 1 + a.vision_tokens + a.projection)
-            + v.layers * block_parameters(vision)
-            + 2 * norm_parameters("layernorm", v.width)
-        )
-        words = (
-            t.width * (a.vocab + a.context + a.projection)
-            + t.layers * block_parameters(text)
-            + norm_parameters("layernorm", t.width)
-        )
-        return image + words + 1
+        block, t = _tower_block(a, name, self.text_head_dim), getattr(a, name)
+        blocks = t.layers * block_parameters(block)
+        if name == "vision":
+            embedded = a.channels * a.patch**2 + 1 + a.vision_tokens + a.projection
+            return t.width * embedded + blocks + 2 * norm_parameters("layernorm", t.width)
+        embedded = a.vocab + a.context + a.projection
+        return t.width * embedded + blocks + norm_parameters("layernorm", t.width)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,6 +107,14 @@ class ClipFamily:
     def outside(self, base: Architecture, name: str, width: Any) -> Operators:
         """Operators of a tower outside its blocks; `outside_workload` says where cosines are."""
         return _outside_operators(self.architecture(base, {name: Tower(1, width, 1, 1)}), name)
+
+    def memory(self, architecture: Architecture, scenario: Scenario) -> Memory:
+        """Contents of the DRAM while an image and then its texts run."""
+        return Clip(architecture).memory(scenario.texts_per_image)
+
+    def runs(self, name: str, scenario: Scenario) -> float:
+        """How often a tower runs an inference."""
+        return scenario.texts_per_image if name == "text" else 1
 
 
 CLIP_FAMILY = ClipFamily()
@@ -137,9 +152,7 @@ def tower_layer_workload(
     return prefixed(name, operators).under(costing)
 
 
-def outside_workload(
-    architecture: Architecture, name: str, costing: Counting = AS_RUN
-) -> Workload:
+def outside_workload(architecture: Architecture, name: str, costing: Counting = AS_RUN) -> Workload:
     """Operators of the "vision" or "text" tower outside its transformer blocks.
 
     The cosine similarity of the two embeddings is counted with the text tower.
@@ -148,7 +161,10 @@ def outside_workload(
 
 
 def clip_workload(
-    architecture: Architecture, costing: Counting = AS_RUN, density: Any = 1
+    architecture: Architecture,
+    costing: Counting = AS_RUN,
+    density: Any = 1,
+    texts_per_image: float = 1,
 ) -> Workload:
     """All operators of both towers; differentiable in the elastic dimensions and the density.
 
@@ -156,12 +172,16 @@ def clip_workload(
       architecture: scalars, integers or relaxed.
       costing: whose conventions count the operators.
       density: share of the blocks' weights that are kept, in (0, 1].
+      texts_per_image: how often the text tower runs.
     """
-    return _clip_operators(architecture, density=density).under(costing)
+    operators = _clip_operators(architecture, density=density, texts=texts_per_image)
+    return operators.under(costing)
 
 
 def subnet_operators(
-    architecture: Architecture, densities: Mapping[str, Sequence[float]]
+    architecture: Architecture,
+    densities: Mapping[str, Sequence[float]],
+    texts_per_image: float = 1,
 ) -> Operators:
     """Operators of a CLIP whose layers keep different shares of their weights.
 
@@ -169,6 +189,7 @@ def subnet_operators(
       architecture: of integers.
       densities: by kernel, such as "vision.blocks.fc1", one share a layer; kernels not named
         keep all their weights.
+      texts_per_image: how often the text tower runs.
 
     Raises:
       ValueError: a kernel that is none of a block's, or another number of layers.
@@ -180,7 +201,7 @@ def subnet_operators(
         layers = BlockKernel.named(name).tower_of(architecture).layers
         if len(shares) != layers:
             raise ValueError(f"{name} has {len(shares)} densities for {layers} layers")
-    operators = _clip_operators(architecture)
+    operators = _clip_operators(architecture, texts=texts_per_image)
     gemms: list[Gemm] = []
     for gemm in operators.gemms:
         tower, product = gemm.name.split(".")
@@ -190,7 +211,7 @@ def subnet_operators(
             continue
         layers = getattr(architecture, tower).layers
         gemms += [
-            gemm._replace(count=1, density=float(share))
+            gemm._replace(count=texts_per_image if tower == "text" else 1, density=float(share))
             for kernel in kernels
             for share in densities.get(kernel, [1.0] * layers)
         ]
@@ -198,7 +219,10 @@ def subnet_operators(
 
 
 def _clip_operators(
-    architecture: Architecture, text_head_dim: int | None = None, density: Any = 1
+    architecture: Architecture,
+    text_head_dim: int | None = None,
+    density: Any = 1,
+    texts: float = 1,
 ) -> Operators:
     a = architecture
     parts = []
@@ -207,13 +231,12 @@ def _clip_operators(
         layer = block_operators(
             block, tokens=_tokens(a, name), masked=name == "text", layers=layers
         )
-        parts += [prefixed(name, layer), _outside_operators(a, name)]
+        whole = join(prefixed(name, layer), _outside_operators(a, name))
+        parts.append(repeated(whole, texts if name == "text" else 1))
     return join(*parts)
 
 
-def _tower_block(
-    a: Architecture, name: str, text_head_dim: int | None, density: Any = 1
-) -> Block:
+def _tower_block(a: Architecture, name: str, text_head_dim: int | None, density: Any = 1) -> Block:
     return _block(a, name, getattr(a, name), text_head_dim, density)
 
 

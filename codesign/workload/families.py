@@ -12,7 +12,9 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from codesign.architecture import Tower
+from codesign.scenario import Scenario
 from codesign.workload.blocks import Operators
+from codesign.workload.memory import Memory
 
 
 class ModelFamily(Protocol):
@@ -40,3 +42,9 @@ class ModelFamily(Protocol):
 
     def outside(self, base: Any, name: str, width: Any) -> Operators:
         """Operators of a tower of a width outside its blocks, heads included."""
+
+    def runs(self, name: str, scenario: Scenario) -> float:
+        """How often a tower runs an inference."""
+
+    def memory(self, architecture: Any, scenario: Scenario) -> Memory:
+        """Contents of the DRAM while one inference runs; dimensions are scalars or arrays [...]."""

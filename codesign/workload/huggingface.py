@@ -212,9 +212,7 @@ def _check_patch(config: Any, where: str) -> None:
     """Refuses an image that holds no patch."""
     patch, image = (_whole(config, field, where) for field in ("patch_size", "image_size"))
     if patch > image:
-        raise UserError(
-            f"{where}: patch_size: expected at most image_size {image}, got {patch}"
-        )
+        raise UserError(f"{where}: patch_size: expected at most image_size {image}, got {patch}")
 
 
 def _encoder_block(config: Any, where: str) -> Block:

@@ -49,7 +49,9 @@ class Llama:
 
     def prefill(self, tokens: int) -> Operators:
         """A prompt of `tokens` tokens at once, up to the logits of the token after it."""
-        layers = block_operators(self.block, tokens=tokens, masked=True, layers=self.layers)
+        layers = block_operators(
+            self.block, tokens=tokens, masked=True, layers=self.layers, cached=True
+        )
         return self._around(tokens, layers)
 
     def decode(self, context: int) -> Operators:
@@ -59,7 +61,9 @@ class Llama:
         layer are read from DRAM as second operands of the attention's products. Nothing
         lies behind the token, so there is no mask.
         """
-        layers = block_operators(self.block, tokens=1, keys=context, layers=self.layers)
+        layers = block_operators(
+            self.block, tokens=1, keys=context, layers=self.layers, cached=True
+        )
         return self._around(1, layers)
 
     def memory(self, tokens: int, keys: int) -> Memory:

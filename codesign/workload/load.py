@@ -42,6 +42,7 @@ class Model:
       sparsity: of the subnets of a design file's family; `operators` and `memory` are the
         dense network's.
       scenario: a design file's own.
+      clip: the network where it is a CLIP, whose texts a scenario may leave out.
     """
 
     name: str
@@ -53,6 +54,16 @@ class Model:
     architecture: Architecture | None = None
     sparsity: tuple[float, ...] = ()
     scenario: Scenario | None = None
+    clip: Clip | None = None
+
+    def in_scenario(self, scenario: Scenario) -> Model:
+        """The same with as many texts an image as a scenario has."""
+        texts = scenario.texts_per_image
+        if self.clip is None or texts == 1:
+            return self
+        return dataclasses.replace(
+            self, operators=self.clip.operators(texts), memory=self.clip.memory(texts)
+        )
 
     @functools.cached_property
     def workload(self) -> Workload:
@@ -93,7 +104,7 @@ def load_model(
     architecture = network.architecture if isinstance(network, Clip) and network.uniform else None
     return Model(
         found.name, task, found.source, operators, memory.weights, memory, architecture,
-        found.sparsity, found.scenario,
+        found.sparsity, found.scenario, network if isinstance(network, Clip) else None,
     )  # fmt: skip
 
 

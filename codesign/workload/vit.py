@@ -10,16 +10,18 @@ import jax
 
 from codesign.architecture import Tower
 from codesign.constraints import Count
+from codesign.scenario import Scenario
 from codesign.workload.blocks import (
     Block,
     Operators,
+    block_matrices,
     block_operators,
     block_parameters,
     join,
     norm_parameters,
     prefixed,
 )
-from codesign.workload.memory import Memory, activation_words
+from codesign.workload.memory import Memory, activation_words, largest
 from codesign.workload.operators import Gemm, VectorOp
 
 
@@ -74,8 +76,9 @@ class Vit:
     def memory(self) -> Memory:
         """Contents of the DRAM while one image runs."""
         before = self.channels * self.image**2 + self.patches * self.block.width
-        alive = max(before, activation_words(self.block, tokens=self.patches + 1))
-        return Memory(self.parameters(), activations=alive)
+        alive = largest(before, activation_words(self.block, tokens=self.patches + 1))
+        kernels = self.layers * block_matrices(self.block)
+        return Memory(self.parameters(), activations=alive, prunable=kernels)
 
     def _head(self) -> Operators:
         d = self.block.width
@@ -153,6 +156,14 @@ class VitFamily:
     def outside(self, base: ElasticVit, name: str, width: Any) -> Operators:
         """Operators outside the blocks, the classifier included."""
         return self.architecture(base, {name: Tower(1, width, 1, 1)}).network().outside()
+
+    def memory(self, architecture: ElasticVit, scenario: Scenario) -> Memory:
+        """Contents of the DRAM while one image runs."""
+        return architecture.network().memory()
+
+    def runs(self, name: str, scenario: Scenario) -> float:
+        """Its tower runs once an inference."""
+        return 1
 
 
 VIT_FAMILY = VitFamily()

@@ -151,8 +151,15 @@ def compare(
             point, used = found[i], found[i]["chip"]
             counted = simulate(
                 dict(zip("mkn", dims, strict=True)),
-                point["split"], point["tile"], point["blocks"],
-                schedule.dram, schedule.inner, used.cores, used.pe_x, used.pe_y, weights,
+                point["split"],
+                point["tile"],
+                point["blocks"],
+                schedule.dram,
+                schedule.inner,
+                used.cores,
+                used.pe_x,
+                used.pe_y,
+                weights,
             )
             ratios = {name: counted[name] / x for name, x in point["traffic"].items()}
             rows.append((evenness(dims, point, density or 1.0), ratios))
@@ -277,10 +284,8 @@ def test_mappings_fit_their_buffers(density):
             depth = width["k"] if schedule.dram[0] == "k" else whole["k"]
             out = PARTIAL if schedule.inner[-1] != "k" and point["trips"]["k"] > 1 else 1
             glb = {
-                "I": block["M"] * depth
-                + 2 * width["n"] * (stored * depth + out * block["M"]),
-                "W": block["N"] * stored * depth
-                + 2 * width["m"] * (depth + out * block["N"]),
+                "I": block["M"] * depth + 2 * width["n"] * (stored * depth + out * block["M"]),
+                "W": block["N"] * stored * depth + 2 * width["m"] * (depth + out * block["N"]),
                 "O": PARTIAL * block["M"] * block["N"]
                 + 2 * width["k"] * (block["M"] + stored * block["N"]),
             }[schedule.keeps]
@@ -310,15 +315,32 @@ def winners(m, k, n, chip, scenario):
 @pytest.mark.slow
 def test_winning_mappings_of_clip_cost_what_walking_them_costs():
     """The winner, walked: 99 in 100 to a thousandth; the rest for want of even blocks."""
-    gemms = [(197, 768, 768), (197, 768, 3072), (197, 3072, 768), (197, 64, 197),
-             (197, 197, 64), (77, 512, 2048), (77, 2048, 512), (197, 672, 1920), (1, 768, 512)]
+    gemms = [
+        (197, 768, 768),
+        (197, 768, 3072),
+        (197, 3072, 768),
+        (197, 64, 197),
+        (197, 197, 64),
+        (77, 512, 2048),
+        (77, 2048, 512),
+        (197, 672, 1920),
+        (1, 768, 512),
+    ]
     rng = np.random.default_rng(1)
-    choices = ((1, 2, 4), (32, 64, 128, 256), (4, 8, 16, 32, 64), (64, 128, 256, 512, 1024),
-               (32, 64, 128), (2, 4, 8))
+    choices = (
+        (1, 2, 4),
+        (32, 64, 128, 256),
+        (4, 8, 16, 32, 64),
+        (64, 128, 256, 512, 1024),
+        (32, 64, 128),
+        (2, 4, 8),
+    )
     chips = [tuple(float(rng.choice(c)) for c in choices) for _ in range(24)]
     pairs = list(itertools.product(gemms, chips))
     m, k, n = jnp.asarray([g for g, _ in pairs], jnp.float32).T
-    chip = Accelerator(*jnp.asarray([c for _, c in pairs], jnp.float32).T)
+    chip = Accelerator(
+        *jnp.asarray([c for _, c in pairs], jnp.float32).T, channels=jnp.full(len(pairs), 2.0)
+    )
     best, work = winners(m, k, n, chip, Scenario())
 
     tech = work.tech
@@ -337,7 +359,11 @@ def test_winning_mappings_of_clip_cost_what_walking_them_costs():
                 SPLITS[int(best.point.split[p])],
                 {"m": int(tiles.m2[p]), "k": int(tiles.k2[p]), "n": int(tiles.n2[p])},
                 {b: int(x[p]) for b, x in blocks.items()},
-                schedule.dram, schedule.inner, used.cores, used.pe_x, used.pe_y,
+                schedule.dram,
+                schedule.inner,
+                used.cores,
+                used.pe_x,
+                used.pe_y,
                 weights[pairs[p][0]],
             )
             for name, x in counted.items():

@@ -18,7 +18,7 @@ from codesign.cost.mapping import SCHEDULES, Point, tiles_of, work_of
 from codesign.cost.technology import area_breakdown_mm2, technology, tensor_l2_kib
 from codesign.cost.unrolling import divisors, largest_divisor, smallest_divisor
 from codesign.cost.vector_unit import vector_costs
-from codesign.costing import CATRANSFORMERS, NAMES, PHYSICAL, conventional, costing_of
+from codesign.costing import CATRANSFORMERS, NAMES, PHYSICAL, costing_of, default_scenario
 from codesign.design_file import parse_design, under_costing
 from codesign.errors import UserError
 from codesign.scenario import Scenario
@@ -26,7 +26,7 @@ from codesign.workload import Gemm, VectorOp, gather
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
-REFERENCE = conventional("catransformers")
+REFERENCE = default_scenario("catransformers")
 PLAIN = {"architecture": {}, "accelerator": {}}
 B_TEXT, B_VISION = Tower(12, 512, 8, 2048), Tower(12, 768, 12, 3072)
 # CATransformers (arXiv 2505.01386), as published: kgCO2e, ms.
@@ -155,7 +155,9 @@ CASES = [
 
 @pytest.mark.slow
 def test_mapper_is_near_the_best_of_all_the_reference_may_do():
-    chips = Accelerator(*np.array([c for _, c in CASES], np.float32).T)
+    chips = Accelerator(
+        *np.array([c for _, c in CASES], np.float32).T, channels=np.ones(len(CASES), np.float32)
+    )
     m, k, n = np.array([g for g, _ in CASES], np.float32).T
     tech = technology(chips, REFERENCE)
     found = jax.jit(jax.vmap(gemm_costs))(m, k, n, chips, tech)
@@ -187,7 +189,8 @@ def test_divisors():
 def test_operators_as_each_costing_counts_them():
     gemms = [Gemm("vision.scores", 197, 64, 197, 2, batch=12), Gemm("values", 197, 197, 64, 2, 12)]
     ops = [
-        VectorOp("act", "quick_gelu", 100), VectorOp("mask", "mask", 10),
+        VectorOp("act", "quick_gelu", 100),
+        VectorOp("mask", "mask", 10),
         VectorOp("drop", "dropout", 10),
     ]
     ours, theirs = (gather(gemms, ops, costing) for costing in (PHYSICAL, CATRANSFORMERS))
@@ -228,8 +231,15 @@ def test_area_of_the_reference(pe_x, pe_y, asked, given):
     assert area["vector"] == pytest.approx(2e-6 * pe_x * (379.847 + 0.13052), rel=1e-5)
 
 
-MAPPER_SWITCHES = ("buffer_copies", "array_passes", "wide_sums", "weights_bypass",
-                   "fill_and_drain", "l2_cycles", "l2_kib")
+MAPPER_SWITCHES = (
+    "buffer_copies",
+    "array_passes",
+    "wide_sums",
+    "weights_bypass",
+    "fill_and_drain",
+    "l2_cycles",
+    "l2_kib",
+)
 
 
 @pytest.mark.parametrize("name", MAPPER_SWITCHES)
@@ -242,9 +252,7 @@ def test_every_switch_of_the_mapper_is_felt(name):
         work = work_of(77.0, 2048.0, 512.0, chip, dataclasses.replace(tech, costing=costing))
         # m over the cores, one column block, one register block
         shares = jnp.ones(4)
-        point = Point(
-            jnp.int32(0), jnp.inf, jnp.float32(1), jnp.bool_(True), *shares, jnp.int32(0)
-        )
+        point = Point(jnp.int32(0), jnp.inf, jnp.float32(1), jnp.bool_(True), *shares, jnp.int32(0))
         tiles = tiles_of(work, point, SCHEDULES[1]._replace(one_row=False))
         return jax.tree.leaves(price(SCHEDULES[1], work, tiles)[0])
 

@@ -54,8 +54,12 @@ def named(workload, name):
 
 def vector_named(workload, name):
     i = workload.vector_names.index(name)
-    fields = (workload.elements, workload.vector_count, workload.vector_cycles,
-              workload.vector_operands)
+    fields = (
+        workload.elements,
+        workload.vector_count,
+        workload.vector_cycles,
+        workload.vector_operands,
+    )
     return tuple(float(x[i]) for x in fields)
 
 
@@ -90,13 +94,19 @@ def test_vector_operators_of_vit_b16():
 def test_layers_only_multiply(tower):
     def at(layers):
         return clip_workload(
-            dataclasses.replace(VIT, **{tower: dataclasses.replace(getattr(VIT, tower),
-                                                                   layers=layers)})
+            dataclasses.replace(
+                VIT, **{tower: dataclasses.replace(getattr(VIT, tower), layers=layers)}
+            )
         )
 
     few, many = at(3), at(9)
-    inside = [n.startswith(tower) and "projection" not in n and "patches" not in n
-              and "similarity" not in n for n in few.gemm_names]
+    inside = [
+        n.startswith(tower)
+        and "projection" not in n
+        and "patches" not in n
+        and "similarity" not in n
+        for n in few.gemm_names
+    ]
     np.testing.assert_array_equal(many.count, np.where(inside, 3 * few.count, few.count))
     np.testing.assert_array_equal(many.m * many.k * many.n, few.m * few.k * few.n)
     assert float(at(4).macs - few.macs) == pytest.approx(float(many.macs - at(8).macs), rel=1e-4)
@@ -106,11 +116,13 @@ def test_whole_is_layers_and_outside():
     parts = []
     for name, tokens in (("vision", 197), ("text", 77)):
         tower = getattr(VIT, name)
-        block = tower_layer_workload(tower, name=name, tokens=tokens, head_dim=64,
-                                     activation="gelu", causal=name == "text")
-        repeated = dataclasses.replace(
-            block, count=12 * block.count, vector_count=12 * block.vector_count
+        block = tower_layer_workload(
+            tower, name=name, tokens=tokens, head_dim=64, activation="gelu", causal=name == "text"
         )
+        repeated = dataclasses.replace(
+            block, count=12 * block.count, starts=12 * block.starts,
+            vector_count=12 * block.vector_count,
+        )  # fmt: skip
         parts += [repeated, outside_workload(VIT, name)]
     whole, expected = clip_workload(VIT), concatenate(*parts)
     assert whole.gemm_names == expected.gemm_names

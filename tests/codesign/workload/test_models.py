@@ -209,6 +209,12 @@ def test_command_prints_every_operator(capsys):
     assert plain["parameters"] == 4_385_920 and plain["architecture"] is None
     assert sum(g["macs"] for g in plain["gemms"]) == plain["macs"] == model.macs
     assert [op["name"] for op in plain["vector_ops"]] == list(model.workload.vector_names)
+    # 16 tokens of width 128 with 2 heads of 64: queries, keys, values, and twice the tokens.
+    scores = next(g for g in plain["gemms"] if g["name"].endswith("scores"))
+    assert scores["live"] == dict.fromkeys(("input", "second", "output"), 5 * 16 * 128)
+    up = next(g for g in plain["gemms"] if g["name"].endswith("ffn_up"))
+    late = 16 * (2 * 128 + 512)
+    assert up["live"] == {"input": late, "second": None, "output": late}
 
 
 def test_command_takes_a_phase_and_a_design(capsys, design_file):
@@ -250,7 +256,7 @@ def test_bad_requests(arguments, message):
         ('{"model_type": "gpt2"}', "model_type 'gpt2'; supported: clip, vit, bert, llama"),
         ('{"model_type": ["x"]}', "unsupported model_type"),
         ('{"architecture": {"depth": 3}}', "missing key 'accelerator'"),
-        ("[]", "holds a list of designs; pick one with --name"),
+        ("[]", "the list holds no design"),
     ],
 )
 def test_bad_files(tmp_path, text, message):

@@ -25,8 +25,13 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 SCENARIO = Scenario(use_grid="taiwan", fab_grid=500.0)
 SPACE = DesignSpace(
     base=Architecture(
-        vision=Tower(1, 8, 1, 8), text=Tower(1, 8, 1, 8), patch=4, image=16, context=9,
-        projection=12, head_dim=8,
+        vision=Tower(1, 8, 1, 8),
+        text=Tower(1, 8, 1, 8),
+        patch=4,
+        image=16,
+        context=9,
+        projection=12,
+        head_dim=8,
     ),
     vision=TowerChoices((1, 2, 4), (16, 24, 32, 40), (1, 2, 3), (32, 64)),
     text=TowerChoices((1, 3), (16, 20), (1, 2), (24, 32, 64)),
@@ -99,7 +104,7 @@ def test_every_accelerator_is_the_right_one(table, relaxed):
     index = random_indices(1)[0]
     every = totals(table.on_every_accelerator(index))
     chips = np.asarray(table.accelerator_indices(jnp.arange(SPACE.accelerators)))
-    assert chips.shape == (32, 6)
+    assert chips.shape == (32, 7)
     designs = np.concatenate([np.tile(index[:8], (32, 1)), chips], axis=1)
     assert_equal(every, relaxed(encode(designs)))
 
@@ -113,7 +118,7 @@ def test_every_accelerator_jit_equals_no_jit(table):
 
 
 def test_relaxed_jit_equals_no_jit_and_vmap_equals_loop(table, relaxed):
-    z = jnp.asarray(np.random.default_rng(0).uniform(size=(3, 14)), jnp.float32)
+    z = jnp.asarray(np.random.default_rng(0).uniform(size=(3, 15)), jnp.float32)
     together = relaxed(z)
     for i in range(3):
         alone = totals(table.relaxed(z[i]))
@@ -123,10 +128,10 @@ def test_relaxed_jit_equals_no_jit_and_vmap_equals_loop(table, relaxed):
 def test_relaxed_is_the_multilinear_interpolation(table, relaxed):
     """Mean of the exact costs over designs with every dimension rounded at random."""
     rng = np.random.default_rng(1)
-    z = rng.uniform(size=14)
+    z = rng.uniform(size=15)
     lower = np.floor(z * SPACE.steps).astype(int)
     share = z * SPACE.steps - lower
-    corners = np.array(np.meshgrid(*[[0, 1]] * 14, indexing="ij")).reshape(14, -1).T
+    corners = np.array(np.meshgrid(*[[0, 1]] * 15, indexing="ij")).reshape(15, -1).T
     used = corners[(corners <= (share > 0)).all(axis=1)]  # a dimension of one choice has one
     weight = np.prod(np.where(used, share, 1 - share), axis=1)
     assert weight.sum() == pytest.approx(1)
@@ -151,12 +156,12 @@ def test_continuous_across_choices(relaxed):
 def test_gradients_between_choices_are_finite_differences(relaxed, slopes):
     """Each axis is linear between two choices, so a step inside a cell is exact."""
     rng = np.random.default_rng(3)
-    cell = rng.integers(0, np.maximum(SPACE.steps, 1), size=(4, 14))
+    cell = rng.integers(0, np.maximum(SPACE.steps, 1), size=(4, 15))
     z = (cell + rng.uniform(0.3, 0.7, size=cell.shape)) / np.maximum(SPACE.steps, 1)
     gradient = slopes(jnp.asarray(z, jnp.float32))
     step = 0.25 / np.maximum(SPACE.steps, 1)
-    for axis in range(14):
-        move = np.eye(14)[axis] * step
+    for axis in range(15):
+        move = np.eye(15)[axis] * step
         above, below = (relaxed(jnp.asarray(z + s * move, jnp.float32)) for s in (1, -1))
         for name in TOTALS:
             slope = (np.float64(above[name]) - below[name]) / (2 * step[axis])
@@ -167,11 +172,11 @@ def test_gradients_between_choices_are_finite_differences(relaxed, slopes):
 
 
 def test_gradient_at_a_design_is_the_difference_of_its_neighbours(relaxed, slopes):
-    index = np.array([1, 2, 1, 0, 0, 1, 1, 1, 0, 1, 0, 1, 0, 1])
+    index = np.array([1, 2, 1, 0, 0, 1, 1, 1, 0, 1, 0, 1, 0, 1, 0])
     gradient = slopes(encode(index[None]))
-    for axis in range(14):
+    for axis in range(15):
         ends = [
-            np.clip(index + sign * np.eye(14, dtype=int)[axis], 0, SPACE.steps) for sign in (1, -1)
+            np.clip(index + sign * np.eye(15, dtype=int)[axis], 0, SPACE.steps) for sign in (1, -1)
         ]
         costs = relaxed(encode(np.array(ends)))
         apart = (ends[0] - ends[1])[axis]
@@ -187,7 +192,7 @@ def test_gradient_at_a_design_is_the_difference_of_its_neighbours(relaxed, slope
 
 
 def test_gradients_are_finite_at_every_corner(slopes):
-    for z in (jnp.zeros((1, 14)), jnp.ones((1, 14)), encode(random_indices(1, seed=4))):
+    for z in (jnp.zeros((1, 15)), jnp.ones((1, 15)), encode(random_indices(1, seed=4))):
         assert all(np.isfinite(x).all() for x in slopes(z).values())
 
 
@@ -195,10 +200,11 @@ def test_grid_maps_each_gemm_once_and_gives_it_to_whoever_has_it(monkeypatch):
     """Two workloads that share a GEMM, summed here, with costs that name GEMM and chip."""
     mapped = []
 
-    def map_gemms(gemms, chips, scenario, batch, crowded):
-        mapped.append(np.asarray(gemms))
-        cycles = gemms @ jnp.array([1.0, 20.0, 300.0]) * chips.pe_x[:, None] + chips.cores[:, None]
-        return Execution({"gemm": cycles}, {"gemm": 7 * cycles + chips.pe_y[:, None]})
+    def map_gemms(gemms, chips, techs, crowded):
+        mapped.append(np.asarray(gemms)[:, :3])
+        cores, pe_x, pe_y = (x[..., None] for x in (chips.cores, chips.pe_x, chips.pe_y))
+        cycles = gemms[:, :3] @ jnp.array([1.0, 20.0, 300.0]) * pe_x + cores
+        return Execution({"gemm": cycles}, {"gemm": 7 * cycles + pe_y})
 
     monkeypatch.setattr(table_module, "_map_gemms", map_gemms)
     chips = jax.tree.map(jnp.asarray, accelerator_grid(SPACE.accelerator))
@@ -206,12 +212,13 @@ def test_grid_maps_each_gemm_once_and_gives_it_to_whoever_has_it(monkeypatch):
     first = gather([Gemm("a", 9, 16, 24, 2), Gemm("b", 5, 8, 8)], [add])
     second = gather([Gemm("b", 5, 8, 8, 3)], [add])
     batch = lambda w: jax.tree.map(lambda x: x[None], w)  # noqa: E731
-    got = run_grid([batch(first), batch(second)], chips, SCENARIO)
+    scenario = dataclasses.replace(SCENARIO, operator_start_cycles=0.0)
+    got = run_grid([batch(first), batch(second)], chips, scenario)
     # Its own two, and the 1 x 1 x 1 that pads the shorter workload.
     assert len(mapped) == 1
     np.testing.assert_array_equal(mapped[0], [[1, 1, 1], [5, 8, 8], [9, 16, 24]])
 
-    static_pj = jax.vmap(lambda chip: technology(chip, SCENARIO).static_pj)(chips)
+    static_pj = jax.vmap(lambda chip: technology(chip, scenario).static_pj)(chips)
     a, b = (s * chips.pe_x + chips.cores for s in (9 + 20 * 16 + 300 * 24, 5 + 20 * 8 + 300 * 8))
     for run, (times_a, times_b) in zip(got, ((2, 1), (0, 3)), strict=True):
         cycles = times_a * a + times_b * b

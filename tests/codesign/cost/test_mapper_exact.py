@@ -29,8 +29,14 @@ def clip_pairs(seed: int) -> list[tuple[tuple[int, int, int], Accelerator]]:
         tokens = int(rng.choice([50, 77, 197, 257]))
         width, ffn = 64 * int(rng.integers(4, 13)), 128 * int(rng.integers(6, 25))
         qkv = 64 * int(rng.integers(4, 13))
-        gemms = [(tokens, width, qkv), (tokens, 64, tokens), (tokens, tokens, 64),
-                 (tokens, qkv, width), (tokens, width, ffn), (tokens, ffn, width)]
+        gemms = [
+            (tokens, width, qkv),
+            (tokens, 64, tokens),
+            (tokens, tokens, 64),
+            (tokens, qkv, width),
+            (tokens, width, ffn),
+            (tokens, ffn, width),
+        ]
         chip = Accelerator(*(axis[int(rng.integers(len(axis)))] for axis in axes))
         pairs.append((gemms[int(rng.integers(len(gemms)))], chip))
     return pairs

@@ -15,20 +15,19 @@ import pytest
 
 from codesign.accelerator import Accelerator
 from codesign.errors import UserError
-from codesign.oracle import cache
+from codesign.oracle import SAMPLED_SCENARIO, cache
 from codesign.oracle.collect import collect
 from codesign.oracle.interface import Constants, OracleError, Point, Sample
 from codesign.oracle.stored import SETS, gemms, points, stored_designs, stored_pairs, write_designs
 from codesign.oracle.systolic import systolic_cycles
 from codesign.oracle.zigzag import ZigZag, _sizes, _tools, _unrollings
-from codesign.scenario import Scenario
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 live = pytest.mark.skipif(
     importlib.util.find_spec("zigzag") is None, reason="zigzag-dse is not installed"
 )
 # An independent run of ZigZag at round energies; see the head of the file.
-PUBLISHED = Path(__file__).parent / "data" / "zigzag_samples.csv"
+PUBLISHED = Path(__file__).parents[1] / "data" / "zigzag_samples.csv"
 
 
 @functools.cache
@@ -46,7 +45,7 @@ def shipped() -> list[tuple[Point, Sample]]:
 
 @functools.cache
 def pairs() -> tuple[Point, ...]:
-    return tuple(stored_pairs(ZigZag(), Scenario()))
+    return tuple(stored_pairs(ZigZag(), SAMPLED_SCENARIO))
 
 
 @functools.cache
@@ -54,8 +53,12 @@ def design_points(name: str) -> tuple[tuple[Point, ...], ...]:
     """Points of each design of a set."""
     designs = stored_designs(name)
     shapes = [list(gemms(d.architecture)) for d in designs]
-    flat = iter(points(((s, d.accelerator) for d, of in zip(designs, shapes, strict=True)
-                        for s in of), Scenario()))
+    flat = iter(
+        points(
+            ((s, d.accelerator) for d, of in zip(designs, shapes, strict=True) for s in of),
+            SAMPLED_SCENARIO,
+        )
+    )
     return tuple(tuple(next(flat) for _ in of) for of in shapes)
 
 
@@ -146,8 +149,10 @@ def test_gemms_of_a_design_are_its_macs():
         macs = a.patches * 3 * a.patch**2 * v.width + (v.width + t.width + 1) * a.projection
         for tower, tokens in ((v, a.vision_tokens), (t, 77)):
             inner = 64 * tower.heads
-            macs += tower.layers * tokens * (
-                4 * tower.width * inner + 2 * tokens * inner + 2 * tower.width * tower.ffn
+            macs += (
+                tower.layers
+                * tokens
+                * (4 * tower.width * inner + 2 * tokens * inner + 2 * tower.width * tower.ffn)
             )
         assert sum(m * k * n * count for (m, k, n), count in gemms(a).items()) == macs
 
@@ -235,9 +240,17 @@ def test_zigzag_gives_the_published_samples(row):
         int("".join(c for c in w.replace("L2", "") if c.isdigit())) for w in words
     )
     costs = Constants(
-        mac_pj=0.2, register_read_pj=0.0, register_write_pj=0.03, l2_read_pj=1.0, l2_write_pj=1.0,
-        glb_read_pj=5.0, glb_write_pj=5.0, dram_pj=60.0, static_pj=0.0,
-        dram_bytes_per_cycle=128.0, glb_bytes_per_cycle=256.0,
+        mac_pj=0.2,
+        register_read_pj=0.0,
+        register_write_pj=0.03,
+        l2_read_pj=1.0,
+        l2_write_pj=1.0,
+        glb_read_pj=5.0,
+        glb_write_pj=5.0,
+        dram_pj=60.0,
+        static_pj=0.0,
+        dram_bytes_per_cycle=128.0,
+        glb_bytes_per_cycle=256.0,
     )
     chip = Accelerator(cores, pe_x, pe_y, l2_kib, width, glb_mib)
     sample = ZigZag(register_words=(64, 16, 4))(Point(m, k, n, chip, costs))

@@ -13,6 +13,7 @@ import pytest
 
 from codesign.accelerator import Accelerator
 from codesign.cost.physical import PRECISIONS_BITS
+from codesign.oracle import SAMPLED_SCENARIO
 from codesign.oracle.collect import collect
 from codesign.oracle.exact import Exact
 from codesign.oracle.interface import Constants, OracleError, Point, Sample
@@ -72,7 +73,7 @@ def test_mapper_and_exact_mapper_agree(bits):
     static = np.array([p.constants.static_pj for p in asked])
     ours, exact = ((e + static * c) * c for c, e in (found.T, truth.T))
     # The mapper may use a part of the array, which the exact one does not look at.
-    assert (ours < 1.005 * exact).all() and (ours > 0.95 * exact).all()
+    assert (ours < 1.02 * exact).all() and (ours > 0.95 * exact).all()
     assert np.abs(ours / exact - 1).mean() < 0.01
 
 
@@ -122,7 +123,9 @@ def test_energy_of_a_product_that_fits_everywhere(price: Pricer, bits: int):
 def test_surrogates_lower_bounds_are_below_and_in_bytes(bits: int):
     """What a learned surrogate corrects; the features besides are finite at every precision."""
     (m, k, n), chip = GEMMS[0], CHIPS[1]
-    asked = points([((m, k, n), chip)], Scenario(precision_bits=bits, dram_bytes_per_cycle=8.0))
+    # 2 channels x 2 bytes x 2,500 MT/s, half of it, at 625 MHz: 8 bytes a cycle.
+    memory = Scenario(precision_bits=bits, dram_data_rate_mts=2500.0, dram_usable_share=0.5)
+    asked = points([((m, k, n), chip)], memory)
     seen = Points.of(asked)
     low = bounds(*seen)
     assert float(low.load[0]) == pytest.approx(bits / 8 * (m * k + k * n) / 8.0)
@@ -206,7 +209,7 @@ def test_an_oracle_is_asked_only_for_what_it_prices():
 
 def test_stored_samples_answer_their_own_precision_only():
     """The package's are of 8 bits; a wider word's constants a byte may be the same."""
-    pairs = stored_pairs(ZigZag(), Scenario())[:20]
+    pairs = stored_pairs(ZigZag(), SAMPLED_SCENARIO)[:20]
     wide = [
         p._replace(constants=dataclasses.replace(p.constants, precision_bits=16)) for p in pairs
     ]

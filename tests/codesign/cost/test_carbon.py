@@ -6,6 +6,7 @@ so that neither our tables nor our arithmetic is held against itself.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 
 from codesign.cost import carbon, tables
+from codesign.costing import CATRANSFORMERS, default_scenario
 from codesign.scenario import Scenario
 
 # nm: fab energy (kWh/cm2), gases at 95 % and at 99 % abatement (g/cm2); materials are 500
@@ -127,18 +129,25 @@ def test_murphys_yield_falls_and_is_differentiable():
     assert slope > float(carbon.chip_kgco2e(100.0, scenario)) / 100
 
 
-# --- DRAM ----------------------------------------------------------------------------------
+# --- DRAM of the reference's costing -------------------------------------------------------
 
 
 @pytest.mark.parametrize("technology", ACT_DRAM)
 def test_dram_by_technology(technology):
-    got = carbon.dram_kgco2e(Scenario(dram_technology=technology, dram_gb=4.0, dram_yield=0.8))
-    assert got == pytest.approx(4 * ACT_DRAM[technology] / 0.8 / 1000, rel=1e-6)
+    scenario = dataclasses.replace(
+        default_scenario("catransformers"), dram_technology=technology, dram_yield=0.8
+    )
+    made = CATRANSFORMERS.dram_devices(4.0, 2.0, 0.0, 0.0, scenario)
+    assert made.kgco2e["dram"] == pytest.approx(4 * ACT_DRAM[technology] / 0.8 / 1000, rel=1e-6)
 
 
 def test_dram_of_the_reference():
-    assert carbon.dram_kgco2e(Scenario()) == pytest.approx(0.2103, abs=5e-5)
-    assert carbon.dram_kgco2e(Scenario(dram_gb=0.0)) == 0
+    """1 GB of LPDDR3 whatever it holds, in no package, that costs nothing to keep."""
+    scenario = default_scenario("catransformers")
+    capacity = CATRANSFORMERS.dram_capacity_gb(3e9, 8.0, scenario)
+    made = CATRANSFORMERS.dram_devices(capacity, 8.0, 0.0, 0.01, scenario)
+    assert capacity == 1 and sum(made.kgco2e.values()) == pytest.approx(0.2103, abs=5e-5)
+    assert made.refresh_w == made.between_j == 0
 
 
 # --- use -----------------------------------------------------------------------------------
