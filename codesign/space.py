@@ -72,7 +72,7 @@ class TowerChoices:
 @accepts_old_names
 @dataclasses.dataclass(frozen=True)
 class AcceleratorChoices:
-    """Choices of the accelerator's parameters; the defaults are CATransformers' grid.
+    """Choices of the accelerator's parameters; the defaults are the published grid.
 
     Attributes:
       cores: cores on the chip.
@@ -81,6 +81,7 @@ class AcceleratorChoices:
       l2_kib: local buffer per core, KiB.
       l2_bytes_per_cycle: local-buffer bandwidth, bytes a cycle.
       glb_mib: global buffer, MiB.
+      channels: DRAM channels; two are one package of the usual LPDDR.
 
     Raises:
       ValueError: choices empty, not increasing or not positive.
@@ -92,10 +93,50 @@ class AcceleratorChoices:
     l2_kib: CountChoices = (64, 128, 256, 512, 1024)
     l2_bytes_per_cycle: CountChoices = (32, 64, 128)
     glb_mib: PositiveChoices = (2, 4, 8)
+    channels: CountChoices = (2,)
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             _check_choices(f"accelerator.{field.name}", getattr(self, field.name))
+
+
+def _doublings(first: int, last: int) -> tuple[int, ...]:
+    """2^first to 2^last."""
+    return tuple(2**i for i in range(first, last + 1))
+
+
+# CATransformers' grid (arXiv 2505.01386), with one package of DRAM.
+PUBLISHED_GRID = AcceleratorChoices()
+# All doublings in which optima of published models were found, up to the bounds of a design file,
+# and down to the smallest memory that CACTI has data of.
+WIDE_GRID = AcceleratorChoices(
+    cores=_doublings(0, 4),
+    pe_x=_doublings(3, 8),
+    pe_y=_doublings(1, 7),
+    l2_kib=_doublings(2, 7),
+    l2_bytes_per_cycle=_doublings(4, 9),
+    glb_mib=(1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8),
+    channels=_doublings(0, 4),
+)
+# The part of it where chips of little carbon are. A joint search maps every operator of its
+# networks on all of it.
+JOINT_GRID = AcceleratorChoices(
+    cores=(1, 2, 4),
+    pe_x=(16, 32, 64, 128),
+    pe_y=(8, 16, 32),
+    l2_kib=(4, 8, 16),
+    l2_bytes_per_cycle=(32, 64),
+    glb_mib=(1 / 16, 1 / 8, 1 / 4, 1 / 2, 1, 2),
+    channels=(1, 2, 4),
+)
+
+
+def accelerator_dimensions(choices: AcceleratorChoices) -> list[Dimension]:
+    """The axes of an accelerator's choices, in the order of its fields."""
+    return [
+        Dimension(f"accelerator.{field}", tuple(getattr(choices, field)))
+        for field in ACCELERATOR_FIELDS
+    ]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,10 +190,7 @@ class DesignSpace:
             for tower, choices in self.towers.items()
             for field in ELASTIC
         ]
-        chip = [
-            Dimension(f"accelerator.{field}", tuple(getattr(self.accelerator, field)))
-            for field in ACCELERATOR_FIELDS
-        ]
+        chip = accelerator_dimensions(self.accelerator)
         subnets = [Dimension(f"sparsity.{k}", tuple(c)) for k, c in enumerate(self.sparsity)]
         return (*towers, *subnets, *chip)
 
@@ -228,13 +266,31 @@ class DesignSpace:
         """The supernet: every elastic dimension at its last choice."""
         return self.architecture_at(self.steps)
 
+    def within(self, network: Any) -> DesignSpace:
+        """The part of the space that can be cut out of a network, whose dimensions end it.
+
+        Args:
+          network: an architecture, which every design shares but for the elastic dimensions.
+        """
+
+        def ended(name: str, choices: TowerChoices) -> TowerChoices:
+            tower = self.family.tower(network, name)
+            return TowerChoices(**{
+                field: (*(c for c in getattr(choices, field) if c < size), size)
+                for field, size in ((field, getattr(tower, field)) for field in ELASTIC)
+            })  # fmt: skip
+
+        towers: Any = {name: ended(name, choices) for name, choices in self.towers.items()}
+        return dataclasses.replace(self, base=network, **towers)
+
     def architecture_at(self, indices: Sequence[int] | np.ndarray) -> Any:
         """Discrete architecture at choice indices [d], or at its own [architecture_size]."""
         axes, own = (self.part(x, "architecture") for x in (self.dimensions, indices))
-        return self._architecture([int(d.choices[int(i)]) for d, i in zip(axes, own, strict=True)])
+        values = [int(d.choices[int(i)]) for d, i in zip(axes, own, strict=True)]
+        return self.with_dimensions(values)
 
     def accelerator_at(self, indices: Sequence[int] | np.ndarray) -> Accelerator:
-        """Discrete accelerator at choice indices [d], or at its own [6]."""
+        """Discrete accelerator at choice indices [d], or at its own."""
         axes = self.part(self.dimensions, "accelerator")
         own = indices if len(indices) == len(axes) else self.part(indices, "accelerator")
         return Accelerator(*(d.choices[int(i)] for d, i in zip(axes, own, strict=True)))
@@ -244,8 +300,8 @@ class DesignSpace:
         own = self.part(indices, "sparsity")
         return tuple(c[int(i)] for c, i in zip(self.sparsity, own, strict=True))
 
-    def _architecture(self, values: Sequence[Any]) -> Any:
-        """The architecture of a value for each of its axes."""
+    def with_dimensions(self, values: Sequence[Any]) -> Any:
+        """The architecture of a value for each of its axes, traced or not."""
         towers = {name: Tower(*self.part(values, name)) for name in self.family.towers}
         return self.family.architecture(self.base, towers)
 
@@ -256,7 +312,7 @@ class DesignSpace:
             for w, d in zip(self.weights(z), self.dimensions, strict=True)
         ]
         return (
-            self._architecture(self.part(values, "architecture")),
+            self.with_dimensions(self.part(values, "architecture")),
             Accelerator(*self.part(values, "accelerator")),
         )
 

@@ -1,10 +1,9 @@
-"""Joint search of a CIFAR-10 CLIP and an accelerator of the published grid.
+"""Joint search of a CIFAR-10 CLIP and an accelerator.
 
 Data: CIFAR-10 in the hub's parquet schema, by default uoft-cs/cifar10 from the hub, with
 `--data.path FOLDER` from a folder of parquet files. Images of 32 x 32 in patches of 4
-make 65 tokens. The accelerator grid is CATransformers' (arXiv 2505.01386, table of the
-search space); the scenario is a camera that looks 30 times a second, day and night, with
-32 MB of DRAM.
+make 65 tokens. The scenario is a camera that looks 30 times a second, day and night, with a
+die of HyperRAM stacked in the chip's package.
 
     codesign search cifar10 --data.path FOLDER
 
@@ -44,7 +43,11 @@ config = SearchConfig(
         ),
     ),
     scenario=Scenario(
-        dram_gb=0.032, dram_technology="lpddr4", inferences_per_s=30.0, hours_per_day=24.0
+        dram_technology="hyperram",
+        dram_system_gb=0.0,
+        dram_package_g=0.0,
+        inferences_per_s=30.0,
+        hours_per_day=24.0,
     ),
     limits=Limits(latency_s=5e-3, area_mm2=32.0, tops=20.48),
     targets=TargetConfig(designs=6, low=0.3, high=0.8, worst_accuracy=0.4),
@@ -52,6 +55,6 @@ config = SearchConfig(
         warmup_steps=6000, joint_steps=3000, tune_steps=6000, checkpoint_steps=500
     ),
     optim=OptimConfig(
-        batch_size=256, lr=1e-3, lr_warmup_steps=300, weight_decay=0.05, design_lr=0.005
+        batch_size=256, lr=1e-3, warmup_steps=300, weight_decay=0.05, design_lr=0.005
     ),
 )

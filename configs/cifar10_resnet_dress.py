@@ -24,9 +24,7 @@ config = ClassifierDressConfig(
     validation=SourceConfig(path="uoft-cs/cifar10", split="test"),
     network=ResNetConfig(depth=20, width=16, classes=10),
     # Of the 50,000 training images.
-    pictures=PicturesConfig(
-        size=32, mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616)
-    ),
+    pictures=PicturesConfig(size=32, mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616)),
     augment=AugmentConfig(crop_scale=(1.0, 1.0), flip=True, shift=4),
     optim=ClassifierOptimConfig(batch_size=128, lr=0.1, warmup_steps=400, weight_decay=5e-4),
     schedule=ScheduleConfig(evaluate_steps=2000, checkpoint_steps=500, log_steps=50),

@@ -16,7 +16,12 @@ _AS_THEY_ARE = AugmentConfig(crop_scale=(1.0, 1.0), flip=False, shift=0)
 
 
 def calibration_batches(
-    source: Source, processor: Processor, *, samples: int, batch_size: int, seed: int = 0,
+    source: Source,
+    processor: Processor,
+    *,
+    samples: int,
+    batch_size: int,
+    seed: int = 0,
     threads: int = 4,
 ) -> Calibration:
     """Random samples of a source, whole batches of them, not augmented.

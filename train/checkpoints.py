@@ -77,8 +77,7 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(
             preservation_policy=_Kept(self), cleanup_tmp_directories=True
         )
-        self._quiet = contextlib.ExitStack()
-        self._quiet.enter_context(_quiet_threads())
+        self._undo_silence: Callable[[], None] | None = _silence()
         with _one_line(f"cannot open {folder}"):
             self._manager = ocp.CheckpointManager(folder / _STEPS, options=options)
 
@@ -94,7 +93,8 @@ class Checkpoints:
             if kind is None or not issubclass(kind, RunError):
                 raise
         finally:
-            self._quiet.close()
+            if self._undo_silence is not None:
+                self._undo_silence()
         if kind is None and jax.process_index() == 0:
             shutil.rmtree(self._folder / _DAMAGED, ignore_errors=True)
 
@@ -153,6 +153,8 @@ class Checkpoints:
                 saved, meta = self._restored(step, phases)
             except Exception as error:  # whatever Orbax and TensorStore make of a damaged file
                 damaged.append(step)
+                # Reads of its other arrays go on in threads, and fail when this is long closed.
+                self._undo_silence = None
                 why = " ".join(str(error).split())[:120] or type(error).__name__
                 say(f"the checkpoint of step {step} is damaged ({why}); looking for an older one")
                 continue
@@ -252,27 +254,31 @@ def _checksum(meta: dict[str, Any], leaves: Sequence[np.ndarray]) -> int:
     return crc
 
 
-@contextlib.contextmanager
-def _quiet_threads() -> Iterator[None]:
-    """Keeps the threads of Orbax and TensorStore from printing what is raised in ours as well.
+def _silence() -> Callable[[], None]:
+    """Keeps what is raised in our thread as well from being printed by others; gives its undoing.
 
-    Orbax logs a traceback a thread, and TensorStore's threads raise into the void, an error for
-    each array.
+    Orbax logs a traceback a thread, TensorStore's threads raise into the void, an error for each
+    array, and asyncio logs those that wait in tasks which nobody asks any more.
     """
-    log, hook = logging.getLogger("absl"), sys.unraisablehook
-    level = log.level
+    absl, tasks, hook = logging.getLogger("absl"), logging.getLogger("asyncio"), sys.unraisablehook
+    level = absl.level
 
     def of_main_thread(unraisable: Any) -> None:
         if threading.current_thread() is threading.main_thread():
             hook(unraisable)
 
-    log.setLevel(logging.CRITICAL)
-    sys.unraisablehook = of_main_thread
-    try:
-        yield
-    finally:
-        log.setLevel(level)
+    def is_news(record: logging.LogRecord) -> bool:
+        return "exception was never retrieved" not in record.getMessage()
+
+    def undo() -> None:
+        absl.setLevel(level)
+        tasks.removeFilter(is_news)
         sys.unraisablehook = hook
+
+    absl.setLevel(logging.CRITICAL)
+    tasks.addFilter(is_news)
+    sys.unraisablehook = of_main_thread
+    return undo
 
 
 def _check_space(what: str, folder: Path, needed_bytes: int) -> None:

@@ -128,7 +128,7 @@ class ClassifierTask:
         """Shifted, mirrored and normalised."""
         return Prepared(self.classifier.varied(batch.images, key), batch.labels)
 
-    def taught(self, fixed: nnx.State, batch: Prepared) -> None:
+    def teacher_outputs(self, fixed: nnx.State, batch: Prepared) -> None:
         """There is no teacher."""
 
     def first(self, params: nnx.State, fixed: Any, batch: Prepared, step: Array) -> nnx.State:
@@ -136,7 +136,11 @@ class ClassifierTask:
         return params
 
     def forward(
-        self, params: nnx.State, stats: nnx.State, fixed: nnx.State, batch: Prepared,
+        self,
+        params: nnx.State,
+        stats: nnx.State,
+        fixed: nnx.State,
+        batch: Prepared,
         gates: Any = None,
     ) -> tuple[Array, nnx.State]:
         """Logits [B,classes], and the statistics of this batch."""
@@ -145,7 +149,7 @@ class ClassifierTask:
         return self.classifier.train(Variables(params, stats, fixed), batch.images)
 
     def loss(
-        self, params: nnx.State, outputs: Array, taught: None, batch: Prepared
+        self, params: nnx.State, outputs: Array, teacher: None, batch: Prepared
     ) -> tuple[Array, Metrics]:
         """Cross-entropy."""
         loss = cross_entropy(outputs, batch.labels, self.label_smoothing)
@@ -165,7 +169,11 @@ class ClassifierTask:
 
 
 def split_classifier(
-    model: nnx.Module, mean: Iterable[float], std: Iterable[float], *, shift: int = 0,
+    model: nnx.Module,
+    mean: Iterable[float],
+    std: Iterable[float],
+    *,
+    shift: int = 0,
     flip: bool = False,
 ) -> tuple[Classifier, Variables]:
     """A network apart: what is static, and its arrays. The model stays as it is.
@@ -270,7 +278,11 @@ def divergence(teacher: Array, logits: Array) -> Array:
 
 @functools.partial(jax.jit, static_argnames="task")
 def count_right(
-    state: JointState | PostState, fixed: nnx.State, members: Array, images: Array, labels: Array,
+    state: JointState | PostState,
+    fixed: nnx.State,
+    members: Array,
+    images: Array,
+    labels: Array,
     task: ClassifierTask,
 ) -> Array:
     """How many images of a batch each member gets right, int32 [M]; a label below 0 never is."""
@@ -286,8 +298,13 @@ def count_right(
 
 
 def evaluate(
-    state: JointState | PostState, fixed: nnx.State, members: Iterable[int], images: np.ndarray,
-    labels: np.ndarray, task: ClassifierTask, batch_size: int = 500,
+    state: JointState | PostState,
+    fixed: nnx.State,
+    members: Iterable[int],
+    images: np.ndarray,
+    labels: np.ndarray,
+    task: ClassifierTask,
+    batch_size: int = 500,
 ) -> np.ndarray:
     """Share of images that each member gets right, float [M].
 

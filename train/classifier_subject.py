@@ -70,16 +70,20 @@ def open_labelled(
 
 
 @functools.partial(jax.jit, static_argnames="classifier")
-def _right(
-    variables: Variables, images: Array, labels: Array, classifier: Classifier
-) -> Array:
+def _right(variables: Variables, images: Array, labels: Array, classifier: Classifier) -> Array:
     logits = classifier.infer(variables, classifier.normalised(images))
     return jnp.sum(jnp.argmax(logits, axis=-1) == labels)
 
 
 def measure(
-    networks: Sequence[Variables], classifier: Classifier, pictures: Pictures, source: Source, *,
-    batch_size: int, threads: int = 4, progress: Callable[[int], Any] = lambda _: None,
+    networks: Sequence[Variables],
+    classifier: Classifier,
+    pictures: Pictures,
+    source: Source,
+    *,
+    batch_size: int,
+    threads: int = 4,
+    progress: Callable[[int], Any] = lambda _: None,
 ) -> list[dict[str, Any]]:
     """What one or several networks get right of the pictures of a source, read once.
 
@@ -155,8 +159,8 @@ class ClassifierSubject:
 
     def model(self, network: nnx.State, stats: nnx.State) -> Variables:
         """The arrays of a network on this process's first device."""
-        arrays = Variables(network, stats, self.fixed)
-        return jax.tree.map(lambda x: x.addressable_data(0), arrays)
+        arrays: Variables = placement.local(Variables(network, stats, self.fixed))
+        return arrays
 
     def evaluate(self, models: Sequence[Variables]) -> list[dict[str, Any]]:
         """Top-1 accuracy of each."""
@@ -168,8 +172,12 @@ class ClassifierSubject:
         )  # fmt: skip
 
     def pack(
-        self, model: Variables, masks: Masks, specs: Mapping[str, RowSpec],
-        sparsities: Sequence[float], own: Sequence[Mapping[str, Any]],
+        self,
+        model: Variables,
+        masks: Masks,
+        specs: Mapping[str, RowSpec],
+        sparsities: Sequence[float],
+        own: Sequence[Mapping[str, Any]],
     ) -> PackedFamily:
         """See `pack_resnet`."""
         return pack_resnet(
@@ -196,12 +204,8 @@ def open_classifier(config: ClassifierDressConfig, display: Display) -> Classifi
     Raises:
       UserError: what cannot be used.
     """
-    mesh = placement.make_mesh()
-    try:
-        placement.check_batch(mesh, config.optim.batch_size)
-    except ValueError as error:
-        raise UserError(str(error)) from None
-    display.says("opening the data")
+    mesh = placement.mesh_for(config.optim.batch_size)
+    display.says("opening the data", chapter="data")
     classes, pictures = config.network.classes, config.pictures
     source = open_labelled(config.train, classes, display.indexing)
     validation = None

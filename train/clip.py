@@ -20,7 +20,7 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh
 
-from codesign.models import ClipOutput, clamp_logit_scale
+from codesign.models import ClipOutput, Gates, clamp_logit_scale
 from codesign.train import placement
 from codesign.train.data import ImageTextBatch
 from codesign.train.finetune.config import FinetuneConfig, LossConfig
@@ -33,7 +33,7 @@ from codesign.train.losses import (
     similarity_logits,
 )
 from codesign.train.network import Network
-from codesign.train.optim import decayed, warmup_cosine
+from codesign.train.optim import clipped_adamw, decayed, warmup_cosine
 from codesign.train.task import Metrics
 
 Array = jax.Array
@@ -46,11 +46,11 @@ class Weights(NamedTuple):
 
     Attributes:
       clip: the CLIP's parameters.
-      logit_bias: of the sigmoid loss, []; others leave it alone.
+      logit_bias: of the sigmoid loss, []; others leave it alone, and may do without (None).
     """
 
     clip: nnx.State
-    logit_bias: Array
+    logit_bias: Any
 
 
 class Fixed(NamedTuple):
@@ -103,7 +103,7 @@ class ClipTask:
         )
         return ImageTextBatch(*map(keep, batch))
 
-    def taught(self, fixed: Fixed, batch: ImageTextBatch) -> ClipOutput | None:
+    def teacher_outputs(self, fixed: Fixed, batch: ImageTextBatch) -> ClipOutput | None:
         """The teacher's embeddings."""
         if self.teacher is None or fixed.teacher is None:
             return None
@@ -135,17 +135,18 @@ class ClipTask:
             clip = jax.tree_util.tree_map_with_path(
                 lambda path, x: jax.lax.stop_gradient(x) if path[0].key == self.lock else x, clip
             )
-        if gates is not None:
-            out = self.student.embed(clip, fixed.rest, batch.images, batch.ids, gates)
-        else:
-            out = embed_in_parts(self.student, clip, fixed.rest, batch, self.micro_batches)
+        out = embed_in_parts(self.student, clip, fixed.rest, batch, self.micro_batches, gates)
         return out, stats
 
     def loss(
-        self, params: Weights, outputs: ClipOutput, taught: ClipOutput | None, batch: ImageTextBatch
+        self,
+        params: Weights,
+        outputs: ClipOutput,
+        teacher: ClipOutput | None,
+        batch: ImageTextBatch,
     ) -> tuple[Array, Metrics]:
         """See `weighted_losses`."""
-        return weighted_losses(outputs, params.logit_bias, taught, batch.labels, self.loss_config)
+        return weighted_losses(outputs, params.logit_bias, teacher, batch.labels, self.loss_config)
 
     def divergence(self, outputs: ClipOutput, densest: ClipOutput) -> Array:
         """Of the similarities within the batch."""
@@ -165,20 +166,25 @@ class ClipTask:
 
 
 def embed_in_parts(
-    network: Network, params: nnx.State, rest: nnx.State, batch: ImageTextBatch, parts: int
+    network: Network,
+    params: nnx.State,
+    rest: nnx.State,
+    batch: ImageTextBatch,
+    parts: int,
+    gates: Gates | None = None,
 ) -> ClipOutput:
     """Embeddings of the whole batch, in its order, from `parts` passes."""
     if parts == 1:
-        return network.embed(params, rest, batch.images, batch.ids)
+        return network.embed(params, rest, batch.images, batch.ids, gates)
 
     @functools.partial(jax.checkpoint, prevent_cse=False)
     def embed(part: tuple[Array, Array]) -> tuple[Array, Array]:
-        out = network.embed(params, rest, *part)
+        out = network.embed(params, rest, *part, gates)
         return out.image_embedding, out.text_embedding
 
     # Part m holds the pairs m, m + M, ...: each device's own pairs stay on it.
     cut = jax.tree.map(lambda x: _by_part(x, parts), (batch.images, batch.ids))
-    images, texts = (_whole(x) for x in jax.lax.map(embed, cut))
+    images, texts = (_joined(x) for x in jax.lax.map(embed, cut))
     scale: Any = params["logit_scale"]
     return ClipOutput(images, texts, jnp.exp(scale[...]))
 
@@ -188,7 +194,7 @@ def _by_part(x: Array, parts: int) -> Array:
     return jnp.moveaxis(x.reshape(-1, parts, *x.shape[1:]), 1, 0)
 
 
-def _whole(x: Array) -> Array:
+def _joined(x: Array) -> Array:
     """[M, b, ...] -> [B, ...], the reverse of `_by_part`."""
     return jnp.moveaxis(x, 0, 1).reshape(-1, *x.shape[2:])
 
@@ -201,7 +207,7 @@ def pair_labels(labels: Array, same_label: bool) -> Array | None:
 
 
 def weighted_losses(
-    out: ClipOutput, logit_bias: Array, taught: ClipOutput | None, labels: Array, loss: LossConfig
+    out: ClipOutput, logit_bias: Array, teacher: ClipOutput | None, labels: Array, loss: LossConfig
 ) -> tuple[Array, dict[str, Array]]:
     """The loss of a batch's embeddings, and its parts."""
     of_pairs = pair_labels(labels, loss.same_label)
@@ -210,15 +216,15 @@ def weighted_losses(
     else:
         contrastive = sigmoid_loss(*out, logit_bias, of_pairs)
     total, parts = loss.contrastive * contrastive, {"contrastive_loss": contrastive}
-    if taught is not None:
+    if teacher is not None:
         parts["distillation_loss"] = distillation_loss(
-            similarity_logits(*out), similarity_logits(*taught)
+            similarity_logits(*out), similarity_logits(*teacher)
         )
         total += loss.distillation * parts["distillation_loss"]
         if loss.features:
             parts["feature_loss"] = 0.5 * (
-                feature_distillation_loss(out.image_embedding, taught.image_embedding)
-                + feature_distillation_loss(out.text_embedding, taught.text_embedding)
+                feature_distillation_loss(out.image_embedding, teacher.image_embedding)
+                + feature_distillation_loss(out.text_embedding, teacher.text_embedding)
             )
             total += loss.features * parts["feature_loss"]
     return total, {"loss": total} | parts
@@ -233,20 +239,15 @@ def make_optimizer(
     """
     optim = config.optim
     rate = warmup_cosine(lr, warmup_steps, max(1, steps), optim.final_lr)
-    decays: Any = Weights(decayed(params), False)  # type: ignore[arg-type]
-    adamw = optax.chain(
-        optax.clip_by_global_norm(optim.clip_norm),
-        optax.adamw(
-            rate, b2=optim.beta2, eps=optim.epsilon, weight_decay=optim.weight_decay, mask=decays
-        ),
-    )
+    decays: Any = Weights(decayed(params), False)
+    adamw = clipped_adamw(optim, rate, decays)
     if config.lock == "none":
         return adamw, rate
     labels: Any = Weights(
         jax.tree_util.tree_map_with_path(
             lambda path, _: _LOCKED if path[0].key == config.lock else _NOT_LOCKED, params
         ),
-        _NOT_LOCKED,  # type: ignore[arg-type]
+        _NOT_LOCKED,
     )
     locked = optax.partition({_NOT_LOCKED: adamw, _LOCKED: optax.set_to_zero()}, labels)
     return locked, rate

@@ -14,6 +14,7 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh
 
+from codesign.architecture import Architecture
 from codesign.dress.masks import Masks
 from codesign.dress.packed import PackedFamily
 from codesign.dress.rows import RowSpec
@@ -28,7 +29,8 @@ from codesign.models.formats import (
     save_clip,
 )
 from codesign.models.formats.files import locate_side_files
-from codesign.models.formats.processor import image_settings, make_processor, read_tokenizer
+from codesign.models.formats.image_settings import image_settings
+from codesign.models.formats.processor import make_processor, read_tokenizer
 from codesign.models.subnets import norm_parameters, pack_clip, subnet_specs
 from codesign.train import placement
 from codesign.train.clip import ClipTask, Fixed, States, Weights, make_optimizer
@@ -86,8 +88,7 @@ class ClipSubject:
 
     def model(self, network: nnx.State, stats: Any) -> CLIP:
         """The CLIP of replicated parameters, on this process's first device."""
-        states = jax.tree.map(lambda x: x.addressable_data(0), (network, self.fixed.rest))
-        return self.task.student.clip(*states)
+        return self.task.student.clip(*placement.local((network, self.fixed.rest)))
 
     def evaluate(self, models: Sequence[CLIP]) -> list[dict[str, Any]]:
         """Zero-shot classification and retrieval of each; see `evaluate_source`."""
@@ -106,8 +107,12 @@ class ClipSubject:
         self.processor.save(folder)
 
     def pack(
-        self, model: CLIP, masks: Masks, specs: Mapping[str, RowSpec],
-        sparsities: Sequence[float], own: Sequence[Mapping[str, Any]],
+        self,
+        model: CLIP,
+        masks: Masks,
+        specs: Mapping[str, RowSpec],
+        sparsities: Sequence[float],
+        own: Sequence[Mapping[str, Any]],
     ) -> PackedFamily:
         """See `pack_clip`."""
         return pack_clip(model, masks, specs, sparsities, norms=own)
@@ -127,17 +132,16 @@ def open_clip(config: FinetuneConfig, display: Display) -> ClipSubject:
     Raises:
       UserError: what cannot be used.
     """
-    mesh = placement.make_mesh()
-    try:
-        placement.check_batch(mesh, config.optim.batch_size // config.optim.micro_batches)
-    except ValueError as error:
-        raise UserError(f"{error}, divided by optim.micro_batches") from None
-    display.says("opening the data")
+    mesh = placement.mesh_for(config.optim.batch_size, config.optim.micro_batches)
+    display.says("opening the data", chapter="data")
     source = open_source(config.train, display.indexing)
     validation = None
     if config.validation.path:
         validation = open_source(config.validation, display.indexing)
-    begun = start(config, source)
+    begun = start(
+        source, checkpoint=config.checkpoint, untrained=config.untrained, image=config.image,
+        tokenizer=config.tokenizer, bfloat16=config.bfloat16, remat=config.remat, seed=config.seed,
+    )  # fmt: skip
     split: Any = nnx.split(begun.model, nnx.Param, ...)
     graphdef, params, rest = split
     network, states = (None, None) if config.loss.teacher is None else _teacher(config, begun)
@@ -145,11 +149,11 @@ def open_clip(config: FinetuneConfig, display: Display) -> ClipSubject:
         student=Network(graphdef, begun.processor.settings), loss_config=config.loss, mesh=mesh,
         teacher=network, lock=config.lock, micro_batches=config.optim.micro_batches,
     )  # fmt: skip
-    whole = placement.replicated(mesh)
+    replicated = placement.replicated(mesh)
     weights, fixed = Weights(params, jnp.zeros((), jnp.float32)), Fixed(rest, states)
     return ClipSubject(
-        config, task, placement.put(weights, whole), (), placement.put(fixed, whole), source,
-        begun.processor, validation, mesh, begun.model.vision.dtype,
+        config, task, placement.put(weights, replicated), (), placement.put(fixed, replicated),
+        source, begun.processor, validation, mesh, begun.model.vision.dtype,
     )  # fmt: skip
 
 
@@ -160,38 +164,51 @@ class Start(NamedTuple):
     processor: Processor
 
 
-def start(config: FinetuneConfig, source: Source) -> Start:
-    """The network and the processor that a config begins with.
+def start(
+    source: Source,
+    *,
+    checkpoint: str | None,
+    untrained: Architecture,
+    image: int | None = None,
+    tokenizer: str | None = None,
+    settings: ImageSettings | None = None,
+    bfloat16: bool = False,
+    remat: bool = False,
+    seed: int = 0,
+) -> Start:
+    """The network and the processor that a run begins with.
 
     Args:
-      config: names a checkpoint, or the dimensions of an untrained network.
       source: training data, whose words make the vocabulary where there is no tokenizer.
+      checkpoint: a file, folder or hub name in any format; None: an untrained network.
+      untrained: its dimensions, where there is no checkpoint.
+      image: side of the images, pixels, where it is not the checkpoint's.
+      tokenizer: folder or hub name; None: the checkpoint's own, or the training captions' words.
+      settings: how images become numbers, where there is no checkpoint; None: as usual.
+      bfloat16: compute in bfloat16.
+      remat: recompute each block in the backward pass.
+      seed: of initial weights.
 
     Raises:
       UserError: a checkpoint that cannot be read, or dimensions no CLIP can have.
     """
-    dtype = jnp.bfloat16 if config.bfloat16 else jnp.float32
-    if config.checkpoint is not None:
-        model = load_clip(config.checkpoint, image=config.image, dtype=dtype, remat=config.remat)
-        return Start(model, load_processor(config.checkpoint, model, tokenizer=config.tokenizer))
-    wanted = config.untrained
-    if config.image is not None:
-        wanted = dataclasses.replace(wanted, image=config.image)
-    settings = ImageSettings(size=wanted.image)
-    if wanted.channels == 1:
-        settings = dataclasses.replace(settings, mean=(0.5,), std=(0.5,))
-    if config.tokenizer is not None:
-        tokenizer = read_tokenizer(config.tokenizer)
-    else:
-        tokenizer = train_tokenizer(_texts(source))
-    processor = make_processor(settings, tokenizer, wanted.context)
+    dtype = jnp.bfloat16 if bfloat16 else jnp.float32
+    if checkpoint is not None:
+        model = load_clip(checkpoint, image=image, dtype=dtype, remat=remat)
+        return Start(model, load_processor(checkpoint, model, tokenizer=tokenizer))
+    wanted = untrained if image is None else dataclasses.replace(untrained, image=image)
+    if settings is None:
+        settings = ImageSettings(size=wanted.image)
+        if wanted.channels == 1:
+            settings = dataclasses.replace(settings, mean=(0.5,), std=(0.5,))
+    words = train_tokenizer(_texts(source)) if tokenizer is None else read_tokenizer(tokenizer)
+    processor = make_processor(settings, words, wanted.context)
     vocab, end = len(processor.tokenizer), processor.tokenizer.eos_token_id
-
 
     def new() -> CLIP:
         return CLIP(
             dataclasses.replace(wanted, vocab=vocab),
-            rngs=nnx.Rngs(config.seed), dtype=dtype, remat=config.remat,
+            rngs=nnx.Rngs(seed), dtype=dtype, remat=remat,
             # By default texts are read at their largest id, as OpenAI's are.
             dialect=Dialect(end_of_text=None if end == vocab - 1 else end),
         )  # fmt: skip

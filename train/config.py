@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+from typing import Annotated, Literal
 
 from codesign.architecture import Architecture, Tower
+from codesign.bounds import Ge, Le
 from codesign.constraints import (
+    MOST_AT_ONCE,
     Count,
+    Few,
     Natural,
     NonNegative,
     Positive,
@@ -16,10 +19,13 @@ from codesign.constraints import (
     ShareBelowOne,
 )
 from codesign.errors import UserError
+from codesign.renamed import accepts_old_names
 from codesign.scenario import Scenario
 from codesign.search.objectives import Limits, Mode
-from codesign.space import AcceleratorChoices, DesignSpace, TowerChoices
-from codesign.train.data import DataConfig
+from codesign.space import JOINT_GRID, AcceleratorChoices, DesignSpace, TowerChoices
+from codesign.train.data import AugmentConfig, DataConfig, SourceConfig
+from codesign.train.data.picture import check_augment
+from codesign.train.finetune.config import OptimConfig as WeightsConfig
 from codesign.train.finetune.config import Pairs
 
 
@@ -57,13 +63,13 @@ class SpaceConfig:
 
     vision: TowerChoices
     text: TowerChoices
-    accelerator: AcceleratorChoices = AcceleratorChoices()
+    accelerator: AcceleratorChoices = JOINT_GRID
     sparsity: tuple[tuple[ShareBelowOne, ...], ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
 class TargetConfig:
-    """The family of designs to find: one per target of the cost that `mode` names.
+    """The designs to find: one per target of the cost that `mode` names.
 
     Attributes:
       mode: the cost to make small: "carbon", "latency", "energy", "area", "edp",
@@ -78,11 +84,11 @@ class TargetConfig:
     """
 
     mode: Mode = "carbon"
-    designs: Count = 6
+    designs: Few = 6
     low: Positive = 0.2
     high: Positive = 0.8
     worst_accuracy: ShareBelowOne = 0.7
-    dense_designs: Natural = 0
+    dense_designs: Annotated[int, Ge(0), Le(MOST_AT_ONCE)] = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,6 +97,9 @@ class ScheduleConfig:
 
     Attributes:
       warmup_steps: plain CLIP training of the supernet, before units are ordered.
+      elastic_steps: of the supernet for all sizes at once; then it ranks every network of the
+        space, and each target gets the best that it pays for. Without any, designs start as the
+        whole supernet.
       joint_steps: relaxed designs and weights together; then designs snap to choices.
       tune_steps: training of the chosen networks under hard gates.
       chunk_steps: steps per compiled call; progress is shown and Ctrl-C heard between.
@@ -98,9 +107,11 @@ class ScheduleConfig:
       order_batches: batches the importance of units is measured on.
       snap_candidates: roundings of each design that are compared by their loss.
       snap_images: training images they are compared on.
+      proxy_images: validation images that networks are ranked on.
     """
 
     warmup_steps: Natural = 700
+    elastic_steps: Natural = 0
     joint_steps: Natural = 300
     tune_steps: Natural = 300
     chunk_steps: Count = 20
@@ -108,18 +119,18 @@ class ScheduleConfig:
     order_batches: Count = 16
     snap_candidates: Count = 32
     snap_images: Count = 512
+    proxy_images: Count = 512
 
 
+@accepts_old_names
 @dataclasses.dataclass(frozen=True)
-class OptimConfig:
-    """Optimisation.
+class OptimConfig(WeightsConfig):
+    """Optimisation, of each network's weights as in fine-tuning, and of designs.
 
     Attributes:
-      batch_size: image-caption pairs a step.
-      lr: peak learning rate of the weights (Adam).
-      lr_warmup_steps: linear warm-up at the start of the first two phases.
-      weight_decay: decoupled, on matrices only.
-      clip_norm: largest gradient norm of one network.
+      elastic_lr: peak of the elastic phase, from which it falls along a cosine.
+      warmup_steps: steps of linear warm-up, at the start of each phase but the last.
+      ema: 0: candidates have no moving average.
       design_lr: learning rate of the relaxed design (Adam on the unit cube, projected).
       cost_weight: weight of the log cost itself, so that hardware stays lean where no
         constraint asks for it.
@@ -132,9 +143,11 @@ class OptimConfig:
 
     batch_size: Pairs = 64
     lr: Positive = 4e-3
-    lr_warmup_steps: Natural = 50
+    elastic_lr: Positive = 2e-3
+    warmup_steps: Natural = 50
     weight_decay: NonNegative = 0.0
-    clip_norm: Positive = 1.0
+    beta2: ShareBelowOne = 0.999
+    epsilon: Positive = 1e-8
     design_lr: NonNegative = 0.02
     cost_weight: NonNegative = 0.02
     stiffness: NonNegative = 2.0
@@ -149,14 +162,24 @@ class SearchConfig:
 
     Attributes:
       space: what may be chosen.
-      data: what is trained and measured on.
+      data: what is trained and measured on, by its name; or else train and validation.
       model: fixed dimensions of the CLIP.
       scenario: how designs are made and used.
       limits: what every design must meet.
-      targets: the family to find.
+      targets: the designs to find.
       schedule: steps of each phase.
       optim: optimisation.
       seed: of initial weights and batches.
+      train: pictures with captions or classes to train on, in place of data.
+      validation: those to measure on, beside train.
+      test: those to measure the accuracies of the report on; an empty path: validation's.
+      checkpoint: the supernet: a file, folder or hub name in any format, pruned or not, whose
+        dimensions end the choices of the space; left out, an untrained one.
+      tokenizer: folder or hub name of the tokenizer; left out, the checkpoint's own, or for an
+        untrained network the words of the training captions.
+      image: side of the images, pixels, where it is not the data's or the checkpoint's.
+      augment: random variation of the images of train.
+      threads: threads that read and decode images.
     """
 
     space: SpaceConfig
@@ -168,6 +191,14 @@ class SearchConfig:
     schedule: ScheduleConfig = ScheduleConfig()
     optim: OptimConfig = OptimConfig()
     seed: Seed = 0
+    train: SourceConfig = SourceConfig(path="")
+    validation: SourceConfig = SourceConfig(path="")
+    test: SourceConfig = SourceConfig(path="")
+    checkpoint: str | None = None
+    tokenizer: str | None = None
+    image: Count | None = None
+    augment: AugmentConfig = AugmentConfig()
+    threads: Few = 4
 
     def check(self) -> None:
         """Refuses values that do not go together.
@@ -175,6 +206,20 @@ class SearchConfig:
         Raises:
           UserError: the first such values, and the mend.
         """
+        self.optim.check()
+        if self.optim.ema:
+            raise UserError("--optim.ema: a search keeps no moving average of weights; 0")
+        check_augment(self.augment)
+        if self.train.path and not self.validation.path:
+            raise UserError("--train.path is given without --validation.path: designs are measured")
+        for name in ("validation", "test"):
+            if getattr(self, name).path and not self.train.path:
+                raise UserError(f"--{name}.path is given without --train.path")
+        if self.train.path and self.checkpoint is None and self.image is None:
+            raise UserError(
+                "--train.path is given without --checkpoint: give --image, the side of the images "
+                "that an untrained network reads"
+            )
         targets, shares = self.targets, self.scenario.subnet_shares
         if targets.low > targets.high:
             raise UserError(

@@ -5,16 +5,14 @@ Axes: N images, K classes, T caption templates, E joint embedding.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from codesign.train.data import CaptionedImages
 from codesign.train.losses import normalise
 
 
@@ -98,73 +96,16 @@ def retrieved(
 
 
 class ImageResults(NamedTuple):
-    """What a CLIP makes of each image of a split.
+    """What a CLIP makes of each image.
 
     Attributes:
-      zero_shot: bool [N], whether the image's nearest class is its own.
-      retrieved: bool [N], whether its nearest caption is of its class.
+      zero_shot: bool [N], whether the image's nearest class is its own; of images without
+        classes, as `retrieved`.
+      retrieved: bool [N], whether its nearest caption is of its class, or its own.
     """
 
     zero_shot: np.ndarray
     retrieved: np.ndarray
-
-
-def evaluate_clip(
-    encode_image: Callable[[jax.Array], jax.Array],
-    encode_text: Callable[[jax.Array], jax.Array],
-    data: CaptionedImages,
-    split: Literal["validation", "test"],
-    batch_size: int = 256,
-) -> dict[str, float]:
-    """Zero-shot accuracy and image-to-text recall of a CLIP on one split.
-
-    Args and errors are those of `evaluate_images`.
-
-    Returns:
-      {"zero_shot_accuracy": ..., "recall_at_1": ...}, both in [0, 1].
-    """
-    results = evaluate_images(encode_image, encode_text, data, split, batch_size)
-    return {
-        "zero_shot_accuracy": float(np.mean(results.zero_shot)),
-        "recall_at_1": float(np.mean(results.retrieved)),
-    }
-
-
-def evaluate_images(
-    encode_image: Callable[[jax.Array], jax.Array],
-    encode_text: Callable[[jax.Array], jax.Array],
-    data: CaptionedImages,
-    split: Literal["validation", "test"],
-    batch_size: int = 256,
-) -> ImageResults:
-    """Zero-shot classification and image-to-text retrieval of each image of a split.
-
-    Every call of an encoder has the same shape, the last batch being padded, so a jitted
-    encoder compiles once. The encoders are not jitted here: one that closes over a model
-    would keep the weights of its first call.
-
-    Args:
-      encode_image: [batch_size, S, S, C] -> [batch_size, E].
-      encode_text: int32 [batch_size, context] -> [batch_size, E].
-      data: images and captions.
-      split: "validation" or "test".
-      batch_size: rows of every call.
-
-    Raises:
-      ValueError: an unknown split, or a batch size below 1.
-      FloatingPointError: an embedding is NaN or infinite. Its argmax would otherwise
-        pass for an answer, and a broken model for one at chance.
-    """
-    if split not in ("validation", "test"):
-        raise ValueError(f"split is {split!r}: choose validation or test")
-    part = getattr(data, split)
-    classes, templates, context = data.caption_ids.shape
-    flat = _encode(encode_text, data.caption_ids.reshape(-1, context), batch_size, "text")
-    captions = flat.reshape(classes, templates, -1)
-    images = _encode(encode_image, part.images, batch_size, "image")
-    right = zero_shot_correct(images, class_embeddings(captions), part.labels)
-    found = retrieved(images, captions, part.labels)
-    return ImageResults(np.asarray(right), np.asarray(found))
 
 
 def _cosines(queries: jax.Array, keys: jax.Array) -> jax.Array:
@@ -173,22 +114,3 @@ def _cosines(queries: jax.Array, keys: jax.Array) -> jax.Array:
     return jnp.einsum(
         "NE,ME->NM", normalise(queries), normalise(keys), precision=jax.lax.Precision.HIGHEST
     )
-
-
-def _encode(
-    encode: Callable[[jax.Array], jax.Array], inputs: np.ndarray, batch_size: int, what: str
-) -> np.ndarray:
-    """`encode` of all inputs, in calls of exactly `batch_size` rows; float32 [N, E]."""
-    if batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size}: it must be at least 1")
-    outputs = []
-    for start in range(0, len(inputs), batch_size):
-        batch = inputs[start : start + batch_size]
-        # Padded with a real input: zeros could make an encoder divide by nothing.
-        padding = np.repeat(batch[:1], batch_size - len(batch), axis=0)
-        encoded = encode(jnp.asarray(np.concatenate([batch, padding])))
-        outputs.append(encoded[: len(batch)])
-    embeddings = np.concatenate([np.asarray(output, np.float32) for output in outputs])
-    if not np.isfinite(embeddings).all():
-        raise FloatingPointError(f"the {what} encoder gave NaN or infinite embeddings")
-    return embeddings

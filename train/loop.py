@@ -1,140 +1,277 @@
-"""The loop every phase runs: compiled chunks of steps, metrics, checkpoints, display."""
+"""The loop of every stage of every run: batches, a compiled step, metrics, checkpoints,
+evaluations.
+
+A stage goes from one step to another, counted over all stages of a run. Its checkpoints hold
+the place in the data too, so that a resumed run ends as an uninterrupted one does.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import functools
-from collections.abc import Iterator
-from typing import Any
+import json
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from flax import nnx
+from jax.experimental.multihost_utils import reached_preemption_sync_point
 
-from codesign.errors import RunError
-from codesign.runs import RunFolder
-from codesign.space import DesignSpace
+from codesign.errors import RunError, UserError
+from codesign.runs import RunFolder, read_metrics
 from codesign.termination import Terminated, deferred
-from codesign.train import check, placement
-from codesign.train.checkpoints import Checkpoints
-from codesign.train.config import ScheduleConfig
-from codesign.train.data import batch_indices, template_indices
-from codesign.train.family import Draw, Family, Members, objective, train_chunk
-from codesign.train.progress import Display
-from codesign.train.setup import REFERENCES, Setup, warmup_trainer
+from codesign.train import check
+from codesign.train.checkpoints import Checkpoints, Saved
+from codesign.train.feed import Feed, Place, Reader
+from codesign.train.progress import Display, resume_metrics
+from codesign.train.tensorboard import TensorBoard
 from codesign.train.tracking import RunTracker
 
-PHASES = WARMUP, JOINT, TUNE = "warmup", "joint", "tune"
+State = TypeVar("State")
+Metrics = dict[str, jax.Array]
+Row = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Intervals:
+    """Steps from one event to the next of its kind.
+
+    Attributes:
+      checkpoint: between checkpoints.
+      evaluate: between evaluations; 0: none but the last.
+      log: between looks at the metrics; all are written, one line a step.
+      chunk: steps of one compiled call, where the feed is chunked; else 1.
+    """
+
+    checkpoint: int
+    evaluate: int = 0
+    log: int = 1
+    chunk: int = 1
+
+
+def passed(done: int, steps: int, every: int) -> bool:
+    """Whether the last `steps` of `done` steps came by a multiple of `every`; 0: never."""
+    return every > 0 and done // every > (done - steps) // every
+
+
+def plain_row(metrics: Row) -> Row:
+    """Metrics as they are."""
+    return metrics
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Loop:
-    """Runs the steps of a phase: chunks, metrics, checkpoints, display.
+    """What the stages of a run share.
 
     Attributes:
-      setup: data, costs and trainer.
+      intervals: in steps.
       folder: where metrics go.
       checkpoints: where states go.
       tracker: of time and carbon.
       display: of progress.
-      checks: whether the first step of each phase is held against its plainly compiled loss.
+      feed: the training data.
+      checks: whether the first step of a stage is held against its plainly compiled loss.
+      dtype: of the network's activations.
+      notes: kept in every checkpoint.
+      boards: whether TensorBoard's files are written.
     """
 
-    setup: Setup
+    intervals: Intervals
     folder: RunFolder
     checkpoints: Checkpoints
     tracker: RunTracker
     display: Display
+    feed: Feed
     checks: bool = False
+    dtype: Any = jnp.float32
+    notes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    boards: bool = True
+
+    def resumed_at(self, saved: Saved | None) -> Place | None:
+        """The place in the data to go on from, after metrics past the checkpoint are dropped.
+
+        Raises:
+          UserError: a run of another number of processes.
+        """
+        if jax.process_index() == 0:
+            resume_metrics(self.folder, saved.step if saved else 0, self.display)
+        if saved is None:
+            return None
+        # Searches of before noted none.
+        places = saved.notes.get("places", [None] * jax.process_count())
+        if len(places) != jax.process_count():
+            raise UserError(
+                f"the run was started by {len(places)} processes and cannot be continued by "
+                f"{jax.process_count()}"
+            )
+        place: Place = places[jax.process_index()]
+        return place
 
     def run(
-        self, phase: str, family: Family, members: Members, rest: nnx.State, end: int
-    ) -> Family:
-        """Steps until `end`, counted over all phases.
+        self,
+        stage: str,
+        state: State,
+        place: Place,
+        begin: int,
+        end: int,
+        step_function: Callable[[State, Any], tuple[State, Metrics]],
+        evaluate: Callable[[State], tuple[Row, str]] | None = None,
+        describe: Callable[[Row], Row] = plain_row,
+        objective: check.Objective | None = None,
+    ) -> tuple[State, Place]:
+        """Steps `begin` to `end` of a run.
+
+        Args:
+          stage: its name in metrics and checkpoints.
+          state: before step `begin`; its buffers may be given up.
+          place: in the data; None at a run's beginning.
+          begin: first step.
+          end: one past the last.
+          step_function: of the state and what the feed reads: a step, pure, or the steps of a
+            `Chunk`, whose metrics are stacked; "loss" is among them.
+          evaluate: what to write about the state on validation data, and the same in a line.
+          describe: what a line of metrics tells of those of a step.
+          objective: what the step differentiates, at the first of a chunk; None: the first step is
+            not checked.
+
+        Returns:
+          The state after the last step, and the place in the data.
 
         Raises:
           RunError: a step compiled wrongly; a loss that is not finite; the last checkpoint from
             before stays as it is.
           Terminated: SIGTERM came; the steps taken are saved.
         """
-        setup, schedule = self.setup, self.setup.config.schedule
-        gated = phase != WARMUP
-        trainer = setup.trainer if gated else warmup_trainer(setup)
-        key = jax.random.key(setup.config.seed)
-        step = first = int(family.step)
-        if step < end:  # resumed at a phase's end there is none to show
-            self.display.phase(phase, step, end)
-        with deferred() as sigterm:
-            while step < end:
-                steps = min(schedule.chunk_steps, end - step)
-                batched = placement.batched(trainer.mesh, axis=1)
-                draw = Draw(*placement.put(self._draw(step, steps), batched))
-                constants = setup.dataset, key, rest, setup.tables
+        if begin == end:
+            return state, place
+        every, chunked, alone = self.intervals, self.feed.chunked, jax.process_count() == 1
+        with self.feed.open() as data, self._board(begin) as board, deferred() as sigterm:
+            data.restore(place)
+            self.display.phase(stage, begin, end)
+
+            def measure(done: int, steps: int) -> None:
+                due = passed(done, steps, every.evaluate) and done < end
+                if due and evaluate is not None and not sigterm.came:
+                    with sigterm.unless_raised():
+                        self._evaluated(done - 1, *evaluate(state), board)
+
+            if self._was_cut_off(stage, begin):
+                measure(begin, 1)
+            waiting: list[tuple[range, Metrics]] = []
+            done = begin
+            while done < end:
+                step, steps = done, min(every.chunk, end - done) if chunked else 1
+                batch = data.read(step, steps, every.chunk)
                 plain = None
-                if self.checks and step == first:
-                    one = Draw(*(x[:1] for x in draw))
-                    plain = check.plain_metrics(
-                        functools.partial(objective, trainer=trainer, gated=gated),
-                        family, members, one, *constants,
-                    )  # fmt: skip
-                family, metrics = train_chunk(family, members, draw, *constants, trainer, gated)
+                if self.checks and objective is not None and step == begin:
+                    one = jax.tree.map(lambda x: x[0], batch.data) if chunked else batch
+                    plain = _plain_metrics(objective, state, one)
+                state, metrics = step_function(state, batch)
                 if plain is not None:
-                    of_first = {name: values[0] for name, values in metrics.items()}
-                    check.compare(phase, plain, of_first, setup.model.vision.dtype)
-                self._record(phase, step, metrics)
-                step += steps
-                stops = sigterm.came
-                if checkpoint_due(step, steps, schedule) or step == end or stops:
-                    state = (family, rest)
-                    self.checkpoints.save(step, phase, state, self.tracker.so_far())
+                    first = {n: x[0] for n, x in metrics.items()} if chunked else metrics
+                    check.compare(stage, plain, first, self.dtype)
+                done += steps
+                waiting.append((range(step, done), metrics))
+                saves = passed(done, steps, every.checkpoint) or done == end
+                looks = passed(done, steps, every.log) or passed(done, steps, every.evaluate)
+                if looks or saves:
+                    self._record(stage, waiting, describe, data, board, looks=True)
+                measure(done, steps)
+                stops = sigterm.came if alone else reached_preemption_sync_point(step)
+                if saves or stops:
+                    if waiting:
+                        self._record(stage, waiting, describe, data, board, looks=False)
+                    notes = {"tracker": self.tracker.so_far(), "places": _gathered(data.place())}
+                    self.checkpoints.save(done, stage, state, notes | dict(self.notes))
+                    if board is not None:
+                        board.flush()
                 if stops:
                     raise Terminated
-        return family
+            skipped, place = data.skipped, data.place()
+        if skipped is not None and skipped.count:
+            self.display.says(str(skipped))
+        return state, place
 
-    def _draw(self, step: int, steps: int) -> tuple[np.ndarray, np.ndarray]:
-        seed, size = self.setup.config.seed, self.setup.config.optim.batch_size
-        images, templates = self.setup.dataset.images, self.setup.dataset.caption_ids
-        return (
-            batch_indices(seed, step, steps, size, images.shape[0]),
-            template_indices(seed, step, steps, size, templates.shape[1]),
-        )
+    def _board(self, begin: int) -> contextlib.AbstractContextManager[TensorBoard | None]:
+        if not self.boards:
+            return contextlib.nullcontext()
+        return TensorBoard(self.folder.path, begin)
 
-    def _record(self, phase: str, step: int, metrics: dict[str, jax.Array]) -> None:
-        """Appends a line a step and updates the display."""
-        host = {name: np.asarray(values) for name, values in metrics.items()}
-        if not np.isfinite(host["loss"]).all():
-            bad = step + int(np.argmin(np.isfinite(host["loss"]).all(axis=-1)))
-            raise RunError(self.checkpoints.not_finite(f"the loss is not finite at step {bad}"))
-        self.checkpoints.saw(host["loss"].max(axis=-1).tolist())
-        rows = list(metric_rows(self.setup.space, phase, step, host))
-        self.folder.append_metrics(rows)
+    def _was_cut_off(self, stage: str, begin: int) -> bool:
+        """Whether SIGTERM came while the state of a stage at step `begin` was evaluated."""
+        if not (begin and self.folder.resumed and self.folder.metrics.exists()):
+            return False
+        last = {r.get("phase") for r in read_metrics(self.folder.metrics) if r["step"] == begin - 1}
+        return last == {stage}
+
+    def _record(
+        self,
+        stage: str,
+        waiting: list[tuple[range, Metrics]],
+        describe: Callable[[Row], Row],
+        data: Reader,
+        board: TensorBoard | None,
+        *,
+        looks: bool,
+    ) -> None:
+        """Writes the metrics of the steps since the last time, and shows the newest.
+
+        Args:
+          looks: whether the schedule has it so; where SIGTERM does, lines stay as they would be.
+        """
+        rows: list[Row] = [
+            {"step": step, "phase": stage} | describe(metrics)
+            for steps, several in waiting
+            for step, metrics in _by_step(steps, several, self.feed.chunked)
+        ]
+        waiting.clear()
+        losses = [float(np.max(row["loss"])) for row in rows]
+        bad = next((row for row in rows if not np.isfinite(row["loss"]).all()), None)
+        if bad is not None:
+            what = f"the loss is not finite at step {bad['step']}"
+            raise RunError(self.checkpoints.not_finite(what))
+        self.checkpoints.saw(losses)
+        if looks and data.skipped is not None:
+            rows[-1]["skipped"] = data.skipped.count
+        if jax.process_index() == 0:
+            self.folder.append_metrics(rows)
+            if board is not None:
+                for line in rows:
+                    board.write(line["step"], line)
         self.display.update(len(rows), rows[-1])
 
+    def _evaluated(self, step: int, result: Row, line: str, board: TensorBoard | None) -> None:
+        """One line of metrics about the validation data."""
+        if jax.process_index() == 0:
+            row = {"step": step, "phase": "validation", "validation": result}
+            self.folder.append_metrics([row])
+            if board is not None:
+                board.write(step, {"validation": result})
+        self.display.note(line)
 
-def checkpoint_due(step: int, steps: int, schedule: ScheduleConfig) -> bool:
-    """Whether the last `steps` steps passed a multiple of the checkpoint interval."""
-    every = schedule.checkpoint_steps
-    return step // every > (step - steps) // every
+
+def _plain_metrics(objective: check.Objective, *args: Any) -> Metrics:
+    """`check.plain_metrics`; arrays that a `Partial` holds are no constants of the program."""
+    if not isinstance(objective, jax.tree_util.Partial):
+        return check.plain_metrics(objective, *args)
+    return check.plain_metrics(lambda of, *args: of(*args), objective, *args)
 
 
-def metric_rows(
-    space: DesignSpace, phase: str, first: int, metrics: dict[str, np.ndarray]
-) -> Iterator[dict[str, Any]]:
-    """Lines of metrics.jsonl, from metrics [steps, N, ...]."""
-    for i in range(len(metrics["loss"])):
-        row: dict[str, Any] = {"step": first + i, "phase": phase}
-        row |= {
-            name: values[i].tolist()
-            for name, values in metrics.items()
-            if name not in ("indices", "excess")
-        }
-        if phase == JOINT:
-            searched = slice(len(REFERENCES), None)
-            row["limit_violation"] = np.maximum(metrics["excess"][i, :, 1:], 0).max(
-                axis=-1, initial=0.0
-            ).tolist()
-            row["relaxed"] = {
-                d.name: np.interp(at[searched], np.arange(len(d.choices)), d.choices).tolist()
-                for d, at in zip(space.dimensions, metrics["indices"][i].T, strict=True)
-            }
-        yield row
+def _by_step(steps: range, metrics: Metrics, chunked: bool) -> Iterator[tuple[int, Row]]:
+    """Each step and its metrics, as plain numbers."""
+    host = {name: np.asarray(value).tolist() for name, value in metrics.items()}
+    for i, step in enumerate(steps):
+        yield step, {name: value[i] for name, value in host.items()} if chunked else host
+
+
+def _gathered(place: Place) -> list[Place]:
+    """Every process's place in the data, in order."""
+    if jax.process_count() == 1:
+        return [place]
+    from jax.experimental.multihost_utils import process_allgather
+
+    text = np.frombuffer(json.dumps(place).encode(), np.uint8)
+    sizes = np.asarray(process_allgather(np.asarray(len(text))))
+    padded = np.asarray(process_allgather(np.pad(text, (0, int(sizes.max()) - len(text)))))
+    return [json.loads(row[:size].tobytes()) for row, size in zip(padded, sizes, strict=True)]

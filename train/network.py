@@ -37,7 +37,11 @@ class Network:
         return (images.astype(jnp.float32) / 255 - mean) / std
 
     def embed(
-        self, params: nnx.State, rest: nnx.State, images: jax.Array, ids: jax.Array,
+        self,
+        params: nnx.State,
+        rest: nnx.State,
+        images: jax.Array,
+        ids: jax.Array,
         gates: Gates | None = None,
     ) -> ClipOutput:
         """uint8 images [B,S,S,C] and ids [B,T] -> embeddings [B,E]."""

@@ -8,6 +8,8 @@ import jax
 import optax
 from flax import nnx
 
+from codesign.train.finetune.config import OptimConfig
+
 
 def decayed(params: nnx.State) -> Any:
     """True for the matrices and tables, which weight decay shrinks, as in OpenCLIP's training.
@@ -31,9 +33,25 @@ def decayed(params: nnx.State) -> Any:
     )
 
 
-def warmup_cosine(
-    peak: float, warmup_steps: int, steps: int, final_share: float
-) -> optax.Schedule:
+def clipped_adamw(
+    optim: OptimConfig, rate: optax.Schedule, decays: Any
+) -> optax.GradientTransformation:
+    """AdamW of gradients of limited norm.
+
+    Args:
+      optim: its constants.
+      rate: the learning rate.
+      decays: tree of bools: what decays.
+    """
+    return optax.chain(
+        optax.clip_by_global_norm(optim.clip_norm),
+        optax.adamw(
+            rate, b2=optim.beta2, eps=optim.epsilon, weight_decay=optim.weight_decay, mask=decays
+        ),
+    )
+
+
+def warmup_cosine(peak: float, warmup_steps: int, steps: int, final_share: float) -> optax.Schedule:
     """Linear rise to `peak`, then half a cosine down to `final_share` of it at `steps`."""
     if warmup_steps == 0:
         return optax.cosine_decay_schedule(peak, max(1, steps), final_share)

@@ -43,18 +43,30 @@ def batched(mesh: Mesh, axis: int = 0) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(*[None] * axis, DATA))
 
 
-def check_batch(mesh: Mesh, batch_size: int) -> None:
-    """Raises ValueError where a batch cannot be split evenly over the devices."""
-    if batch_size % mesh.shape[DATA]:
-        raise ValueError(
-            f"optim.batch_size is {batch_size}: it must be a multiple of the "
-            f"{mesh.shape[DATA]} devices"
+def mesh_for(batch_size: int, micro_batches: int = 1) -> Mesh:
+    """All devices, for batches in so many parts.
+
+    Raises:
+      UserError: parts that cannot be split evenly over the devices.
+    """
+    mesh = make_mesh()
+    if batch_size // micro_batches % mesh.size:
+        divided = ", divided by optim.micro_batches" if micro_batches > 1 else ""
+        raise UserError(
+            f"optim.batch_size is {batch_size}: it must be a multiple of the {mesh.size} "
+            f"devices{divided}"
         )
+    return mesh
 
 
 def put(tree: Any, sharding: NamedSharding) -> Any:
     """The tree's arrays on devices as `sharding` says."""
     return jax.device_put(tree, sharding)
+
+
+def local(tree: Any) -> Any:
+    """Replicated arrays on this process's first device."""
+    return jax.tree.map(lambda x: x.addressable_data(0), tree)
 
 
 def join_processes() -> None:
@@ -84,7 +96,7 @@ def join_processes() -> None:
 
 
 def shared_folder(
-    path: Path, config_json: Mapping[str, Any], *, resume: bool, name: str
+    path: Path, config_json: Mapping[str, Any], *, resume: bool, name: str, kind: str
 ) -> RunFolder:
     """The run folder of all processes: the first opens it, the others follow.
 
@@ -92,10 +104,10 @@ def shared_folder(
       UserError: see `RunFolder.create`.
     """
     if jax.process_count() == 1:
-        return RunFolder.create(path, config_json, resume=resume, name=name)
+        return RunFolder.create(path, config_json, resume=resume, name=name, kind=kind)
     from jax.experimental.multihost_utils import broadcast_one_to_all
 
     resumed = False
     if jax.process_index() == 0:
-        resumed = RunFolder.create(path, config_json, resume=resume, name=name).resumed
+        resumed = RunFolder.create(path, config_json, resume=resume, name=name, kind=kind).resumed
     return RunFolder(path, resumed=bool(broadcast_one_to_all(resumed)))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
+import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.console import Console
 from rich.progress import (
@@ -17,10 +19,13 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from codesign.progress import OnProgress
+from codesign.progress import Progress as Told
 from codesign.runs import RunFolder
 
 PHASES = {
     "warmup": "warm-up: CLIP weights of the supernet",
+    "elastic": "elastic: one supernet for all sizes",
     "joint": "joint: weights, architectures and accelerators",
     "tune": "tuning: weights of the chosen networks",
     "finetune": "training",
@@ -30,11 +35,36 @@ PHASES = {
 }
 
 
-class Display:
-    """A progress bar a phase on a terminal; plain lines elsewhere. A context manager."""
+# Between lines of progress where there is no terminal, such as under SLURM.
+_SECONDS_BETWEEN_LINES = 30
 
-    def __init__(self, console: Console) -> None:
-        self._console = console
+
+class _Mark(NamedTuple):
+    """Where a phase was when it was last told of."""
+
+    step: int
+    seconds: float
+
+
+class Display:
+    """A progress bar a phase on a terminal; elsewhere a line every half minute. A context manager.
+
+    Args:
+      console: where it is shown.
+      clock: seconds since whenever.
+      on_progress: called whenever steps are done.
+    """
+
+    def __init__(
+        self,
+        console: Console,
+        clock: Callable[[], float] = time.monotonic,
+        on_progress: OnProgress | None = None,
+    ) -> None:
+        self._console, self._clock, self._on_progress = console, clock, on_progress
+        self._phase = ""
+        self._step = self._end = 0
+        self._told = _Mark(0, 0.0)
         self._progress = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}"),
@@ -48,18 +78,28 @@ class Display:
         )
         self._task: Any = None
         self._note = ""
+        self._chapters: list[tuple[str, float]] = []  # with when they began
 
     def __enter__(self) -> Display:
         self._progress.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, *_: object) -> None:
         self._finish()
         self._progress.stop()
+        if kind is None and self._chapters:
+            ends = [began for _, began in self._chapters[1:]] + [self._clock()]
+            times = ", ".join(
+                f"{name} {end - began:.0f} s"
+                for (name, began), end in zip(self._chapters, ends, strict=True)
+            )
+            self._console.print(f"time: {times}", highlight=False)
 
-    def says(self, what: str) -> None:
-        """One line about a chapter that has no steps."""
+    def says(self, what: str, chapter: str | None = None) -> None:
+        """One line; it begins a chapter that has no steps where that has a name."""
         self._finish()
+        if chapter is not None:
+            self._chapters.append((chapter, self._clock()))
         self._console.print(what, markup=False, highlight=False)
 
     def indexing(self, done: int, of: int) -> None:
@@ -70,9 +110,10 @@ class Display:
     def phase(self, name: str, done: int, end: int) -> None:
         """Begins a phase whose steps run from `done` to `end`."""
         self._finish()
-        self._task = self._progress.add_task(
-            PHASES[name], total=end - done, completed=0, note=""
-        )
+        self._task = self._progress.add_task(PHASES[name], total=end - done, completed=0, note="")
+        self._phase, self._step, self._end = name, done, end
+        self._chapters.append((PHASES[name].partition(":")[0], self._clock()))
+        self._told = _Mark(done, self._clock())
         if not self._console.is_terminal:
             self._console.print(f"{PHASES[name]}, steps {done} to {end}", highlight=False)
 
@@ -91,6 +132,17 @@ class Display:
             grams = [1e3 * c for c in row["carbon_kgco2e"]]
             self._note += f", carbon {min(grams):.3g}..{max(grams):.3g} g"
         self._progress.update(self._task, advance=steps, note=self._note)
+        self._step += steps
+        if self._on_progress is not None:
+            self._on_progress(Told(self._phase, self._step, self._end, row))
+        passed = self._clock() - self._told.seconds
+        if not self._console.is_terminal and passed >= _SECONDS_BETWEEN_LINES:
+            rate = (self._step - self._told.step) / passed
+            left = str(datetime.timedelta(seconds=round((self._end - self._step) / rate)))
+            at = f"step {self._step} of {self._end}, {self._note}"
+            said = f"  {at}, {rate:.3g} steps/s, {left} left"
+            self._console.print(said, highlight=False, soft_wrap=True)
+            self._told = _Mark(self._step, self._clock())
 
     def _finish(self) -> None:
         if self._task is not None and not self._console.is_terminal:

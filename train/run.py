@@ -5,17 +5,14 @@ inputs; the stages; each stage's state, new or restored, and its loop; the last 
 is delivered; report. Fine-tuning is one stage. DRESS is three: the dense network is trained;
 all subnets are trained jointly while their masks follow the weights; each subnet's norms become
 its own.
-
-Interrupted at any moment, the same command with --resume goes on from the newest checkpoint:
-it names its stage and holds the position in the data too, so the result is the same.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypeAlias, cast
+from collections.abc import Sequence
+from typing import Any, TypeAlias, cast
 
 import jax
 import jax.numpy as jnp
@@ -29,18 +26,21 @@ from codesign.dress.rows import RowSpec
 from codesign.dress.trees import named_leaves, pick
 from codesign.errors import UserError
 from codesign.models.subnets import FAMILY
+from codesign.progress import OnProgress
 from codesign.report.finetune import headline, write_report
 from codesign.runs import SUMMARY, RunFolder
 from codesign.train import placement
-from codesign.train.check import Objective, due
-from codesign.train.checkpoints import Checkpoints, Saved, refill
+from codesign.train.check import due
+from codesign.train.checkpoints import Saved
 from codesign.train.classifier_subject import open_classifier
 from codesign.train.clip_subject import open_clip
-from codesign.train.data import ImageTextBatch, repeats
+from codesign.train.data import repeats
 from codesign.train.dress.classifier_config import ClassifierDressConfig
+from codesign.train.feed import StreamFeed
 from codesign.train.finetune.config import FinetuneConfig
+from codesign.train.loop import Intervals, Loop
 from codesign.train.progress import Display
-from codesign.train.stage_loop import Loop
+from codesign.train.stages import Stage, run_stages, session
 from codesign.train.step import Trainer, TrainState, objective, train_step
 from codesign.train.subnets import (
     JointState,
@@ -52,8 +52,7 @@ from codesign.train.subnets import (
     post_objective,
     post_step,
 )
-from codesign.train.task import Metrics, NetworkSubject, Subject
-from codesign.train.tracking import RunTracker
+from codesign.train.task import NetworkSubject, Subject
 
 Config: TypeAlias = FinetuneConfig | ClassifierDressConfig
 FINETUNE = "finetune"
@@ -76,7 +75,12 @@ def subject_of(config: Config, display: Display) -> Subject:
 
 
 def run_training(
-    config: Config, folder: RunFolder, console: Console, *, check: bool | None = None
+    config: Config,
+    folder: RunFolder,
+    console: Console,
+    *,
+    check: bool | None = None,
+    on_progress: OnProgress | None = None,
 ) -> dict[str, Any]:
     """Runs a training, or the rest of one, and writes everything into the folder.
 
@@ -86,6 +90,7 @@ def run_training(
       console: where to show progress.
       check: whether the first step of each stage is checked against its plainly compiled loss
         (`codesign.train.check`); None: on CPUs.
+      on_progress: called whenever steps are done.
 
     Returns:
       What summary.json holds.
@@ -95,43 +100,26 @@ def run_training(
       RunError: a loss that is not finite, a checkpoint that does not fit.
     """
     check_config(config)
-    with Checkpoints(folder.checkpoints) as checkpoints, Display(console) as display:
-        names = STAGES if hasattr(config, "subnets") else (FINETUNE,)
-        saved = checkpoints.latest(names, display.says) if folder.resumed else None
-        with RunTracker(saved.notes.get("tracker") if saved else None) as tracker:
-            subject = subject_of(config, display)
-            if warning := repeats(config.optim.batch_size, len(subject.source)):
-                display.says(warning)
-            loop = Loop(
-                config=config, folder=folder, checkpoints=checkpoints, tracker=tracker,
-                display=display, source=subject.source, processor=subject.processor,
-                mesh=subject.mesh, checks=due(check), dtype=subject.dtype,
-                notes={"layout": _LAYOUT},
-            )  # fmt: skip
-            run = Run(config, subject, loop)
-            summary = run.finish(run.train(saved)) | tracker.stop()
+    names = STAGES if hasattr(config, "subnets") else (FINETUNE,)
+    with session(folder, console, names, on_progress) as (checkpoints, display, tracker, saved):
+        subject = subject_of(config, display)
+        if warning := repeats(config.optim.batch_size, len(subject.source)):
+            display.says(warning)
+        schedule = config.schedule
+        loop = Loop(
+            intervals=Intervals(
+                schedule.checkpoint_steps, schedule.evaluate_steps, schedule.log_steps
+            ),
+            folder=folder, checkpoints=checkpoints, tracker=tracker, display=display,
+            feed=StreamFeed(subject.source, subject.processor, config, subject.mesh),
+            checks=due(check), dtype=subject.dtype, notes={"layout": _LAYOUT},
+        )  # fmt: skip
+        run = Run(config, subject, loop)
+        summary = run.finish(run.train(saved)) | tracker.stop()
     if jax.process_index() == 0:
         folder.write_json(SUMMARY, summary)
         write_report(folder.path)
     return summary
-
-
-class Stage(NamedTuple):
-    """A part of a run with one kind of step.
-
-    Attributes:
-      name: in metrics and checkpoints.
-      end: one past its last step, counted over all stages.
-      begin: the state before it, of that after the stage before.
-      step: (state, batch) -> the next state and metrics.
-      objective: (state, batch) -> what that step differentiates, see `codesign.train.check`.
-    """
-
-    name: str
-    end: int
-    begin: Callable[[Any], Any]
-    step: Callable[[Any, ImageTextBatch], tuple[Any, Metrics]]
-    objective: Objective
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -161,9 +149,11 @@ class Run:
             optimizer, rate = subject.optimizer(steps, optim.lr, warmup_steps)
             trainer = Trainer(subject.task, optimizer, rate, getattr(optim, "ema", 0.0))
             return Stage(
-                name, steps, lambda _: trainer.init(subject.params, subject.stats),
+                name,
+                steps,
+                lambda _: trainer.init(subject.params, subject.stats),
                 lambda s, b: train_step(s, fixed, b, key, trainer),
-                lambda s, b: objective(s, fixed, b, key, trainer),
+                objective=lambda s, b: objective(s, fixed, b, key, trainer),
             )
 
         if subnets is None:
@@ -180,12 +170,12 @@ class Run:
             Stage(
                 JOINT, joint_end, lambda s: trainer.begin(s.params, s.stats),
                 lambda s, b: joint_step(s, fixed, b, members, shares, key, trainer),
-                lambda s, b: joint_objective(s, fixed, b, members, shares, key, trainer),
+                objective=lambda s, b: joint_objective(s, fixed, b, members, shares, key, trainer),
             ),
             Stage(
                 POST, joint_end + subnets.post_steps, trainer.begin_post,
                 lambda s, b: post_step(s, fixed, b, key, trainer),
-                lambda s, b: post_objective(s, fixed, b, key, trainer),
+                objective=lambda s, b: post_objective(s, fixed, b, key, trainer),
             ),
         )  # fmt: skip
 
@@ -227,25 +217,8 @@ class Run:
 
     def train(self, saved: Saved | None) -> Any:
         """All stages, from wherever the saved checkpoint stands."""
-        stages = self.stages
-        place = self.loop.resumed_at(saved)
-        whole = placement.replicated(self.subject.mesh)
-        state: Any = None
-        begin = 0
-        for stage in stages:
-            state = stage.begin(state)
-            if saved is not None:
-                if saved.phase != stage.name:
-                    continue  # is over: its state only told the shapes of the next
-                state, begin, saved = refill(state, _current(saved, state)), saved.step, None
-            # A fresh one too: a step would be compiled again for where it leaves its state.
-            state = placement.put(state, whole)
-            evaluate = None if self.subject.validation is None else self._evaluated
-            state, place = self.loop.run(
-                stage.name, state, place, begin, stage.end, stage.step, evaluate, stage.objective
-            )
-            begin = stage.end
-        return state
+        evaluate = None if self.subject.validation is None else self._evaluated
+        return run_stages(self.loop, self.stages, saved, self.subject.mesh, evaluate, _current)
 
     def models(self, state: Any) -> list[Any]:
         """The network that a state delivers, or every subnet, zeros in place."""
@@ -284,7 +257,7 @@ class Run:
         summary: dict[str, Any] = {"clip": DELIVERED_CLIP}
         models = self.models(state)
         if self.subject.validation is not None:
-            self.loop.display.says("evaluating")
+            self.loop.display.says("evaluating", chapter="evaluating")
             summary["validation"] = self.measured(models)[0]
         if jax.process_index() == 0:
             subject = cast(NetworkSubject, self.subject)
@@ -294,7 +267,7 @@ class Run:
     def _family(self, state: PostState) -> dict[str, Any]:
         """The family on disk, and what each of its subnets can do at what cost."""
         subject, subnets = self.subject, self.subnets
-        state = jax.tree.map(lambda x: x.addressable_data(0), state)
+        state = placement.local(state)
         masks = jax.tree.map(np.asarray, state.masks)
         own = {n: np.asarray(x) for n, x in (named_leaves(state.stats) | state.norms).items()}
         numbers = range(len(subnets.sparsities))
@@ -312,7 +285,7 @@ class Run:
             for k, sparsity in enumerate(subnets.sparsities)
         ]
         if subject.validation is not None:
-            self.loop.display.says("evaluating every subnet")
+            self.loop.display.says("evaluating every subnet", chapter="evaluating")
             for entry, found in zip(entries, self.measured(self.models(state)), strict=True):
                 entry["validation"] = found
         return {

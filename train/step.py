@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +14,23 @@ import optax
 from codesign.train.task import Metrics, Task
 
 Array = jax.Array
+State = TypeVar("State")
 # Share of the running statistics that stays in each step.
 MOMENTUM = 0.9
+
+
+class Chunk(NamedTuple):
+    """Data of consecutive steps, in arrays of one size whatever their number.
+
+    A program is compiled for the size alone, so the last steps of a stage need none of their own.
+
+    Attributes:
+      data: of each step, leaves [size, ...].
+      steps: how many of them are taken, [], int32.
+    """
+
+    data: Any
+    steps: Any
 
 
 class TrainState(NamedTuple):
@@ -70,11 +85,11 @@ class Trainer:
 
 
 def total_loss(
-    params: Any, stats: Any, fixed: Any, taught: Any, batch: Any, task: Task
+    params: Any, stats: Any, fixed: Any, teacher: Any, batch: Any, task: Task
 ) -> tuple[Array, tuple[Metrics, Any]]:
     """The loss of a prepared batch; its parts, and the batch's statistics."""
     outputs, seen = task.forward(params, stats, fixed, batch)
-    loss, parts = task.loss(params, outputs, taught, batch)
+    loss, parts = task.loss(params, outputs, teacher, batch)
     return loss, (parts, seen)
 
 
@@ -87,13 +102,16 @@ def objective(
     """
     task = trainer.task
     batch = task.prepare(batch, jax.random.fold_in(key, state.step))
-    taught = task.taught(fixed, batch)
+    teacher = task.teacher_outputs(fixed, batch)
     before = task.first(state.params, fixed, batch, state.step)
-    return before, lambda params: total_loss(params, state.stats, fixed, taught, batch, task)
+    return before, lambda params: total_loss(params, state.stats, fixed, teacher, batch, task)
 
 
 def updated(
-    params: Any, grads: Any, opt_state: optax.OptState, optimizer: optax.GradientTransformation,
+    params: Any,
+    grads: Any,
+    opt_state: optax.OptState,
+    optimizer: optax.GradientTransformation,
     task: Task,
 ) -> tuple[Any, optax.OptState]:
     """Params and optimizer after a gradient."""
@@ -133,3 +151,32 @@ def train_step(
     metrics["learning_rate"] = jnp.asarray(trainer.learning_rate(state.step))
     stats = jax.tree.map(lambda old, new: old + (1 - MOMENTUM) * (new - old), state.stats, seen)
     return TrainState(params, average, stats, opt_state, state.step + 1), metrics
+
+
+def steps_of_chunk(
+    step: Callable[[State, Any], tuple[State, Metrics]], state: State, chunk: Chunk
+) -> tuple[State, Metrics]:
+    """As many steps as the chunk has, in one compiled loop.
+
+    Args:
+      step: (state, data of one step) -> the next state and metrics.
+      state: before the first.
+      chunk: data.
+
+    Returns:
+      The state after the last, and metrics [size, ...], zero beyond the steps taken.
+    """
+    step = jax.jit(step)  # its trace serves the shapes and the loop
+
+    def data(i: Array | int) -> Any:
+        return jax.tree.map(lambda x: x[i], chunk.data)
+
+    def append(i: Array, carry: tuple[State, Metrics]) -> tuple[State, Metrics]:
+        state, metrics = carry
+        state, new = step(state, data(i))
+        return state, jax.tree.map(lambda all_, x: all_.at[i].set(x), metrics, new)
+
+    size = jax.tree.leaves(chunk.data)[0].shape[0]
+    _, one = jax.eval_shape(step, state, data(0))
+    blank = jax.tree.map(lambda x: jnp.zeros((size, *x.shape), x.dtype), one)
+    return jax.lax.fori_loop(0, chunk.steps, append, (state, blank))

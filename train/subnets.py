@@ -155,7 +155,12 @@ def member_of(state: JointState | PostState, k: Array | int, task: Task) -> tupl
 
 
 def joint_gradient(
-    state: JointState, fixed: Any, batch: Any, taught: Any, members: Array, shares: Array,
+    state: JointState,
+    fixed: Any,
+    batch: Any,
+    teacher: Any,
+    members: Array,
+    shares: Array,
     trainer: SubnetTrainer,
 ) -> tuple[Array, Any, Any]:
     """Losses [M], the gradient of their weighted sum, and the statistics afterwards.
@@ -164,13 +169,13 @@ def joint_gradient(
       state: params, statistics and masks.
       fixed: of the task.
       batch: prepared.
-      taught: by a teacher, or None.
+      teacher: outputs of the teacher, or None.
       members: int32 [M], numbers of subnets; -1 is the dense network.
       shares: f32 [M], pi_k of each.
       trainer: the constants.
     """
     task = trainer.task
-    member_loss = _member_loss(state, fixed, taught, trainer)
+    member_loss = _member_loss(state, fixed, teacher, trainer)
     gradient = jax.value_and_grad(member_loss, has_aux=True)
     total, stats = jax.tree.map(jnp.zeros_like, state.params), state.stats
     first: list[Array] = []
@@ -183,9 +188,9 @@ def joint_gradient(
         stats = followed(stats, members[0], seen, 1 - MOMENTUM)
         members, shares = members[1:], shares[1:]
     if trainer.vmapped:
-        (losses, (_, seen)), grads = jax.vmap(
-            lambda k: gradient(state.params, k, batch, densest)
-        )(members)
+        (losses, (_, seen)), grads = jax.vmap(lambda k: gradient(state.params, k, batch, densest))(
+            members
+        )
         total = jax.tree.map(lambda t, g: t + jnp.tensordot(shares, g, axes=1), total, grads)
         stats = followed(stats, members, seen, 1 - MOMENTUM)
     else:
@@ -203,7 +208,7 @@ def joint_gradient(
 
 
 def _member_loss(
-    state: JointState, fixed: Any, taught: Any, trainer: SubnetTrainer
+    state: JointState, fixed: Any, teacher: Any, trainer: SubnetTrainer
 ) -> Callable[..., tuple[Array, Any]]:
     """(params, k, batch, outputs of the densest or None) -> loss, (outputs, statistics)."""
     task = trainer.task
@@ -211,7 +216,7 @@ def _member_loss(
     def loss_of(params: Any, k: Array, batch: Any, densest: Any) -> tuple[Array, Any]:
         own, stats = member_of(state._replace(params=params), k, task)
         outputs, seen = task.forward(own, stats, fixed, batch)
-        loss, _ = task.loss(own, outputs, taught, batch)
+        loss, _ = task.loss(own, outputs, teacher, batch)
         if densest is not None:
             loss += trainer.in_place * task.divergence(outputs, densest)
         return loss, (outputs, seen)
@@ -229,19 +234,24 @@ def _ready(
         state.step % trainer.refresh_steps == 0,
         trainer.masks, lambda _: state.masks, state.params,
     )  # fmt: skip
-    return state._replace(masks=masks), batch, task.taught(fixed, batch)
+    return state._replace(masks=masks), batch, task.teacher_outputs(fixed, batch)
 
 
 def joint_objective(
-    state: JointState, fixed: Any, batch: Any, members: Array, shares: Array, key: Array,
+    state: JointState,
+    fixed: Any,
+    batch: Any,
+    members: Array,
+    shares: Array,
+    key: Array,
     trainer: SubnetTrainer,
 ) -> tuple[Any, Callable[[Any], tuple[Array, Metrics]]]:
     """What a joint step differentiates: its params, and the weighted loss of all members.
 
     The arguments are those of `joint_step`.
     """
-    state, batch, taught = _ready(state, fixed, batch, key, trainer)
-    member_loss = _member_loss(state, fixed, taught, trainer)
+    state, batch, teacher = _ready(state, fixed, batch, key, trainer)
+    member_loss = _member_loss(state, fixed, teacher, trainer)
 
     def loss(params: Any) -> tuple[Array, Metrics]:
         def add(densest: Any, k: Array) -> tuple[Any, Array]:
@@ -260,7 +270,12 @@ def joint_objective(
 
 @functools.partial(jax.jit, static_argnames="trainer", donate_argnames="state")
 def joint_step(
-    state: JointState, fixed: Any, batch: Any, members: Array, shares: Array, key: Array,
+    state: JointState,
+    fixed: Any,
+    batch: Any,
+    members: Array,
+    shares: Array,
+    key: Array,
     trainer: SubnetTrainer,
 ) -> tuple[JointState, Metrics]:
     """One step of several members together, and every `refresh_steps` new masks before it.
@@ -277,8 +292,8 @@ def joint_step(
     Returns:
       The next state, and metrics: scalars, and "subnet_loss" [M].
     """
-    state, batch, taught = _ready(state, fixed, batch, key, trainer)
-    losses, grads, stats = joint_gradient(state, fixed, batch, taught, members, shares, trainer)
+    state, batch, teacher = _ready(state, fixed, batch, key, trainer)
+    losses, grads, stats = joint_gradient(state, fixed, batch, teacher, members, shares, trainer)
     params, opt_state = updated(
         state.params, grads, state.opt_state, trainer.optimizer, trainer.task
     )
@@ -299,13 +314,13 @@ def _own_loss(
     """The prepared batch, and (norms, k, batch) -> loss of subnet k with them, statistics."""
     task = trainer.task
     batch = task.prepare(batch, jax.random.fold_in(key, state.step))
-    taught = task.taught(fixed, batch)
+    teacher = task.teacher_outputs(fixed, batch)
 
     def loss_of(norms: dict[str, Array], k: Array, batch: Any) -> tuple[Array, Any]:
         params, stats = member_of(state, k, task)
         own = task.with_network(params, replace_leaves(task.network(params), norms))
         outputs, seen = task.forward(own, stats, fixed, batch)
-        return task.loss(own, outputs, taught, batch)[0], seen
+        return task.loss(own, outputs, teacher, batch)[0], seen
 
     return batch, loss_of
 

@@ -53,7 +53,7 @@ class Task(Protocol):
         """The batch as `forward` takes it; done once a step, for all subnets."""
         ...
 
-    def taught(self, fixed: Any, batch: Any) -> Any:
+    def teacher_outputs(self, fixed: Any, batch: Any) -> Any:
         """What a teacher says of the batch; None without a teacher."""
         ...
 
@@ -67,7 +67,7 @@ class Task(Protocol):
         """Outputs on the batch, under optional gates, and the batch's own statistics."""
         ...
 
-    def loss(self, params: Any, outputs: Any, taught: Any, batch: Any) -> tuple[Array, Metrics]:
+    def loss(self, params: Any, outputs: Any, teacher: Any, batch: Any) -> tuple[Array, Metrics]:
         """The loss of these outputs, a scalar, and its parts."""
         ...
 
@@ -160,8 +160,12 @@ class Subject(Protocol):
         ...
 
     def pack(
-        self, model: Any, masks: Masks, specs: Mapping[str, RowSpec],
-        sparsities: Sequence[float], own: Sequence[Mapping[str, Any]],
+        self,
+        model: Any,
+        masks: Masks,
+        specs: Mapping[str, RowSpec],
+        sparsities: Sequence[float],
+        own: Sequence[Mapping[str, Any]],
     ) -> Any:
         """The packed family; `own` are each subnet's norms and statistics by name."""
         ...

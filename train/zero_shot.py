@@ -25,7 +25,12 @@ from codesign.models.formats import Processor
 from codesign.train import placement
 from codesign.train.data import Skipped, Source, evaluation_batches
 from codesign.train.data.captions import captions as class_captions
-from codesign.train.evaluate import class_embeddings
+from codesign.train.evaluate import (
+    ImageResults,
+    class_embeddings,
+    retrieved,
+    zero_shot_correct,
+)
 from codesign.train.network import Network
 
 TOP = (1, 5)
@@ -35,7 +40,12 @@ _BLOCK = 1024
 
 
 def evaluate_source(
-    model: CLIP, processor: Processor, source: Source, *, batch_size: int = 64, threads: int = 4,
+    model: CLIP,
+    processor: Processor,
+    source: Source,
+    *,
+    batch_size: int = 64,
+    threads: int = 4,
     progress: Callable[[int], Any] = lambda _: None,
 ) -> dict[str, Any]:
     """What the CLIP makes of the pictures of a source.
@@ -76,6 +86,42 @@ def evaluate_source(
     if "zero_shot" not in result and "retrieval" not in result:
         raise UserError(f"{source.name} has neither labels nor captions: nothing to evaluate")
     return result
+
+
+def evaluate_images(
+    model: CLIP, processor: Processor, source: Source, *, batch_size: int = 64, threads: int = 4
+) -> ImageResults:
+    """What the CLIP makes of each readable picture of a source, in order.
+
+    Pictures of named classes are classified, by the ensemble of the source's templates, and
+    their captions are those of all classes; else captions are the pictures' own.
+
+    Raises:
+      UserError: a source without named classes and captions, or no readable picture.
+      RunError: embeddings that are not finite.
+    """
+    encode = Encoders(model, processor, batch_size)
+    kept, images, _ = _embed_images(encode, processor, source, threads, lambda _: None)
+    labels = source.labels[kept]
+    if source.class_names and source.templates and np.all(labels >= 0):
+        captions = _class_captions(encode, processor, source)
+        right = zero_shot_correct(images, class_embeddings(captions), labels)
+        return ImageResults(np.asarray(right), np.asarray(retrieved(images, captions, labels)))
+    texts = [source.captions(int(i)) for i in kept]
+    if not any(texts):
+        raise UserError(f"{source.name} has neither labels nor captions: nothing to evaluate")
+    owner = np.repeat(np.arange(len(texts)), [len(own) for own in texts])
+    flat = [text for own in texts for text in own]
+    vectors = encode.texts(processor.texts(flat))
+    found = first_is_right(images, vectors, np.arange(len(texts)), owner)
+    return ImageResults(found, found)
+
+
+def _class_captions(encode: Encoders, processor: Processor, source: Source) -> jax.Array:
+    """Embeddings [K, T, E] of the classes' captions."""
+    captions = class_captions(source.class_names, source.templates)
+    flat = encode.texts(processor.texts([text for row in captions for text in row]))
+    return jnp.asarray(flat.reshape(len(captions), len(captions[0]), -1))
 
 
 class Encoders:
@@ -131,7 +177,10 @@ def _finite(embeddings: np.ndarray, what: str) -> np.ndarray:
 
 
 def _embed_images(
-    encode: Encoders, processor: Processor, source: Source, threads: int,
+    encode: Encoders,
+    processor: Processor,
+    source: Source,
+    threads: int,
     progress: Callable[[int], Any],
 ) -> tuple[np.ndarray, np.ndarray, Skipped]:
     """Indices [N] of the readable pictures in order, their embeddings [N, E], and the others."""
@@ -162,9 +211,7 @@ def _gathered(
     """What all processes have embedded, in the source's order."""
     from jax.experimental.multihost_utils import process_allgather
 
-    counts = np.asarray(
-        process_allgather(np.asarray([len(kept), skipped.count, skipped.read]))
-    )
+    counts = np.asarray(process_allgather(np.asarray([len(kept), skipped.count, skipped.read])))
     most = int(counts[:, 0].max())
     fill = most - len(kept)
     all_kept = process_allgather(np.pad(kept, (0, fill), constant_values=-1))
@@ -181,21 +228,22 @@ def _zero_shot(
     encode: Encoders, processor: Processor, source: Source, images: np.ndarray, labels: np.ndarray
 ) -> dict[str, Any]:
     """Top-k accuracy under the prompt ensemble of the source."""
-    captions = class_captions(source.class_names, source.templates)
-    flat = encode.texts(processor.texts([text for row in captions for text in row]))
-    classes = class_embeddings(jnp.asarray(flat.reshape(len(captions), len(captions[0]), -1)))
+    captions = _class_captions(encode, processor, source)
+    classes = class_embeddings(captions)
     known = labels >= 0
     owner = np.arange(len(captions))
     found = expected_recall(images[known], np.asarray(classes), labels[known], owner, TOP)
     return {
         "classes": len(captions),
-        "templates": len(captions[0]),
+        "templates": captions.shape[1],
         **{f"top_{k}": share for k, share in zip(TOP, found, strict=True)},
     }
 
 
 def _retrieval(
-    encode: Encoders, processor: Processor, images: np.ndarray,
+    encode: Encoders,
+    processor: Processor,
+    images: np.ndarray,
     captions: Sequence[Sequence[str]],
 ) -> dict[str, Any]:
     """Recall of captions by image and of images by caption, over those that have some."""
@@ -215,8 +263,11 @@ def _retrieval(
 
 
 def expected_recall(
-    queries: np.ndarray, candidates: np.ndarray, query_owner: np.ndarray,
-    candidate_owner: np.ndarray, ks: Sequence[int],
+    queries: np.ndarray,
+    candidates: np.ndarray,
+    query_owner: np.ndarray,
+    candidate_owner: np.ndarray,
+    ks: Sequence[int],
 ) -> list[float]:
     """Mean over queries of the chance that one of the k nearest candidates is a right one.
 
@@ -235,13 +286,7 @@ def expected_recall(
     Returns:
       One share in [0, 1] per k.
     """
-    keys, owners = jnp.asarray(candidates), jnp.asarray(candidate_owner)
-    counts = []
-    for start in range(0, len(queries), _BLOCK):
-        block = slice(start, start + _BLOCK)
-        counted = _count(jnp.asarray(queries[block]), keys, jnp.asarray(query_owner[block]), owners)
-        counts.append(np.stack([np.asarray(c) for c in counted]))
-    nearer, wrong, right = np.concatenate(counts, axis=1)
+    nearer, wrong, right = _counts(queries, candidates, query_owner, candidate_owner)
     recalls = []
     for k in ks:
         places = np.clip(k - nearer, 0, None)
@@ -251,6 +296,36 @@ def expected_recall(
             missed *= np.where(taken < places, left, 1.0)
         recalls.append(float(np.mean(1 - missed)))
     return recalls
+
+
+def first_is_right(
+    queries: np.ndarray,
+    candidates: np.ndarray,
+    query_owner: np.ndarray,
+    candidate_owner: np.ndarray,
+) -> np.ndarray:
+    """Of each query, whether no wrong candidate is as near as its nearest right one: bool [N].
+
+    Args are those of `expected_recall`, but a query may have no right candidate.
+    """
+    nearer, wrong, right = _counts(queries, candidates, query_owner, candidate_owner)
+    return (nearer + wrong == 0) & (right > 0)
+
+
+def _counts(
+    queries: np.ndarray,
+    candidates: np.ndarray,
+    query_owner: np.ndarray,
+    candidate_owner: np.ndarray,
+) -> np.ndarray:
+    """Of all queries what `_count` gives of a block: [3, N]."""
+    keys, owners = jnp.asarray(candidates), jnp.asarray(candidate_owner)
+    counts = []
+    for start in range(0, len(queries), _BLOCK):
+        block = slice(start, start + _BLOCK)
+        counted = _count(jnp.asarray(queries[block]), keys, jnp.asarray(query_owner[block]), owners)
+        counts.append(np.stack([np.asarray(c) for c in counted]))
+    return np.concatenate(counts, axis=1)
 
 
 @jax.jit

@@ -1,4 +1,4 @@
-"""The best accelerators of one fixed model: every point of the grid, priced exactly."""
+"""The best accelerators of one fixed model on a grid, exactly."""
 
 from __future__ import annotations
 
@@ -12,34 +12,40 @@ import moocore
 import numpy as np
 
 from codesign.accelerator import Accelerator
-from codesign.bounds import MinLen
-from codesign.constraints import Count, Positive
-from codesign.cost.capacity import busy_share, dram_shortage
-from codesign.cost.estimate import subnet_shares
-from codesign.cost.model import Costs, expected
-from codesign.cost.table import accelerator_grid, grid_costs
-from codesign.costing import PHYSICAL, conventional
-from codesign.design_file import check_scenario
+from codesign.bounds import Ge, Le, MinLen
+from codesign.constraints import MOST_SETS, Count, Positive
+from codesign.cost.capacity import busy_share, contents_bytes, dram_shortage, weight_bytes
+from codesign.cost.demand import Demand, subnet_shares
+from codesign.cost.model import Costs
+from codesign.cost.table import accelerator_grid
+from codesign.cost.uncertainty import share_near_best, uncertain_costs
+from codesign.costing import PHYSICAL, default_scenario
+from codesign.design_file import checked_scenario
 from codesign.errors import UserError
 from codesign.scenario import Scenario
-from codesign.search.objectives import OBJECTIVES, Limits, Mode, feasible, objective
-from codesign.space import AcceleratorChoices
+from codesign.search.objectives import Limits, Mode, objective
+from codesign.search.sweep import sweep
+from codesign.space import PUBLISHED_GRID, WIDE_GRID, AcceleratorChoices
 from codesign.workload import Workload
+from codesign.workload.memory import Memory
 
+# Accelerators among which the best under other components is sought, an objective.
+RIVALS = 32
 DEFAULT_OBJECTIVES: tuple[Mode, ...] = ("carbon", "latency", "energy")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class HardwareSearch:
-    """A workload on every accelerator of a grid [A].
+    """A workload on the accelerators of a grid that may be the best for something, [P].
 
     Attributes:
-      chips: the accelerators, leaves [A].
-      costs: of the workload on each, leaves [A].
-      feasible: which meet the limits and keep up with the scenario's inferences, [A].
+      chips: the accelerators, leaves [P]; of a small grid all there are.
+      costs: of the workload on each, leaves [P].
+      feasible: which meet the limits and keep up with the scenario's inferences, [P].
+      accelerators: how many the grid has; those that are not among the chips are proven to be
+        beaten in each objective, and in latency and carbon together.
       objectives: what the search was asked for.
-      best: index of the accelerator of the least of each objective, by its name; beside those
-        asked for, of every row of OBJECTIVES.
+      best: index of the accelerator of the least of each objective, by its name.
       front: indices of the feasible accelerators that no other beats in both latency and
         carbon, from the fastest to the slowest.
     """
@@ -47,14 +53,21 @@ class HardwareSearch:
     chips: Accelerator
     costs: Costs
     feasible: np.ndarray
+    accelerators: int
     best: dict[str, int]
     front: list[int]
     objectives: tuple[Mode, ...] = DEFAULT_OBJECTIVES
 
     def at(self, index: int) -> tuple[Accelerator, Costs]:
         """One accelerator and the costs on it, as Python numbers."""
-        chip, costs = jax.tree.map(lambda x: float(x[index]), (self.chips, self.costs))
-        return jax.tree.map(lambda x: int(x) if x.is_integer() else x, chip), costs
+        costs = jax.tree.map(lambda x: float(x[index]), self.costs)
+        return accelerator_at(self.chips, index), costs
+
+
+def accelerator_at(chips: Accelerator, index: int) -> Accelerator:
+    """One of many accelerators, leaves [A], as Python numbers, whole where they are."""
+    chip = jax.tree.map(lambda x: float(x[index]), chips)
+    return jax.tree.map(lambda x: int(x) if x.is_integer() else x, chip)
 
 
 def search_hardware(
@@ -63,8 +76,11 @@ def search_hardware(
     scenario: Scenario,
     limits: Limits,
     objectives: Sequence[Mode] = DEFAULT_OBJECTIVES,
+    *,
+    contents: float,
+    ranks: int = 1,
 ) -> HardwareSearch:
-    """Prices a workload on the whole grid and picks the best within the limits.
+    """The best accelerators of the grid within the limits: exact, whatever the grid's size.
 
     Args:
       workload: concrete operators of one model, [G] and [V]; of every subnet of a family,
@@ -73,6 +89,9 @@ def search_hardware(
       scenario: clock, bandwidths, carbon and costing.
       limits: hard limits.
       objectives: what to find the least of.
+      contents: of the DRAM, bytes: weights (of a family its densest subnet's), live
+        activations and cache, as `cost.capacity.contents_bytes` has them of a model's memory.
+      ranks: how many of the least of each objective are certainly among those priced.
 
     A chip that the scenario's inferences a second would keep busy for over a second is not
     feasible, like one that exceeds a limit.
@@ -82,54 +101,100 @@ def search_hardware(
         inferences or meets the limits: the message names the limit that none meets.
     """
     try:
-        check_scenario(scenario)
+        scenario = checked_scenario(scenario)
     except UserError as error:
         raise ValueError(str(error)) from error
-    chips = accelerator_grid(choices)
+    grid = accelerator_grid(choices)
     works = [workload] if isinstance(workload, Workload) else list(workload)
-    each = [
-        jax.tree.map(
-            lambda x: np.broadcast_to(np.asarray(x), chips.cores.shape),
-            grid_costs(work, chips, scenario),
-        )
-        for work in works
-    ]
-    costs = each[0]
-    shares = subnet_shares(scenario, len(works))
-    if not isinstance(workload, Workload):
-        stacked = jax.tree.map(lambda *x: np.stack(x), *each)
-        costs = jax.tree.map(np.asarray, expected(stacked, shares))
-    fits = np.isfinite(costs.latency_s)
-    if not fits.any():
-        raise ValueError(
-            "an operator of the model fits no mapping on any accelerator of the grid: "
-            "raise l2_kib or glb_mib"
-        )
-    latency_s = sum(share * c.latency_s for share, c in zip(shares, each, strict=True))
-    keeps_up = busy_share(latency_s, scenario) <= 1
-    if not keeps_up.any():
-        raise ValueError(
-            "no accelerator of the grid keeps up with scenario.inferences_per_s "
-            f"{scenario.inferences_per_s:g}: the fastest takes {np.nanmin(latency_s):.4g} s an "
-            f"inference; set at most {1 / np.nanmin(latency_s):.3g}"
-        )
-    allowed = np.asarray(feasible(costs, limits)) & keeps_up
+    demand = Demand(works, subnet_shares(scenario, len(works)), contents, scenario)
+    sought = list(map(objective, objectives))
+    index, priced = sweep(demand, grid, limits, sought, ranks=ranks)
+    costs, allowed = priced.costs, priced.feasible
     if not allowed.any():
-        raise ValueError(_unmet(costs, fits & keeps_up, limits))
-    best = {
-        sought.name: int(np.argmin(np.where(allowed, sought(costs), np.inf)))
-        for sought in (*OBJECTIVES, *map(objective, objectives))
-    }
+        raise ValueError(_why_none(demand, grid, limits))
+    best = {each.name: int(np.argmin(np.where(allowed, each(costs), np.inf))) for each in sought}
     candidates = np.flatnonzero(allowed)
     points = np.stack([costs.latency_s, costs.carbon_kgco2e], axis=-1)[candidates]
     front = candidates[moocore.is_nondominated(points.astype(float))]
     front = front[np.argsort(costs.latency_s[front])]
+    chips = jax.tree.map(lambda x: x[index], grid)
     on_front = [int(i) for i in front]
-    return HardwareSearch(chips, costs, allowed, best, on_front, tuple(objectives))
+    return HardwareSearch(chips, costs, allowed, len(grid.cores), best, on_front, tuple(objectives))
 
 
-def _unmet(costs: Costs, fits: np.ndarray, limits: Limits) -> str:
-    """What stands in the way: a limit that no accelerator meets, else all together."""
+def robustness(
+    workload: Workload | Sequence[Workload],
+    found: HardwareSearch,
+    scenario: Scenario,
+    samples: int,
+    seed: int = 0,
+    *,
+    contents: float,
+) -> dict[str, float]:
+    """How far each choice hangs on uncertain components: see `uncertainty.share_near_best`.
+
+    Of each objective that the search was asked for, by name: the share of sets of components
+    under which its accelerator stays within 2 % of the best. The best under a set is sought
+    among the `RIVALS` feasible accelerators that are nearest to it under nominal components, so
+    the search must have been one with as many `ranks`.
+
+    Args:
+      workload: as of `search_hardware`.
+      found: its result.
+      scenario: its scenario.
+      samples: sets of components.
+      seed: of their draw.
+      contents: as of `search_hardware`.
+
+    Raises:
+      ValueError: a costing whose components have no ranges.
+    """
+    works = [workload] if isinstance(workload, Workload) else list(workload)
+    shares = subnet_shares(scenario, len(works))
+    sought = [objective(mode) for mode in found.objectives]
+    ranked = [
+        np.argsort(np.where(found.feasible, each(found.costs), np.inf), kind="stable")[:RIVALS]
+        for each in sought
+    ]
+    count = min(RIVALS, int(found.feasible.sum()))
+    rivals = np.unique(np.concatenate([order[:count] for order in ranked]))
+    chips = jax.tree.map(lambda x: np.asarray(x)[rivals], found.chips)
+    costs = uncertain_costs(works, shares, chips, scenario, samples, seed, contents=contents)
+    return {
+        each.name: share_near_best(each(costs), int(np.searchsorted(rivals, found.best[each.name])))
+        for each in sought
+    }
+
+
+def _why_none(demand: Demand, grid: Accelerator, limits: Limits) -> str:
+    """What stands in the way of every accelerator of the grid."""
+    scenario, (latency,) = demand.scenario, map(objective, ("latency",))
+    patient = dataclasses.replace(scenario, inferences_per_s=1e-6)
+    alone = sweep(demand._replace(scenario=patient), grid, Limits(), [latency]).priced
+    least_s = np.min(alone.latency_s)
+    if not np.isfinite(least_s):
+        return (
+            "an operator of the model fits no mapping on any accelerator of the grid: "
+            "raise l2_kib or glb_mib"
+        )
+    if busy_share(least_s, scenario) > 1:
+        return (
+            "no accelerator of the grid keeps up with scenario.inferences_per_s "
+            f"{scenario.inferences_per_s:g}: the fastest takes {least_s:.4g} s an "
+            f"inference; set at most {1 / least_s:.3g}"
+        )
+    _, priced = sweep(demand, grid, Limits(), [bounded for bounded, _ in limits.bounds()])
+    return unmet(priced.costs, priced.feasible, limits)
+
+
+def unmet(costs: Costs, fits: np.ndarray, limits: Limits) -> str:
+    """Which limit no accelerator meets, or that they are not met together.
+
+    Args:
+      costs: leaves [A].
+      fits: which accelerators run at all, and keep up, [A].
+      limits: hard limits that none of these meets.
+    """
     for bounded, limit in limits.bounds():
         least = float(np.min(bounded(costs)[fits]))
         if least > limit:
@@ -169,9 +234,13 @@ class HardwareConfig(Limits):
       context: tokens in a decoder's cache.
       costing: conventions of the cost model with their scenario, fields that are set here
         excepted; none: the scenario's own.
-      space: the grid of accelerators.
+      uncertainty: sets of components, drawn from the ranges of published silicon, under which
+        the best accelerators are held against their rivals; none: not done.
+      grid: the grid of accelerators: "wide", some 400,000, or "published", CATransformers' 3,240;
+        none: the latter for its costing, else the former.
+      space: choices that take the place of the grid's.
       scenario: where and how the device lives; for a design file, fields that change its own.
-        DRAM too small for weights, cache and activations is enlarged, unless set here.
+        DRAM of a file too small for weights, cache and activations is enlarged.
     """
 
     tops: Positive | None = 20.0
@@ -182,8 +251,20 @@ class HardwareConfig(Limits):
     phase: Literal["prefill", "decode"] | None = None
     context: Count | None = None
     costing: str | None = None
-    space: AcceleratorChoices = AcceleratorChoices()
+    uncertainty: Annotated[int, Ge(2), Le(MOST_SETS)] | None = None
+    grid: Literal["wide", "published"] | None = None
+    space: AcceleratorChoices = WIDE_GRID
     scenario: Scenario = Scenario()
+
+    def choices(self, costing: str) -> AcceleratorChoices:
+        """The choices of the grid, under a costing, with those that `space` has of its own."""
+        published = self.grid == "published" if self.grid else costing != PHYSICAL.name
+        own = {
+            field.name: getattr(self.space, field.name)
+            for field in dataclasses.fields(AcceleratorChoices)
+            if getattr(self.space, field.name) != getattr(WIDE_GRID, field.name)
+        }
+        return dataclasses.replace(PUBLISHED_GRID if published else WIDE_GRID, **own)
 
     @property
     def limits(self) -> Limits:
@@ -191,7 +272,7 @@ class HardwareConfig(Limits):
         return Limits(**{f.name: getattr(self, f.name) for f in dataclasses.fields(Limits)})
 
 
-def settled_scenario(
+def resolve_scenario(
     config: HardwareConfig, of_model: Scenario | None = None, given: Collection[str] = ()
 ) -> Scenario:
     """The scenario of a search, its DRAM not yet looked at.
@@ -209,11 +290,11 @@ def settled_scenario(
     Raises:
       ValueError: an unknown costing.
     """
-    own = {name: getattr(config.scenario, name) for name in _fields_set(config, given)}
+    own = {name: getattr(config.scenario, name) for name in set_fields(config, given)}
     costing = config.costing or own.pop("costing", None)
     base = of_model
     if base is None or costing not in (None, base.costing):
-        base = conventional(costing or PHYSICAL.name)
+        base = default_scenario(costing or PHYSICAL.name)
     return dataclasses.replace(base, **own | {"costing": base.costing})
 
 
@@ -233,7 +314,31 @@ def with_dram(
     return dataclasses.replace(scenario, dram_gb=dram_gb_for(weights + activations + cache))
 
 
-def _fields_set(config: HardwareConfig, given: Collection[str]) -> list[str]:
+def with_contents(
+    scenario: Scenario, memory: Memory, density: float = 1, *, fixed: bool
+) -> tuple[Scenario, float]:
+    """The scenario with DRAM for a network, as `with_dram`, and what it holds, bytes.
+
+    Args:
+      scenario: of the device.
+      memory: of the network, its weights dense.
+      density: share of its prunable weights that are kept, of a family by its densest subnet.
+      fixed: refuses a DRAM that is too small.
+
+    Raises:
+      ValueError: the DRAM is fixed and too small.
+    """
+    word = scenario.word_bytes
+    weights = weight_bytes(memory, scenario, density)
+    scenario = with_dram(
+        scenario, weights, memory.activations * word, memory.cache * word, fixed=fixed
+    )
+    return scenario, float(contents_bytes(memory, scenario, density))
+
+
+def set_fields(config: HardwareConfig, given: Collection[str] = ()) -> list[str]:
+    """Fields of the scenario that a config sets: those given, and those that differ from its
+    default."""
     default = Scenario()
     return [
         field.name

@@ -42,11 +42,13 @@ class Objective:
       name: what users call it, "carbon"; fit for a file's name.
       key: its name in files, unit included, "carbon_kgco2e".
       of: the number, of Costs of any shape; positive, and differentiable where it is searched.
+      monotone: whether it never falls when a cost rises; of a user's own function nobody knows.
     """
 
     name: str
     key: str
     of: CostFunction
+    monotone: bool = True
 
     def __call__(self, costs: Costs) -> Any:
         """The number, in the shape of the costs."""
@@ -87,7 +89,7 @@ def objective(mode: str | CostFunction) -> Objective:
         return mode
     if callable(mode):
         name = getattr(mode, "__name__", type(mode).__name__)
-        return Objective(without_unit(name), name, mode)
+        return Objective(without_unit(name), name, mode, monotone=False)
     if mode in _NAMED:
         return _NAMED[mode]
     return _product(mode)

@@ -121,6 +121,29 @@ def equal_groups(right: Values) -> list[list[int]]:
     return groups
 
 
+def rank_correlation(x: Values, y: Values) -> float:
+    """Spearman's correlation of two samples [D]; nan where one of them does not vary."""
+    from scipy import stats  # not above, as in `mean_interval`
+
+    x, y = (stats.rankdata(np.asarray(v, float)) for v in (x, y))
+    if np.ptp(x) == 0 or np.ptp(y) == 0:
+        return math.nan
+    return float(np.corrcoef(x, y)[0, 1])
+
+
+def partial_rank_correlation(x: Values, y: Values, given: Values) -> float:
+    """Spearman's correlation of x and y [D] with that of both with a third taken out.
+
+    nan where it is not determined: for fewer than four designs, or an x or y that the third
+    ranks alone.
+    """
+    xy, xz, yz = (rank_correlation(*pair) for pair in ((x, y), (x, given), (y, given)))
+    rest = (1 - xz**2) * (1 - yz**2)
+    if len(np.asarray(x)) < 4 or not rest > 1e-12:
+        return math.nan
+    return (xy - xz * yz) / math.sqrt(rest)
+
+
 def mean_interval(values: Sequence[float]) -> tuple[float, Interval | None]:
     """Mean over independent runs [S] and Student's interval of it; None for a single run."""
     sample = np.asarray(values, float)

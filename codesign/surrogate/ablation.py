@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from codesign.scenario import Scenario
-from codesign.surrogate import buying, gradients, metrics
+from codesign.surrogate import acquisition, gradients, metrics
 from codesign.surrogate.config import FEWEST_SAMPLES, AblationConfig
 from codesign.surrogate.designs import Batch, batch, design_costs, with_raw_area
 from codesign.surrogate.evidence import Evidence, subsets
@@ -134,7 +134,7 @@ def _active(
     say: Callable[[str], None],
 ) -> Iterator[Trial]:
     """From the smallest budget on, buys where the members of the last ensemble disagree."""
-    where = buying.positions(fitter.seen)
+    where = acquisition.positions(fitter.seen)
     rows = [order[: budgets[0]] for order in orders]
     current = fitter.fit(rows, "active")
     for low, high in itertools.pairwise(budgets):
@@ -154,8 +154,8 @@ def _bought(
     """Rows of `order` that a trial buys to have `size` of them."""
     assert trial.ensemble is not None and trial.rows is not None
     left = np.setdiff1d(order, trial.rows)
-    score = buying.disagreement(trial.ensemble, take(seen, left))
-    return left[buying.choose(score, where[left], size - len(trial.rows))]
+    score = acquisition.disagreement(trial.ensemble, take(seen, left))
+    return left[acquisition.choose(score, where[left], size - len(trial.rows))]
 
 
 def compare(
@@ -187,9 +187,7 @@ def compare(
         if shown and trial.ensemble is not None and trial.rows is not None:
             samples = take(evidence.samples, trial.rows)
             fitted.append(
-                Fitted(
-                    trial.ensemble, samples, evidence.oracle, evidence.fingerprint, config.fit
-                )
+                Fitted(trial.ensemble, samples, evidence.oracle, evidence.fingerprint, config.fit)
             )
     tables.gradients.extend(_slopes(evidence, final, say))
     return tables, fitted
@@ -275,22 +273,20 @@ def _points(
             }  # fmt: skip
 
 
-def _slopes(
-    evidence: Evidence, final: Sequence[Trial], say: Callable[[str], None]
-) -> list[Row]:
+def _slopes(evidence: Evidence, final: Sequence[Trial], say: Callable[[str], None]) -> list[Row]:
     """Agreement of slopes among the neighbours, over all factors and over each."""
     points = take(evidence.samples.points, evidence.neighbours)
     pairs = gradients.one_factor_pairs(points)
     if not len(pairs.factor):
         return []
     say(f"slopes over {len(pairs.factor)} pairs of neighbours")
-    ways = {kind: gradients.way(kind, points, pairs) for kind in KINDS}
+    paths = {kind: gradients.path_inputs(kind, points, pairs) for kind in KINDS}
     truth = gradients.change(take(evidence.samples.truth, evidence.neighbours), pairs)
     rows = []
     for trial in final:
-        way = ways["learned" if trial.surrogate == "learned" else "corrected"]
+        path = paths["learned" if trial.surrogate == "learned" else "corrected"]
         change = gradients.change(take(trial.predicted, evidence.neighbours), pairs)
-        found = {"difference": change} | gradients.slopes(trial.ensemble, way)
+        found = {"difference": change} | gradients.slopes(trial.ensemble, path)
         for factor, flags in _by_factor(pairs):
             for i, metric in enumerate(QUANTITIES):
                 for estimate, values in found.items():
@@ -306,5 +302,3 @@ def _by_factor(pairs: gradients.Pairs) -> Iterator[tuple[str, np.ndarray]]:
     yield "all", np.ones(len(pairs.factor), bool)
     for f in np.unique(pairs.factor):
         yield FACTORS[f], pairs.factor == f
-
-

@@ -18,8 +18,9 @@ from codesign.constraints import (
     Seed,
     first_problem,
 )
+from codesign.oracle import SAMPLED_SCENARIO
 from codesign.scenario import Scenario
-from codesign.space import AcceleratorChoices, TowerChoices
+from codesign.space import PUBLISHED_GRID, AcceleratorChoices, TowerChoices
 
 # What an ablation finds, in its run folder.
 RESULT = "ablation.json"
@@ -46,7 +47,7 @@ class SampleSpace:
         ffn=(1024, 1280, 1536, 1792, 2048),
     )  # fmt: skip
     patch: CountChoices = (16, 32)
-    accelerator: AcceleratorChoices = AcceleratorChoices()
+    accelerator: AcceleratorChoices = PUBLISHED_GRID
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,7 +118,8 @@ class AblationConfig:
       top_share: k of the top-k recall, as a share of the designs.
       plan: points of each kind.
       space: CLIPs and accelerators that drawn points are of.
-      scenario: clock, bandwidths, and what carbon is computed with.
+      scenario: clock, bandwidths, and what carbon is computed with; by default those of the
+        stored points, at whose DRAM bandwidth alone there are some.
       fit: how ensembles are fitted.
       seed: of points, weights and batches.
     """
@@ -132,6 +134,6 @@ class AblationConfig:
     top_share: PositiveShare = 0.1
     plan: PlanConfig = PlanConfig()
     space: SampleSpace = SampleSpace()
-    scenario: Scenario = Scenario()
+    scenario: Scenario = SAMPLED_SCENARIO
     fit: FitConfig = FitConfig()
     seed: Seed = 0

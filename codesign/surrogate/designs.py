@@ -6,7 +6,6 @@ leakage, area and carbon follow by the formulas of codesign.cost.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -16,6 +15,8 @@ import numpy as np
 from codesign.accelerator import Accelerator
 from codesign.architecture import Architecture
 from codesign.cost import carbon, sram
+from codesign.cost.capacity import contents_bytes
+from codesign.cost.components import nominal
 from codesign.cost.execution import Execution
 from codesign.cost.memories import SRAMS
 from codesign.cost.model import Chip, costs_of, summed
@@ -28,6 +29,7 @@ from codesign.scenario import Scenario
 from codesign.search.objectives import named_costs
 from codesign.surrogate.models import Prediction
 from codesign.workload import Workload, clip_workload
+from codesign.workload.clip import CLIP_FAMILY
 
 # What designs are compared by; less is better.
 METRICS = ("latency_s", "energy_j", "area_mm2", "carbon_kgco2e", "edp_js")
@@ -54,44 +56,64 @@ class Batch(NamedTuple):
       workload: operators, [D, G] and [D, V].
       accelerator: leaves [D].
       rows: of the samples, [D, G].
+      contents: of the DRAM, bytes, [D].
     """
 
     workload: Workload
     accelerator: Accelerator
     rows: np.ndarray
+    contents: np.ndarray
 
 
 def batch(designs: Sequence[Complete], scenario: Scenario) -> Batch:
     """Designs [D], at least one, side by side, their operators as the scenario counts them."""
     costing = costing_of(scenario)
-    workloads = [clip_workload(d.architecture, costing) for d in designs]
+    workloads = [
+        # Surrogates and oracles price products with all operands in DRAM.
+        clip_workload(
+            d.architecture, costing, texts_per_image=scenario.texts_per_image
+        ).through_dram
+        for d in designs
+    ]
     return Batch(
         workload=stack_workloads([jax.tree.map(lambda x: x[None], w) for w in workloads]),
         accelerator=jax.tree.map(
             lambda *x: np.array(x, np.float32), *(d.accelerator for d in designs)
         ),
         rows=np.stack([d.rows for d in designs]),
+        contents=np.array(
+            [
+                contents_bytes(CLIP_FAMILY.memory(d.architecture, scenario), scenario)
+                for d in designs
+            ],
+            np.float32,
+        ),
     )
 
 
-@functools.partial(jax.jit, static_argnames="scenario")
+@jax.jit
 def _costs(
-    gemms: Prediction, workload: Workload, accelerator: Accelerator, scenario: Scenario
+    gemms: Prediction,
+    workload: Workload,
+    accelerator: Accelerator,
+    contents: np.ndarray,
+    scenario: Scenario,
 ) -> dict[str, Any]:
-    def one(gemms: Prediction, workload: Workload, chip: Accelerator) -> dict[str, Any]:
+    def one(gemms: Prediction, workload: Workload, chip: Accelerator, held: Any) -> dict[str, Any]:
         tech = technology(chip, scenario)
         vector = vector_costs(workload, chip, tech)
         priced = Execution({"gemm": gemms.cycles}, {"gemm": gemms.energy_pj})
-        run = summed(priced, vector.merged(), workload).with_static(tech)
-        return named_costs(costs_of(run, Chip.of(chip, scenario), scenario), METRICS)
+        run = summed(priced, vector.merged(), workload, tech).with_static(tech)
+        dram_gb = costing_of(scenario).dram_capacity_gb(held, chip.channels, scenario)
+        return named_costs(costs_of(run, Chip.of(chip, scenario), scenario, dram_gb), METRICS)
 
-    return jax.vmap(one)(gemms, workload, accelerator)
+    return jax.vmap(one)(gemms, workload, accelerator, contents)
 
 
 def design_costs(designs: Batch, gemms: Prediction, scenario: Scenario) -> dict[str, np.ndarray]:
     """METRICS of designs [D] whose GEMMs cost `gemms`, leaves [N], at the designs' rows."""
     priced = Prediction(*(np.asarray(x, np.float32)[designs.rows] for x in gemms))
-    costs = _costs(priced, designs.workload, designs.accelerator, scenario)
+    costs = _costs(priced, designs.workload, designs.accelerator, designs.contents, scenario)
     return {name: np.asarray(costs[name], float) for name in METRICS}
 
 
@@ -114,16 +136,17 @@ def with_raw_area(
 
 
 def raw_area_mm2(accelerator: Accelerator, scenario: Scenario) -> float | None:
-    """Area of one chip with CACTI's own arrays; None where one is not in its table."""
+    """Area of one chip by CACTI's own arrays; None where one is not in its table."""
     costing = costing_of(scenario)
     parts = {name: float(x) for name, x in area_breakdown_mm2(accelerator, scenario).items()}
     for level in SRAMS:
-        width = min(level.access_bytes(accelerator, scenario), sram.WIDTHS_BYTES[-1])
+        width = min(float(level.access_bytes(accelerator, scenario)), sram.WIDTHS_BYTES[-1])
         (capacity_kib,) = level.capacities_kib(accelerator, costing)
         try:
             at_22_nm = sram.cacti("area_mm2", capacity_kib, width)
         except ValueError:
             return None
-        at_node = scaling(scenario.node_nm).sram_area * at_22_nm
+        over_law = nominal(costing).sram["area"]
+        at_node = scaling(scenario.node_nm).sram_area * over_law * at_22_nm
         parts[level.name] = level.copies(accelerator) * at_node
     return sum(parts.values())

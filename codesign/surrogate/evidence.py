@@ -41,9 +41,7 @@ class Evidence(NamedTuple):
     unanswered: int
 
 
-def gather(
-    oracle: str, fingerprint: str, plan: Plan, answers: Sequence[Sample | None]
-) -> Evidence:
+def gather(oracle: str, fingerprint: str, plan: Plan, answers: Sequence[Sample | None]) -> Evidence:
     """Evidence of the answers, one a point of the plan; designs that miss one are left out."""
     known = np.array([a is not None for a in answers], bool)
     place = np.cumsum(known) - 1

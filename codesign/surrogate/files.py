@@ -10,10 +10,6 @@ import dataclasses
 import io
 import json
 import os
-import struct
-import tokenize
-import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,16 +18,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from codesign.accelerator import Accelerator
+from codesign.accelerator import ON_CHIP, Accelerator
 from codesign.bounds import Ge, Le, MaxLen, MinLen
 from codesign.decode import decode
 from codesign.errors import UserError
 from codesign.json_text import parse_json
+from codesign.npz import read_npz
 from codesign.oracle.interface import Constants
 from codesign.oracle.units import constants_of, technology_of
 from codesign.renamed import current_nest
 from codesign.runs import jsonable, versions, write_bytes
-from codesign.space import ACCELERATOR_FIELDS, AcceleratorChoices
+from codesign.space import AcceleratorChoices
 from codesign.surrogate import features
 from codesign.surrogate.config import FitConfig
 from codesign.surrogate.models import Ensemble, Kind, Prediction, init_params
@@ -142,15 +139,10 @@ class _About:
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return dict(file)
+        return read_npz(path)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
-    except (
-        # Of NumPy, its readers of headers and of sizes that are not there, and of zip files.
-        ValueError, TypeError, AttributeError, SyntaxError, tokenize.TokenError, MemoryError,
-        KeyError, EOFError, RuntimeError, struct.error, zipfile.BadZipFile, zlib.error,
-    ) as error:  # fmt: skip
+    except ValueError as error:
         raise UserError(f"{path} is no fitted surrogate, or a damaged one") from error
 
 
@@ -225,7 +217,7 @@ def _named(tree: Any) -> list[tuple[str, Any]]:
 
 
 def _check_spans(path: Path, fitted: Fitted, space: AcceleratorChoices) -> None:
-    for name in ACCELERATOR_FIELDS:
+    for name in ON_CHIP:
         choices, (low, high) = getattr(space, name), fitted.bounds[name]
         if min(choices) < low or max(choices) > high:
             raise UserError(

@@ -1,7 +1,7 @@
 """Whether a surrogate's slopes are the oracle's: along pairs of points that differ in one factor.
 
 From one point of a pair to the other, the truth changes by log(y1 / y0). A surrogate says
-the same in two ways: by its own values there, and by its derivative on the way, which is
+the same in two ways: by its own values there, and by its derivative on the path, which is
 what a search follows. A derivative is that of the inputs, taken once for all surrogates of a
 kind, carried on through an ensemble.
 """
@@ -24,7 +24,7 @@ Array = jax.Array
 
 # Truths that change less have no direction worth agreeing with.
 FLAT = 0.01
-# Places on the way from one point to the other at which derivatives are averaged.
+# Places on the path from one point to the other at which derivatives are averaged.
 PATH_NODES = 8
 
 
@@ -56,11 +56,11 @@ def one_factor_pairs(points: Points, most: float = 2.0) -> Pairs:
     return Pairs(*columns)
 
 
-class Way(NamedTuple):
-    """What ensembles of one kind see on the way over each pair; leaves [P, T, ...].
+class PathInputs(NamedTuple):
+    """What ensembles of one kind see on the path over each pair; leaves [P, T, ...].
 
     Attributes:
-      seen: inputs at T shares of the way: half of it first, then PATH_NODES even ones.
+      seen: inputs at T shares of the path: half of it first, then PATH_NODES even ones.
       moved: derivatives of features and base by the share.
     """
 
@@ -69,7 +69,7 @@ class Way(NamedTuple):
 
 
 class _Moving(NamedTuple):
-    """Places on the way over a pair, and their derivatives by the share; leaves [P T]."""
+    """Places on the path over a pair, and their derivatives by the share; leaves [P T]."""
 
     at: Points
     moved: Points
@@ -107,38 +107,38 @@ def _seen(places: _Moving, costs: tuple[Execution, Execution] | None) -> tuple[I
     return jax.vmap(see)(places, costs)
 
 
-def way(kind: Kind, points: Points, pairs: Pairs) -> Way:
-    """The way over each pair: GEMM and accelerator move geometrically, constants linearly."""
+def path_inputs(kind: Kind, points: Points, pairs: Pairs) -> PathInputs:
+    """The path over each pair: GEMM and accelerator move geometrically, constants linearly."""
     shares = np.concatenate([[0.5], (np.arange(PATH_NODES) + 0.5) / PATH_NODES])
     start, end = take(points, pairs.first), take(points, pairs.second)
     places = _places(start, end, jnp.asarray(shares, float))
     # Two programs: as one, XLA takes five times as long to compile them.
     found = _seen(places, None if kind == "learned" else _costs(places))
     unfolded = lambda x: x.reshape(len(pairs.factor), len(shares), *x.shape[1:])  # noqa: E731
-    return Way(*jax.tree.map(unfolded, found))
+    return PathInputs(*jax.tree.map(unfolded, found))
 
 
 @jax.jit
-def _slopes(ensemble: Ensemble, way: Way) -> Array:
+def _slopes(ensemble: Ensemble, path: PathInputs) -> Array:
     def corrected(x: Array) -> Array:
         return jnp.mean(ensemble.corrections(x), axis=0)
 
-    added = jax.jvp(corrected, (way.seen.features,), (way.moved.features,))[1]
-    return way.moved.log_base + added
+    added = jax.jvp(corrected, (path.seen.features,), (path.moved.features,))[1]
+    return path.moved.log_base + added
 
 
-def slopes(ensemble: Ensemble | None, way: Way) -> dict[str, np.ndarray]:
+def slopes(ensemble: Ensemble | None, path: PathInputs) -> dict[str, np.ndarray]:
     """Derivatives of log cycles and log energy over each pair, [P, 2].
 
     Args:
-      ensemble: of the way's kind; None: the base alone, which on the way of "corrected" is
+      ensemble: of the path's kind; None: the base alone, which on the path of "corrected" is
         the analytic model.
-      way: as `way` gives it.
+      path: of `path_inputs`.
 
     Returns:
-      "midpoint": half-way; "path": the mean over the way.
+      "midpoint": half-way; "path": the mean over the path.
     """
-    found = np.asarray(way.moved.log_base if ensemble is None else _slopes(ensemble, way))
+    found = np.asarray(path.moved.log_base if ensemble is None else _slopes(ensemble, path))
     return {"midpoint": found[:, 0], "path": found[:, 1:].mean(axis=1)}
 
 

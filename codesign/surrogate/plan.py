@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from codesign.accelerator import Accelerator
+from codesign.accelerator import ON_CHIP, Accelerator
 from codesign.architecture import ELASTIC, Architecture, Tower
 from codesign.oracle.interface import Point
 from codesign.oracle.stored import points, stored_designs, stored_pairs
@@ -171,13 +171,11 @@ def _draw_pair(space: SampleSpace, rng: np.random.Generator) -> tuple[Shape, Acc
     return shapes[rng.integers(len(shapes))], _draw_chip(space, rng)
 
 
-def _neighbourhood(
-    space: SampleSpace, rng: np.random.Generator
-) -> list[tuple[Shape, Accelerator]]:
+def _neighbourhood(space: SampleSpace, rng: np.random.Generator) -> list[tuple[Shape, Accelerator]]:
     """A GEMM on a chip, and on all chips one choice away along one axis."""
     shape, chip = _draw_pair(space, rng)
     pairs = [(shape, chip)]
-    for name in ACCELERATOR_FIELDS:
+    for name in ON_CHIP:
         choices = getattr(space.accelerator, name)
         at = choices.index(getattr(chip, name))
         for other in choices[max(at - 1, 0) : at] + choices[at + 1 : at + 2]:

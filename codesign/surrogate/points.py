@@ -10,13 +10,13 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from codesign.accelerator import Accelerator
+from codesign.accelerator import ON_CHIP, Accelerator
 from codesign.cost.technology import Technology
 from codesign.oracle.interface import Constants, Point
 from codesign.oracle.units import technology_of
 from codesign.surrogate.models import Inputs, Kind, Prediction, Surrogate, inputs
 
-FACTORS = ("m", "k", "n", *(f.name for f in dataclasses.fields(Accelerator)))
+FACTORS = ("m", "k", "n", *ON_CHIP)
 
 
 class Points(NamedTuple):
@@ -38,7 +38,10 @@ class Points(NamedTuple):
     def of(cls, points: Sequence[Point]) -> Points:
         """Oracle's points as arrays."""
         column = lambda values: np.array(list(values), np.float32)  # noqa: E731
-        chip = (column(getattr(p.accelerator, f) for p in points) for f in FACTORS[3:])
+        chip = {
+            f.name: column(getattr(p.accelerator, f.name) for p in points)
+            for f in dataclasses.fields(Accelerator)
+        }
         constants = {
             f.name: column(getattr(p.constants, f.name) for p in points)
             for f in dataclasses.fields(Constants)
@@ -47,7 +50,7 @@ class Points(NamedTuple):
             m=column(p.m for p in points),
             k=column(p.k for p in points),
             n=column(p.n for p in points),
-            accelerator=Accelerator(*chip),
+            accelerator=Accelerator(**chip),
             tech=technology_of(constants),
         )
 

@@ -1,5 +1,7 @@
 """`codesign ablate`: a whole ablation, from its config to the files of its run folder.
 
+In the folder are
+
     config.json     what repeats it          errors.csv  gradients.csv  regrets.csv
     ablation.json   tables and oracles       points.csv  truth and predictions
     report.html     and its figures          surrogates/ORACLE-KIND.npz
@@ -119,9 +121,7 @@ def _say_answers(oracle: dict[str, Any], say: Callable[[str], None]) -> None:
         say(f"  and {len(oracle['failures']) - _MOST_FAILURES} more; {RESULT} lists them")
 
 
-def _write(
-    folder: RunFolder, oracles: Sequence[dict[str, Any]], tables: Tables
-) -> dict[str, Any]:
+def _write(folder: RunFolder, oracles: Sequence[dict[str, Any]], tables: Tables) -> dict[str, Any]:
     for name, rows in tables._asdict().items():
         folder.write_bytes(f"{name}.csv", _csv(rows))
     result = {"oracles": list(oracles), **tables._asdict()}

@@ -16,9 +16,10 @@ import transformers
 
 # Of commands that train; nothing of all this starts a backend or a thread.
 from codesign.cli import main
-from codesign.train import joint, run
+from codesign.train import run
+from codesign.train.search import run as search_run
 
-SLOW_TO_IMPORT = (jax, plt, joint, run, getattr(transformers, "CLIPImageProcessorPil", None))
+SLOW_TO_IMPORT = (jax, plt, search_run, run, getattr(transformers, "CLIPImageProcessorPil", None))
 IMPORTED_BY = os.getpid()
 
 

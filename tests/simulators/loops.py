@@ -91,9 +91,7 @@ def walk(
             continue
 
 
-def loads(
-    steps: list[dict[str, Range]], dims: str, bytes_of: Callable[..., float] = size
-) -> float:
+def loads(steps: list[dict[str, Range]], dims: str, bytes_of: Callable[..., float] = size) -> float:
     """Bytes loaded into a buffer of one tile of the operand that has these dimensions."""
     moved, held = 0, None
     for step in steps:

@@ -1,6 +1,6 @@
 """Configs of runs that take seconds, one of every kind, for tests that start processes."""
 
-DIGITS = '''
+DIGITS = """
 import dataclasses
 from codesign.architecture import Architecture, Tower
 from codesign.models.resnet import ResNetConfig
@@ -26,8 +26,8 @@ clip = dict(
     optim=OptimConfig(batch_size=16, lr=3e-3, warmup_steps=1),
 )
 subnets = SubnetsConfig(sparsities=(0.5, 0.8), dense_steps=4, joint_steps=4, post_steps=4)
-'''
-SEARCH = '''
+"""
+SEARCH = """
 import dataclasses
 from codesign.configs.quickstart import config as quickstart
 from codesign.space import AcceleratorChoices, TowerChoices
@@ -35,7 +35,7 @@ from codesign.train.config import ScheduleConfig, SpaceConfig, TargetConfig
 
 tower = TowerChoices(layers=(1, 2), width=(8, 16), heads=(1, 2), ffn=(16, 32))
 chip = AcceleratorChoices(
-    cores=(1,), pe_x=(4, 8), pe_y=(2, 4), l2_kib=(4, 8), l2_words_per_cycle=(8,),
+    cores=(1,), pe_x=(4, 8), pe_y=(2, 4), l2_kib=(4, 8), l2_bytes_per_cycle=(8,),
     glb_mib=(1 / 64, 1 / 32),
 )
 config = dataclasses.replace(
@@ -43,24 +43,25 @@ config = dataclasses.replace(
     space=SpaceConfig(vision=tower, text=tower, accelerator=chip),
     targets=TargetConfig(designs=2, low=0.75, high=0.9),
     schedule=ScheduleConfig(
-        warmup_steps=6, joint_steps=6, tune_steps=6, chunk_steps=2, checkpoint_steps=2,
-        order_batches=2, snap_candidates=4, snap_images=64,
+        warmup_steps=5, elastic_steps=5, joint_steps=5, tune_steps=5, chunk_steps=2,
+        checkpoint_steps=2, order_batches=2, snap_candidates=4, snap_images=64,
     ),
-    optim=dataclasses.replace(quickstart.optim, batch_size=16, lr_warmup_steps=1),
+    optim=dataclasses.replace(quickstart.optim, batch_size=16, warmup_steps=1),
 )
-'''
-RESNET = '''
+"""
+RESNET = """
 config = ClassifierDressConfig(
     **shared, network=ResNetConfig(depth=8, width=2, channels=1),
     pictures=PicturesConfig(size=8, mean=(0.3,), std=(0.4,)),
     optim=ClassifierOptimConfig(batch_size=16, warmup_steps=1),
     subnets=dataclasses.replace(subnets, include=("blocks.2.*",)),
 )
-'''
+"""
 # Command, config, and how often each step is compiled by a whole run: the warm-up of a search is
-# of one network, its other phases are of a family.
+# of one network, its elastic phase of one at several sizes, its other phases are of a population.
+# Its phases end with half a chunk.
 RUNS = {
-    "search": ("search", SEARCH, {"train_chunk": 2}),
+    "search": ("search", SEARCH, {"warmup_chunk": 1, "elastic_chunk": 1, "population_chunk": 1}),
     "finetune": (
         "finetune", DIGITS + "config = FinetuneConfig(**shared, **clip)", {"train_step": 1},
     ),

@@ -16,7 +16,6 @@ run in float32 with a batch of 8 at most.
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import json
 import sys
 from collections.abc import Callable, Iterator
@@ -48,8 +47,8 @@ from codesign.train.classifier import (
 )
 from codesign.train.clip import ClipTask, Fixed, Weights
 from codesign.train.config import SearchConfig
-from codesign.train.data import ImageTextBatch
-from codesign.train.data.captioned import CaptionedImages, Split
+from codesign.train.data import AugmentConfig, ImageTextBatch, Source
+from codesign.train.data.named import OpenedData, open_named
 from codesign.train.dress.classifier_config import ClassifierDressConfig
 from codesign.train.dress.config import DressConfig
 from codesign.train.finetune.config import LossConfig
@@ -100,8 +99,10 @@ def finetuning(config: Any, masked: DressConfig | None = None) -> Iterator[Case]
     """The dense step of a fine-tuning; with `masked`, the two other stages of DRESS as well."""
     a = dataclasses.replace(config.untrained, vocab=min(config.untrained.vocab, 49408))
     size = min(config.optim.batch_size, 8) if config.bfloat16 else config.optim.batch_size
-    batch, settings = random_batch(a, size), ImageSettings(size=a.image, mean=(0.5,) * a.channels,
-                                                           std=(0.25,) * a.channels)
+    batch, settings = (
+        random_batch(a, size),
+        ImageSettings(size=a.image, mean=(0.5,) * a.channels, std=(0.25,) * a.channels),
+    )
     model = CLIP(a, rngs=nnx.Rngs(0))
     _, params, rest = nnx.split(model, nnx.Param, ...)
 
@@ -151,8 +152,13 @@ def finetuning(config: Any, masked: DressConfig | None = None) -> Iterator[Case]
 
     def joint() -> tuple[float, tuple[Any, ...]]:
         state, metrics = subnets.joint_step(
-            subnet_trainer.begin(_copied(weights)), fixed, batch, jnp.asarray(members),
-            jnp.asarray(shares), key, subnet_trainer,
+            subnet_trainer.begin(_copied(weights)),
+            fixed,
+            batch,
+            jnp.asarray(members),
+            jnp.asarray(shares),
+            key,
+            subnet_trainer,
         )
         return float(metrics["loss"]), (state.opt_state,)
 
@@ -255,95 +261,128 @@ def classifiers(config: ClassifierDressConfig) -> Iterator[Case]:
 
 
 def searches(config: SearchConfig) -> Iterator[Case]:
-    """Warm-up, joint phase and tuning of a search."""
+    """Warm-up, elastic phase, joint phase and tuning of a search."""
     from rich.console import Console
 
-    from codesign.train import family as families
-    from codesign.train import setup as setups
+    from codesign.train.feed import Draw
     from codesign.train.progress import Display
+    from codesign.train.search import elastic
+    from codesign.train.search import population as populations
+    from codesign.train.search import setup as setups
 
-    with Display(Console(stderr=True)) as display, mock.patch.object(
-        setups, "load_data", lambda data: _cifar_like(data) if data.name != "digits" else
-        importlib.import_module("codesign.train.data").load_data(data)
+    with (
+        Display(Console(stderr=True)) as display,
+        mock.patch.object(
+            setups,
+            "open_named",
+            lambda data: _cifar_like() if data.name != "digits" else open_named(data),
+        ),
     ):
         setup = setups.prepare(config, display)
-    _, params, rest = nnx.split(setup.model, nnx.Param, ...)
     size, rng = config.optim.batch_size, np.random.default_rng(0)
-    data, key = setup.dataset, jax.random.key(0)
-    draw = families.Draw(
+    (fixed, data, tables), key = setup.constants, jax.random.key(0)
+    draw = Draw(
         jnp.asarray(rng.integers(0, len(data.labels), (1, size)), jnp.int32),
         jnp.asarray(rng.integers(0, data.caption_ids.shape[1], (1, size)), jnp.int32),
     )
-    alone = families.Members(*(x[:1] for x in setup.members))
+    chunk = step.Chunk(draw, jnp.int32(1))
+    plain = dataclasses.replace(
+        setup.trainer,
+        optimizer=recorder(),
+        design_optimizer=recorder(),
+        warmup=dataclasses.replace(setup.trainer.warmup, optimizer=recorder()),
+        elastic=recorder(),
+    )
+    batch = plain.batch(jax.tree.map(lambda x: x[0], draw), data, jax.random.fold_in(key, 0))
+
+    def task_of(dtype: Any) -> ClipTask:
+        largest = setup.space.largest()
+        graph = nnx.graphdef(nnx.eval_shape(lambda: CLIP(largest, rngs=nnx.Rngs(0), dtype=dtype)))
+        network = dataclasses.replace(plain.task.student, graphdef=graph)
+        return dataclasses.replace(plain.task, student=network)
+
+    def warmup() -> Any:
+        after, metrics = populations.warmup_chunk(
+            plain.warmup.init(_copied(setup.params)), chunk, key, setup.constants, plain
+        )
+        return float(metrics["loss"][0]), (after.opt_state,)
+
+    yield Case(
+        "warmup", warmup, lambda dtype: lambda params: step.total_loss(
+            params, (), fixed, None, batch, task_of(dtype)
+        )[0], (setup.params,),
+    )  # fmt: skip
+    # Without what the whole network teaches: it is not differentiated, which differences would see.
+    sandwich = dataclasses.replace(plain, distillation=0.0)
+    pool = elastic.make_pool(tables.dense, config.targets.mode, config.seed)
+    supernet = plain.warmup.init(setup.params)
+
+    def stretched() -> Any:
+        after, _ = elastic.elastic_chunk(
+            _copied(supernet), pool, chunk, key, setup.constants, sandwich
+        )
+        # The loss it reports is that of the whole network alone.
+        return None, (after.opt_state,)
+
+    drawn = jax.tree.map(lambda x: x[0], draw)
+    whole, sizes = elastic.drawn_for(supernet.step, pool, drawn, key, setup.constants, sandwich)
+
+    def of_all_sizes(dtype: Any) -> Callable[..., jax.Array]:
+        trainer = dataclasses.replace(sandwich, task=task_of(dtype))
+        return lambda params: elastic.elastic_loss(
+            params, sizes, fixed, whole, trainer, setup.space
+        )[0]
+
+    yield Case("elastic", stretched, of_all_sizes, (setup.params,))
     off = rng.uniform(0.2, 0.8, setup.start.shape) * (np.asarray(setup.space.steps) > 0)
     on = np.asarray(setup.space.encode(setup.start))
-    settled = setup.members._replace(searched=jnp.zeros_like(setup.members.searched))
-    phases = {
-        "warmup": (setups.start_warmup(setup, params), alone, False),
-        "joint": (setups.start_family(setup, params, 0)._replace(
-            z=jnp.asarray(off, jnp.float32)), setup.members, True),
-        "tune": (setups.start_family(setup, params, 0)._replace(
-            z=jnp.asarray(on, jnp.float32)), settled, True),
-    }  # fmt: skip
-    plain = dataclasses.replace(
-        setup.trainer, optimizer=recorder(), design_optimizer=recorder()
-    )
-    for name, (family, members, gated) in phases.items():
-        batch = families.gather_batch(
-            plain, data, draw.images[0], draw.templates[0], jax.random.fold_in(key, family.step)
-        )
-        masks: dict[str, Any] = {}
-        if gated:
-            masks = jax.vmap(
-                lambda p, z: families.member_masks(p, z, rest, setup.space, plain)
-            )(family.params, family.z)  # fmt: skip
+    settled = setup.goals._replace(searched=jnp.zeros_like(setup.goals.searched))
+    begun = setups.start_population(setup, setup.params, 0)
+    for name, designs, goals in (("joint", off, setup.goals), ("tune", on, settled)):
+        population = plain.init(begun.params, jnp.asarray(designs, jnp.float32), 0)
+        masks = jax.vmap(
+            lambda p, z: populations.masks_at(p, z, fixed, setup.space, plain)
+        )(population.params, population.z)  # fmt: skip
 
-        def run(family: Any = family, members: Any = members, gated: bool = gated) -> Any:
-            begun = _copied(plain.init(family.params, family.z, 0))
-            after, _ = families.train_chunk(
-                begun, members, draw, data, key, rest, setup.tables, plain, gated
+        def run(population: Any = population, goals: Any = goals) -> Any:
+            after, _ = populations.population_chunk(
+                _copied(population), goals, chunk, key, setup.constants, plain
             )
             # The loss it reports leaves out what the other terms add.
             return None, (after.opt_state, after.z_state)
 
         def loss(
-            dtype: Any, family: Any = family, members: Any = members, gated: bool = gated,
-            batch: Any = batch, masks: Any = masks,
+            dtype: Any, start: Any = population, goals: Any = goals, masks: Any = masks,
         ) -> Callable[..., jax.Array]:  # fmt: skip
-            largest = setup.trainer.largest
-            graph = nnx.graphdef(
-                nnx.eval_shape(lambda: CLIP(largest, rngs=nnx.Rngs(0), dtype=dtype))
-            )
-            trainer = dataclasses.replace(plain, graphdef=graph)
-            zeros = jnp.zeros_like(plain.init(family.params, family.z, 0).multipliers)
+            trainer = dataclasses.replace(plain, task=task_of(dtype))
+            zeros = jnp.zeros_like(start.multipliers)
 
-            def total(params: Any, z: Any = family.z) -> jax.Array:
-                return families.family_loss(
-                    params, z, zeros, members, batch, rest, setup.tables, trainer, gated, masks
+            def total(params: Any, z: Any = start.z) -> jax.Array:
+                return populations.population_loss(
+                    params, z, zeros, goals, batch, fixed, tables, trainer, masks
                 )[0]
 
             return total
 
         # Designs at rest lie on choices, where their slopes have two sides.
-        moved = (family.params, family.z) if name == "joint" else (family.params,)
-        yield Case(name, run, loss, moved, teaches=gated)
+        moved = (population.params, population.z) if name == "joint" else (population.params,)
+        yield Case(name, run, loss, moved, teaches=True)
 
 
-def _cifar_like(config: Any) -> CaptionedImages:
-    """Random pictures and captions of CIFAR-10's shapes."""
-    from codesign.train.data.tokenizer import train_tokenizer
-
+def _cifar_like() -> OpenedData:
+    """Random pictures of CIFAR-10's shapes, with captions."""
     rng, names = np.random.default_rng(0), tuple(f"class {i}" for i in range(10))
-    splits = [
-        Split(rng.normal(size=(n, 32, 32, 3)).astype(np.float32), np.arange(n, dtype=np.int32) % 10)
-        for n in (600, 20, 20)
-    ]
-    templates = ("a photo of a {}.", "a blurry photo of a {}.")
-    tokenizer = train_tokenizer([t.format(n) for t in templates for n in names])
-    ids = rng.integers(0, tokenizer.vocab_size, (10, len(templates), config.context))
-    return CaptionedImages(
-        *splits, names, templates, ids.astype(np.int32), tokenizer, (0.5,) * 3, (0.25,) * 3, 4, True
-    )
+
+    def source(n: int) -> Source:
+        pixels = rng.integers(0, 256, (n, 32, 32, 3)).astype(np.uint8)
+        return Source(
+            "random", np.arange(n, dtype=np.int32) % 10, lambda i: (), lambda i: pixels[i],
+            str, names, ("a photo of a {}.", "a blurry photo of a {}."),
+        )  # fmt: skip
+
+    settings = ImageSettings(32, (0.5,) * 3, (0.25,) * 3)
+    varied = AugmentConfig(crop_scale=(1.0, 1.0), flip=True, shift=4)
+    return OpenedData(*map(source, (600, 20, 20)), settings, varied)
 
 
 def _copied(tree: Any) -> Any:

@@ -1,5 +1,6 @@
 """Checkpoints: damage of every kind, full disks, and networks that were destroyed."""
 
+import gc
 import json
 import math
 import resource
@@ -108,6 +109,17 @@ def test_where_every_checkpoint_is_damaged_that_is_one_line(tmp_path, damage):
     with pytest.raises(RunError, match=r"every checkpoint in .* is damaged") as caught:
         latest(tmp_path)
     assert "\n" not in str(caught.value) and (steps / "20").exists()
+
+
+def test_the_errors_of_many_damaged_arrays_are_one_line(tmp_path, caplog):
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(10, "first", [np.full(9, at) for at in range(200)], {})
+    for path in files(tmp_path / "steps" / "10" / "state" / "d"):
+        flip(path)
+    with pytest.raises(RunError, match="every checkpoint"):
+        latest(tmp_path)
+    gc.collect()  # Orbax's tasks tell of their own errors when they are collected.
+    assert not [record for record in caplog.records if record.name == "asyncio"]
 
 
 def test_a_run_without_checkpoints_has_no_latest(tmp_path):

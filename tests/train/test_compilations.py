@@ -10,7 +10,7 @@ import pytest
 from simulators.tiny_runs import RUNS
 
 # Counts programs by name, and stops where the metrics have so many lines.
-PROGRAM = '''
+PROGRAM = """
 import collections, json, logging, os, sys
 import jax
 
@@ -46,7 +46,7 @@ def cut(folder, rows):
 RunFolder.append_metrics = cut
 code = main(sys.argv[2:])
 print("COUNTS", json.dumps([code, counts]))
-'''
+"""
 
 
 def compiled(folder, stop, *argv):

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import io
 import sys
+import types
 from pathlib import Path
 
 import jax
@@ -13,25 +14,48 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from codesign.models.formats import make_processor
 from codesign.train.data import (
     CaptionTokenizer,
     DataConfig,
     DataError,
     augment,
     batch_indices,
-    load_data,
     load_tokenizer,
     repeats,
     template_indices,
     train_tokenizer,
 )
 from codesign.train.data.captions import CIFAR10_NAMES, captions
-from codesign.train.data.digits import scans
-from codesign.train.data.raw import stratified_split
+from codesign.train.data.named import open_named
+from codesign.train.data.sources.digits import scans
+from codesign.train.data.split import stratified_split
+from codesign.train.feed import caption_ids, pixels_of_all
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 CIFAR10 = Path(__file__).resolve().parents[3] / "shared" / "data" / "cifar10"
+
+
+def load_data(config):
+    """A data set as a search has it, with normalised images."""
+    opened = open_named(config)
+    source, settings = opened.train, opened.settings
+    texts = captions(source.class_names, source.templates)
+    tokenizer = train_tokenizer([text for row in texts for text in row])
+    processor = make_processor(settings, tokenizer, config.context)
+
+    def split(source):
+        images = processor.normalise(pixels_of_all(source, processor))
+        return types.SimpleNamespace(images=images, labels=source.labels)
+
+    return types.SimpleNamespace(
+        train=split(opened.train), validation=split(opened.validation), test=split(opened.test),
+        class_names=source.class_names, templates=source.templates, tokenizer=tokenizer,
+        caption_ids=caption_ids(source, processor), mean=settings.mean, std=settings.std,
+        image_size=settings.size, channels=settings.channels, shift=opened.augment.shift,
+        flip=opened.augment.flip,
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -194,11 +218,13 @@ def test_context_below_two_is_refused(tokenizer):
 
 def test_a_given_tokenizer_is_used(digits):
     class Reversed:
-        def encode(self, texts, context):
-            return digits.tokenizer.encode(texts, context)[:, ::-1]
+        context = 16
 
-    data = load_data(DataConfig(), tokenizer=Reversed())
-    np.testing.assert_array_equal(data.caption_ids, digits.caption_ids[:, :, ::-1])
+        def texts(self, texts):
+            return digits.tokenizer.encode(texts, self.context)[:, ::-1]
+
+    ids = caption_ids(open_named(DataConfig()).train, Reversed())
+    np.testing.assert_array_equal(ids, digits.caption_ids[:, :, ::-1])
 
 
 # What cannot be read
@@ -313,8 +339,8 @@ def test_grey_and_large_images_become_rgb_of_32(datasets, tmp_path):
     [
         ({"train": []}, "is empty: no rows in its train split"),
         ({"train": rows, "test": []}, "is empty: no rows in its test split"),
-        ({"train": rows, "image": "picture"}, "no column img or image; .* picture, label"),
-        ({"train": rows, "label": "class"}, "no column label; its columns are: img, class"),
+        ({"train": rows, "image": "picture"}, "no column img or image for images; .* label"),
+        ({"train": rows, "label": "class"}, "no column label for classes; its columns are: img"),
         ({"train": lambda: [(png(0), -1)] * 8}, "train image 0 has label -1: 10 classes"),
         ({"train": lambda: [(png(0), None)] * 8}, "column label of the train split"),
         ({"train": lambda: [*rows(5), (b"junk", 0), *rows(2)]}, "train image 5 cannot be"),

@@ -1,18 +1,21 @@
 """Evaluation: hand-made embeddings with known answers, and the batched whole."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
-from codesign.train.data import DataConfig, load_data
-from codesign.train.evaluate import (
-    class_embeddings,
-    evaluate_clip,
-    evaluate_images,
-    retrieval_recall,
-    zero_shot_accuracy,
-)
+from codesign.architecture import Architecture, Tower
+from codesign.errors import RunError, UserError
+from codesign.models import CLIP
+from codesign.models.formats import make_processor
+from codesign.train import zero_shot
+from codesign.train.data import DataConfig, train_tokenizer
+from codesign.train.data.captions import captions
+from codesign.train.data.named import open_named
+from codesign.train.evaluate import class_embeddings, retrieval_recall, zero_shot_accuracy
+from codesign.train.feed import caption_ids, in_memory, pixels_of_all
+from codesign.train.zero_shot import evaluate_images, first_is_right
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -21,7 +24,11 @@ EAST, NORTH, WEST = [1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]
 
 @pytest.fixture(scope="module")
 def data():
-    return load_data(DataConfig(train_limit=10, test_fraction=0.1))
+    opened = open_named(DataConfig(train_limit=10, test_fraction=0.1))
+    texts = captions(opened.train.class_names, opened.train.templates)
+    words = train_tokenizer([text for row in texts for text in row])
+    processor = make_processor(opened.settings, words, 16)
+    return opened, processor, in_memory(opened.test, processor)
 
 
 def test_ensemble_averages_directions_not_lengths():
@@ -65,76 +72,89 @@ def test_recall_equals_brute_force_and_grows_with_k():
     assert recalls == sorted(recalls) and recalls[-1] == 1.0
 
 
-def encoders(data):
-    """A nearest-mean classifier dressed as a CLIP: pixels, and mean pixels of the class."""
-    split = data.validation
-    means = jnp.stack([split.images[split.labels == c].mean(0).ravel() for c in range(10)])
+@pytest.fixture
+def nearest_mean(data, monkeypatch):
+    """A nearest-mean classifier dressed as a CLIP's encoders: pixels, and mean pixels of the class.
+
+    Returns the shapes of the batches it is given.
+    """
+    opened, processor, _ = data
+    pixels, shapes = pixels_of_all(opened.validation, processor), []
+    labels = opened.validation.labels
+    means = np.stack([pixels[labels == c].mean(0).ravel() for c in range(10)])
     # The class of a caption is looked up by its ids, as a text tower would learn to.
-    table = jnp.asarray(data.caption_ids)
+    table = caption_ids(opened.train, processor)
 
-    def image(images):
-        return images.reshape(len(images), -1)
+    class Encoders:
+        def __init__(self, model, processor, batch_size):
+            self.batch_size = batch_size
 
-    def text(ids):
-        match = (ids[:, None, None, :] == table[None]).all(-1).any(-1)
-        return match.astype(jnp.float32) @ means
+        def images(self, pixels):
+            shapes.append(pixels.shape)
+            return jnp.asarray(pixels.reshape(len(pixels), -1))
 
-    return image, text
+        def texts(self, ids):
+            match = (ids[:, None, None, :] == table[None]).all(-1).any(-1)
+            return match.astype(np.float32) @ means
+
+    monkeypatch.setattr(zero_shot, "Encoders", Encoders)
+    return shapes
 
 
-def test_every_batch_size_gives_the_same_answer_in_one_compilation(data):
-    image, text = encoders(data)
+def test_every_batch_size_gives_the_same_answer_in_batches_of_one_shape(data, nearest_mean):
+    _, processor, source = data
     results = []
     for batch_size in (7, 64, 1000):
-        traces = []
-
-        def counted(x, traces=traces):
-            traces.append(x.shape)
-            return image(x)
-
-        results.append(evaluate_clip(jax.jit(counted), text, data, "validation", batch_size))
-        assert traces == [(batch_size, 8, 8, 1)]
-    assert results[0] == results[1] == results[2]
-    assert 0.8 < results[0]["zero_shot_accuracy"] < 1
+        nearest_mean.clear()
+        results.append(evaluate_images(None, processor, source, batch_size=batch_size))
+        assert set(nearest_mean) == {(batch_size, 8, 8, 1)}
+    for other in results[1:]:
+        np.testing.assert_array_equal(other, results[0])
+    assert 0.8 < results[0].zero_shot.mean() < 1
     # Every caption of a class embeds alike here, so both questions have one answer.
-    assert results[0]["recall_at_1"] == results[0]["zero_shot_accuracy"]
+    np.testing.assert_array_equal(results[0].retrieved, results[0].zero_shot)
 
 
-def test_results_of_each_image_are_in_the_splits_order(data):
-    image, text = encoders(data)
-    results = evaluate_images(image, text, data, "test", batch_size=64)
-    part, (classes, templates, context) = data.test, data.caption_ids.shape
-    captions = text(data.caption_ids.reshape(-1, context)).reshape(classes, templates, -1)
-    pixels = np.asarray(image(part.images))
-    nearest = np.argmax(pixels @ np.asarray(class_embeddings(captions)).T, axis=1)
-    np.testing.assert_array_equal(results.zero_shot, nearest == part.labels)
-    scores = evaluate_clip(image, text, data, "test")
-    assert scores["zero_shot_accuracy"] == results.zero_shot.mean() < 1
-    assert scores["recall_at_1"] == results.retrieved.mean()
+def test_results_of_each_image_are_in_the_sources_order(data, nearest_mean):
+    opened, processor, source = data
+    results = evaluate_images(None, processor, source, batch_size=64)
+    encode = zero_shot.Encoders(None, processor, 64)
+    pixels = pixels_of_all(opened.test, processor)
+    texts = caption_ids(opened.train, processor)
+    embedded = encode.texts(texts.reshape(-1, 16)).reshape(*texts.shape[:2], -1)
+    scores = np.asarray(encode.images(pixels)) @ np.asarray(class_embeddings(embedded)).T
+    np.testing.assert_array_equal(results.zero_shot, scores.argmax(axis=1) == opened.test.labels)
 
 
-def test_test_split_is_the_one_asked_for(data):
-    image, text = encoders(data)
-    seen = []
-    evaluate_clip(lambda x: seen.append(x) or image(x), text, data, "test", batch_size=50)
-    images = np.concatenate(seen)[: len(data.test.images)]
-    np.testing.assert_array_equal(images, data.test.images)
+def test_own_captions_are_retrieved_and_ties_are_wrong():
+    queries = np.array([EAST, NORTH, WEST, NORTH])
+    candidates = np.array([EAST, NORTH, NORTH, EAST])
+    right = first_is_right(queries, candidates, np.arange(4), np.array([0, 1, 3, 0]))
+    # The second's caption is as near as the fourth's; the third has none.
+    np.testing.assert_array_equal(right, [True, False, False, False])
 
 
-def test_nan_embeddings_are_an_error_not_a_score(data):
-    image, text = encoders(data)
-    with pytest.raises(FloatingPointError, match="image encoder gave NaN"):
-        evaluate_clip(lambda x: image(x) * jnp.nan, text, data, "test")
-    with pytest.raises(FloatingPointError, match="text encoder gave NaN"):
-        evaluate_clip(image, lambda ids: text(ids) / 0, data, "test")
+@pytest.mark.parametrize("tower", ["vision", "text"])
+def test_nan_embeddings_are_an_error_not_a_score(data, tower):
+    _, processor, source = data
+    small = Tower(layers=1, width=8, heads=1, ffn=8)
+    model = CLIP(
+        Architecture(
+            vision=small, text=small, patch=4, image=8, channels=1, context=16, projection=4,
+            head_dim=8, vocab=len(processor.tokenizer),
+        ), rngs=nnx.Rngs(0),
+    )  # fmt: skip
+    broken = getattr(model, tower)
+    broken.projection[...] = broken.projection[...] * jnp.nan
+    what = {"vision": "image", "text": "text"}[tower]
+    with pytest.raises(RunError, match=f"the {what} embeddings are not finite"):
+        evaluate_images(model, processor, source)
 
 
 def test_wrong_arguments_are_refused(data):
-    image, text = encoders(data)
-    with pytest.raises(ValueError, match="split is 'train'"):
-        evaluate_clip(image, text, data, "train")
-    with pytest.raises(ValueError, match="batch_size is 0"):
-        evaluate_clip(image, text, data, "test", batch_size=0)
+    _, processor, source = data
+    with pytest.raises(UserError, match="batch_size is 0"):
+        evaluate_images(None, processor, source, batch_size=0)
     with pytest.raises(AssertionError):
         zero_shot_accuracy(jnp.ones((3, 2)), jnp.ones((4, 2)), jnp.zeros(2, jnp.int32))
     with pytest.raises(AssertionError):

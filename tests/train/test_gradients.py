@@ -17,7 +17,7 @@ import pytest
 from codesign.compiler import FLAG
 
 SCRIPT = Path(__file__).with_name("gradients.py")
-SEARCH, DRESS = ["warmup", "joint", "tune"], ["dense", "joint", "post"]
+SEARCH, DRESS = ["warmup", "elastic", "joint", "tune"], ["dense", "joint", "post"]
 # Phases of each configuration, and what is less of it here where two cores need minutes: fewer
 # designs or layers (each design and layer runs the same program), or a smaller batch.
 CASES = {
@@ -68,7 +68,7 @@ def test_every_shipped_configuration_that_trains_is_here():
     import codesign.configs
 
     found = {info.name for info in pkgutil.iter_modules(codesign.configs.__path__)}
-    assert found == {*CASES, "ablation", "hardware"}
+    assert found == {*CASES, "ablation", "effects", "hardware"}
 
 
 @pytest.mark.slow

@@ -1,11 +1,11 @@
-"""Captioned images: what to load, and the batches drawn from it.
+"""Pictures with captions or classes: what to open, and the batches drawn from it.
 
-Two sides: `load_data` holds a small set in memory as arrays, for a search; `open_source`,
-`TrainingStream` and `evaluation_batches` read sets of any size as they go.
+Whatever the format, a data set is a `Source`, of any size. `TrainingStream` and
+`evaluation_batches` read it as they go; a search keeps small ones on the devices, see
+`train/feed.py`.
 """
 
 from codesign.train.data.batches import augment, batch_indices, repeats, template_indices
-from codesign.train.data.captioned import CaptionedImages, Split, load_data
 from codesign.train.data.config import AugmentConfig, DataConfig, DataError, SourceConfig
 from codesign.train.data.sources import Sample, Source, open_source
 from codesign.train.data.stream import (
@@ -25,7 +25,6 @@ from codesign.train.data.tokenizer import (
 __all__ = [
     "AugmentConfig",
     "CaptionTokenizer",
-    "CaptionedImages",
     "DataConfig",
     "DataError",
     "EvaluationBatches",
@@ -34,13 +33,11 @@ __all__ = [
     "Skipped",
     "Source",
     "SourceConfig",
-    "Split",
     "Tokenizer",
     "TrainingStream",
     "augment",
     "batch_indices",
     "evaluation_batches",
-    "load_data",
     "load_tokenizer",
     "open_source",
     "repeats",

@@ -53,8 +53,8 @@ def least_side_of(augment: AugmentConfig, size: int) -> int | None:
 
 def decoded(
     source: Source, index: int, mode: str, least_side: int | None = None
-) -> Image | Unreadable:
-    """Picture `index` in Pillow's `mode`.
+) -> Image | np.ndarray | Unreadable:
+    """Picture `index` in Pillow's `mode`; of exact levels of grey, f32 [H,W], as it is.
 
     Of a larger JPEG, the decoder may give a half, quarter or eighth, if still of `least_side`:
     a photograph of 2048 x 1536 takes half the time.
@@ -66,6 +66,9 @@ def decoded(
         if isinstance(stored, np.ndarray):
             from PIL import Image
 
+            if stored.dtype == np.float32 and mode == "L":
+                return stored
+            stored = np.rint(stored).astype(np.uint8)
             return in_mode(Image.fromarray(stored), mode)
         return decode(stored, mode, least_side)
     # Pillow's decoders, fed with noise, raise nearly everything: SyntaxError, struct.error, ...
@@ -85,12 +88,27 @@ def caption_of(source: Source, index: int, rng: np.random.Generator) -> str:
     return class_captions([source.class_names[label]], [template])[0][0]
 
 
+def pixels_of(picture: Image | np.ndarray, processor: Pictures) -> np.ndarray:
+    """What `decoded` gave as a network reads it: uint8 [S, S, C], or f32 of exact levels."""
+    if isinstance(picture, np.ndarray):
+        size = processor.settings.size
+        if picture.shape == (size, size):
+            return picture[..., None]
+        picture = np.rint(picture).astype(np.uint8)
+    return processor.pixels(picture)
+
+
 def augmented(
-    picture: Image, processor: Pictures, augment: AugmentConfig, rng: np.random.Generator
+    picture: Image | np.ndarray,
+    processor: Pictures,
+    augment: AugmentConfig,
+    rng: np.random.Generator,
 ) -> np.ndarray:
     """A picture at random: cut, resized, mirrored, shifted; uint8 [S, S, C]."""
     from PIL import Image
 
+    if isinstance(picture, np.ndarray):  # as 8-bit images have them
+        picture = Image.fromarray(np.rint(picture).astype(np.uint8))
     settings = processor.settings
     size = settings.size
     if augment.crop_scale != (1, 1):

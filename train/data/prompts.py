@@ -6,6 +6,7 @@ not bend ("a photo of a apple"): released weights were measured so.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -155,7 +156,7 @@ def load_templates(name: str, own: Sequence[str]) -> tuple[str, ...]:
         return tuple(own) or PHOTO
     if name in _ENSEMBLES:
         return _ENSEMBLES[name]
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))
     if not path.is_file():
         raise DataError(
             f"templates is {name!r}: neither a file nor one of auto, {', '.join(_ENSEMBLES)}"
@@ -203,7 +204,7 @@ def read_class_names(path: str) -> tuple[Path, dict[str, str] | list[str]]:
     Raises:
       DataError: no such file, or not of these forms.
     """
-    file = Path(path).expanduser()
+    file = Path(os.path.expanduser(path))
     if not file.is_file():
         raise DataError(f"classes is {path}: there is no such file")
     text = _read(file)

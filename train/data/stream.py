@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 
+from codesign.constraints import MOST_AT_ONCE
 from codesign.train.data.config import AugmentConfig, DataError
 from codesign.train.data.picture import (
     Unreadable,
@@ -24,6 +25,7 @@ from codesign.train.data.picture import (
     check_augment,
     decoded,
     least_side_of,
+    pixels_of,
 )
 from codesign.train.data.sources.base import Source
 
@@ -93,8 +95,8 @@ class _Reader:
     def __init__(self, source: Source, numbers: Any, threads: int, ahead: int, epoch: int):
         import grain
 
-        if threads < 0:
-            raise ValueError(f"threads is {threads}: it must be at least 0")
+        if not 0 <= threads <= MOST_AT_ONCE:
+            raise ValueError(f"threads is {threads}: it must be from 0 to {MOST_AT_ONCE}")
         buffer = max(ahead, threads) if threads else 0
         options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=buffer)
         self._iterator = iter(numbers.to_iter_dataset(options))
@@ -341,19 +343,18 @@ class EvaluationBatches(_Closing):
         if self._given == self._batches:
             self.close()
             raise StopIteration
-        settings = self._processor.settings
-        images = np.zeros(
-            (self._batch_size, settings.size, settings.size, settings.channels), np.uint8
-        )
-        indices: list[int] = []
+        rows: list[_Ready] = []
         for _ in range(min(self._batch_size, self._left)):
             row = self._reader.read()
             self._left -= 1
-            if row is not None:
-                images[len(indices)] = row.pixels
-                indices.append(row.index)
+            rows += [] if row is None else [row]
+        settings = self._processor.settings
+        shape = (self._batch_size, settings.size, settings.size, settings.channels)
+        images = np.zeros(shape, rows[0].pixels.dtype if rows else np.uint8)
+        for place, row in enumerate(rows):
+            images[place] = row.pixels
         self._given += 1
-        return np.asarray(indices, np.int64), images
+        return np.asarray([row.index for row in rows], np.int64), images
 
     def close(self) -> None:
         """Stops the threads."""
@@ -364,7 +365,7 @@ class EvaluationBatches(_Closing):
         picture = decoded(self._source, index, self._processor.settings.mode)
         if isinstance(picture, Unreadable):
             return picture
-        return _Ready(index, self._processor.pixels(picture))
+        return _Ready(index, pixels_of(picture, self._processor))
 
 
 # It reads as a function where it is used: for indices, images in evaluation_batches(...).

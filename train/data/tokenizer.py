@@ -21,7 +21,7 @@ PAD, UNKNOWN, START, END = "[pad]", "[unk]", "[sot]", "[eot]"
 
 
 class Tokenizer(Protocol):
-    """What `load_data` and a search ask of a tokenizer."""
+    """What data and networks ask of a tokenizer."""
 
     @property
     def vocab_size(self) -> int:

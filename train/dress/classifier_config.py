@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from codesign.bounds import Ge, Le
 from codesign.constraints import (
     LARGEST_COUNT,
-    Count,
+    Few,
     Natural,
     NonNegative,
     Positive,
@@ -104,7 +104,7 @@ class ClassifierDressConfig:
     schedule: ScheduleConfig = ScheduleConfig()
     subnets: SubnetsConfig = SubnetsConfig(include=("blocks.*",), joint_lr=0.02, post_lr=1e-3)
     bfloat16: bool = False
-    threads: Count = 4
+    threads: Few = 4
     seed: Seed = 0
 
     def check(self) -> None:

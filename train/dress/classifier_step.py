@@ -38,9 +38,14 @@ class ClassifierTrainer:
     """The former name of `codesign.train.subnets.SubnetTrainer` of a `ClassifierTask`."""
 
     def __init__(
-        self, classifier: new.Classifier, optimizer: optax.GradientTransformation,
-        masks_of: Callable[[Any], Masks], subnets: int, *args: Any,
-        label_smoothing: float = 0.0, **more: Any,
+        self,
+        classifier: new.Classifier,
+        optimizer: optax.GradientTransformation,
+        masks_of: Callable[[Any], Masks],
+        subnets: int,
+        *args: Any,
+        label_smoothing: float = 0.0,
+        **more: Any,
     ) -> None:
         _moved("ClassifierTrainer", "codesign.train.subnets.SubnetTrainer")
         task = new.ClassifierTask(classifier, label_smoothing)
@@ -61,7 +66,12 @@ def _trainer(*args: Any, **more: Any) -> subnets.SubnetTrainer:
 
 
 def joint_step(
-    held: Held, images: Array, labels: Array, members: Array, weights: Array, key: Array,
+    held: Held,
+    images: Array,
+    labels: Array,
+    members: Array,
+    weights: Array,
+    key: Array,
     trainer: ClassifierTrainer,
 ) -> tuple[Held, dict[str, Array]]:
     """See `codesign.train.subnets.joint_step`."""
@@ -84,8 +94,12 @@ def post_step(
 
 
 def evaluate(
-    held: Held, members: Iterable[int], images: np.ndarray, labels: np.ndarray,
-    classifier: new.Classifier, batch_size: int = 500,
+    held: Held,
+    members: Iterable[int],
+    images: np.ndarray,
+    labels: np.ndarray,
+    classifier: new.Classifier,
+    batch_size: int = 500,
 ) -> np.ndarray:
     """See `codesign.train.classifier.evaluate`."""
     _moved("evaluate", "codesign.train.classifier.evaluate")

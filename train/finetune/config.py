@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 from typing import Annotated, Literal
 
-from codesign.architecture import Architecture, clip_vit_b16
+from codesign.architecture import Architecture, check_discrete, clip_vit_b16
 from codesign.bounds import Ge, Le
 from codesign.constraints import (
     LARGEST_COUNT,
     Count,
+    Few,
     Natural,
     NonNegative,
     Positive,
@@ -79,6 +80,18 @@ class OptimConfig:
     clip_norm: Positive = 1.0
     ema: ShareBelowOne = 0.0
 
+    def check(self) -> None:
+        """Refuses micro-batches that the batch has no even parts for.
+
+        Raises:
+          UserError: both, in one line.
+        """
+        if self.batch_size % self.micro_batches:
+            raise UserError(
+                f"--optim.micro_batches {self.micro_batches} does not divide the batch of "
+                f"{self.batch_size}"
+            )
+
 
 @dataclasses.dataclass(frozen=True)
 class ScheduleConfig:
@@ -134,7 +147,7 @@ class FinetuneConfig:
     lock: Literal["none", "vision", "text"] = "none"
     bfloat16: bool = False
     remat: bool = False
-    threads: Count = 4
+    threads: Few = 4
     seed: Seed = 0
 
     def check(self) -> None:
@@ -144,15 +157,10 @@ class FinetuneConfig:
           UserError: the first such values, and the mend.
         """
         optim, schedule, loss = self.optim, self.schedule, self.loss
-        if optim.batch_size % optim.micro_batches:
-            raise UserError(
-                f"--optim.micro_batches {optim.micro_batches} does not divide the batch of "
-                f"{optim.batch_size}"
-            )
+        optim.check()
         if optim.warmup_steps > schedule.steps:
             raise UserError(
-                f"--optim.warmup_steps {optim.warmup_steps} is more than the {schedule.steps} "
-                "steps"
+                f"--optim.warmup_steps {optim.warmup_steps} is more than the {schedule.steps} steps"
             )
         if loss.contrastive == 0 and loss.teacher is None:
             raise UserError(
@@ -162,8 +170,6 @@ class FinetuneConfig:
             raise UserError("--train.path is empty: give the images and captions to train on")
         check_augment(self.augment)
         if self.checkpoint is None:
-            from codesign.models.clip import check_discrete  # not above: it brings Flax
-
             wanted = self.untrained
             try:
                 check_discrete(dataclasses.replace(wanted, image=self.image or wanted.image))

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from codesign.models.formats.processor import ImageSettings, make_processor
+from codesign.models.formats.image_settings import ImageSettings
+from codesign.models.formats.processor import make_processor
 from codesign.train.data import Source, train_tokenizer
 
 

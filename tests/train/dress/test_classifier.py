@@ -165,16 +165,26 @@ def test_the_joint_gradient_is_the_weighted_sum_over_members(kind, in_place, vma
 
     expected, expected_grads = jax.jit(jax.value_and_grad(total))(state.params)
     losses, grads, _ = jax.jit(joint_gradient, static_argnums=6)(
-        state, variables.rest, normalised(images), labels, jnp.asarray(members),
-        jnp.asarray(weights), trainer,
+        state,
+        variables.rest,
+        normalised(images),
+        labels,
+        jnp.asarray(members),
+        jnp.asarray(weights),
+        trainer,
     )
     np.testing.assert_allclose(np.dot(weights, losses), expected, rtol=1e-5)
     assert_close(grads, expected_grads)
     name = next(iter(state.masks.levels))
     none, grad = state.masks.levels[name] <= 1, named_leaves(grads)[name]
     _, only, _ = jax.jit(joint_gradient, static_argnums=6)(
-        state, variables.rest, normalised(images), labels, jnp.asarray([1, 1, 2]),
-        jnp.asarray(weights), trainer,
+        state,
+        variables.rest,
+        normalised(images),
+        labels,
+        jnp.asarray([1, 1, 2]),
+        jnp.asarray(weights),
+        trainer,
     )
     assert np.all(named_leaves(only)[name][none] == 0) and np.any(grad[none] != 0)
 
@@ -242,9 +252,7 @@ def test_a_joint_step_takes_the_memory_of_a_dense_one():
     trainer = SubnetTrainer(task, optax.sgd(0.1), masks_of, SUBNETS)
     alone = steps.Trainer(task, optax.sgd(0.1), optax.constant_schedule(0.1))
     params, stats, rest = variables
-    data = ImageTextBatch(
-        jnp.zeros((32, 16, 16, 1), jnp.uint8), None, jnp.zeros(32, jnp.int32)
-    )
+    data = ImageTextBatch(jnp.zeros((32, 16, 16, 1), jnp.uint8), None, jnp.zeros(32, jnp.int32))
     members = jnp.arange(3), jnp.ones(3) / 3
     programs = (
         steps.train_step.lower(alone.init(params, stats), rest, data, KEY, alone),

@@ -53,7 +53,7 @@ def run(config, path, resume=False):
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory, compiled_once):
+def finished(tmp_path_factory):
     path = tmp_path_factory.mktemp("run") / "whole"
     return path, run(CONFIG, path)
 

@@ -17,6 +17,7 @@ from codesign.train.subnets import SubnetTrainer, joint_step, post_step
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
+@pytest.mark.slow
 def test_they_do_what_the_new_ones_do():
     from codesign.train.dress import classifier, classifier_step
 

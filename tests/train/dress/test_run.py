@@ -20,7 +20,7 @@ from codesign.train.dress.config import DressConfig, SubnetsConfig
 from codesign.train.finetune.config import OptimConfig, ScheduleConfig
 from codesign.train.run import run_training
 
-pytestmark = pytest.mark.usefixtures("quick_compilation", "compiled_once")
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 CONFIG = DressConfig(
     train=SourceConfig(path="digits"),
@@ -48,7 +48,7 @@ def run(config, path, resume=False):
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory, compiled_once):
+def finished(tmp_path_factory):
     path = tmp_path_factory.mktemp("run") / "whole"
     return path, run(CONFIG, path)
 

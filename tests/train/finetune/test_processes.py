@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -11,10 +10,11 @@ import time
 import pytest
 
 from codesign.runs import read_metrics
+from simulators.processes import finished, free_port, started, two
 
 pytestmark = pytest.mark.slow
 
-CONFIG = '''
+CONFIG = """
 from codesign.architecture import Architecture, Tower
 from codesign.train.data import AugmentConfig, SourceConfig
 from codesign.train.finetune.config import FinetuneConfig, OptimConfig, ScheduleConfig
@@ -32,40 +32,17 @@ config = FinetuneConfig(
     schedule=ScheduleConfig(steps=6, evaluate_steps=3, checkpoint_steps=2, log_steps=2),
     threads=1,
 )
-'''
+"""
 
 
 def start(folder, out, *options, **environment):
     config = folder / "config_of_test.py"
     config.write_text(CONFIG)
-    command = [sys.executable, "-m", "codesign", "finetune", str(config), "--out", str(out),
-               "--json", *options]  # fmt: skip
-    return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        env=os.environ | {"JAX_PLATFORMS": "cpu"} | environment,
-    )  # fmt: skip
+    return started("finetune", config, out, *options, **environment)
 
 
-def finished(process):
-    out, errors = process.communicate(timeout=600)
-    assert process.returncode == 0, errors
-    return json.loads(out)
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def two(folder, out, *options):
-    address = f"127.0.0.1:{free_port()}"
-    processes = [
-        start(folder, out, "--distributed", *options, JAX_COORDINATOR_ADDRESS=address,
-              JAX_NUM_PROCESSES="2", JAX_PROCESS_ID=str(index))
-        for index in range(2)
-    ]  # fmt: skip
-    return [finished(process) for process in processes]
+def both_finished(folder, out, *options):
+    return [finished(process) for process in two(start, folder, out, *options)]
 
 
 @pytest.fixture(scope="module")
@@ -87,30 +64,25 @@ def assert_same(rows, others):
 
 
 def test_two_processes_train_what_one_does(alone, tmp_path):
-    results = two(tmp_path, tmp_path / "run")
+    results = both_finished(tmp_path, tmp_path / "run")
     assert results[0]["validation"] == results[1]["validation"]
     assert results[0]["devices"]["count"] == 2
     assert_same(read_metrics(tmp_path / "run" / "metrics.jsonl"), alone[1])
 
 
 def test_two_processes_resume(alone, tmp_path):
-    two(tmp_path, tmp_path / "run", "--schedule.steps", "4")
+    both_finished(tmp_path, tmp_path / "run", "--schedule.steps", "4")
     record = json.loads((tmp_path / "run" / "config.json").read_text())
     record["config"]["schedule"]["steps"] = 6  # a run that was cut off after four
     (tmp_path / "run" / "config.json").write_text(json.dumps(record))
-    two(tmp_path, tmp_path / "run", "--resume")
+    both_finished(tmp_path, tmp_path / "run", "--resume")
     rows = read_metrics(tmp_path / "run" / "metrics.jsonl")
     assert [row["step"] for row in rows if row["phase"] == "finetune"] == list(range(6))
 
 
 def test_two_processes_stop_at_the_same_step_on_sigterm(alone, tmp_path):
     out, steps = tmp_path / "run", ["--schedule.steps", "2000", "--schedule.evaluate_steps", "0"]
-    address = f"127.0.0.1:{free_port()}"
-    processes = [
-        start(tmp_path, out, "--distributed", *steps, JAX_COORDINATOR_ADDRESS=address,
-              JAX_NUM_PROCESSES="2", JAX_PROCESS_ID=str(index))
-        for index in range(2)
-    ]  # fmt: skip
+    processes = two(start, tmp_path, out, *steps)
     while not (out / "metrics.jsonl").exists() and processes[0].poll() is None:
         time.sleep(0.1)
     for process in processes:
@@ -152,17 +124,10 @@ def begun(processes, out, when):
 )
 def test_the_death_of_one_ends_the_other_in_a_line_and_both_resume(when, victim, tmp_path):
     out = tmp_path / "run"
-    cache = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "compiled"),
-             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}  # fmt: skip
     more = ["--schedule.evaluate_steps", "0", "--no-check"]
     if when == "writing":
         more += ["--schedule.checkpoint_steps", "1"]
-    address = f"127.0.0.1:{free_port()}"
-    processes = [
-        start(tmp_path, out, "--distributed", "--schedule.steps", "20000", *more, **cache,
-              JAX_COORDINATOR_ADDRESS=address, JAX_NUM_PROCESSES="2", JAX_PROCESS_ID=str(index))
-        for index in range(2)
-    ]  # fmt: skip
+    processes = two(start, tmp_path, out, "--schedule.steps", "20000", *more)
     begun(processes, out, when)
     processes[victim].kill()
     killed = time.monotonic()
@@ -179,7 +144,7 @@ def test_the_death_of_one_ends_the_other_in_a_line_and_both_resume(when, victim,
         steps = max([*done, 0]) + 4
     record["config"]["schedule"]["steps"] = steps  # or it would go on for long
     (out / "config.json").write_text(json.dumps(record))
-    two(tmp_path, out, "--resume", "--schedule.steps", str(steps), *more)
+    both_finished(tmp_path, out, "--resume", "--schedule.steps", str(steps), *more)
     rows = read_metrics(out / "metrics.jsonl")
     assert [row["step"] for row in rows] == list(range(steps))
 
@@ -215,12 +180,7 @@ def test_what_one_alone_refuses_ends_both_in_a_line(tmp_path):
     out.mkdir()
     (out / "metrics.jsonl").write_text('{"step": 0}\n')
     began = time.monotonic()
-    address = f"127.0.0.1:{free_port()}"
-    processes = [
-        start(tmp_path, out, "--distributed", JAX_COORDINATOR_ADDRESS=address,
-              JAX_NUM_PROCESSES="2", JAX_PROCESS_ID=str(index))
-        for index in range(2)
-    ]  # fmt: skip
+    processes = two(start, tmp_path, out)
     ends = [process.communicate(timeout=300)[1] for process in processes]
     assert time.monotonic() - began < 150
     assert [process.returncode for process in processes] == [2, 1], ends

@@ -31,7 +31,7 @@ from codesign.train.finetune.config import (
 from codesign.train.run import Run, run_training
 from codesign.train.step import train_step
 
-pytestmark = pytest.mark.usefixtures("quick_compilation", "compiled_once")
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 CONFIG = FinetuneConfig(
     train=SourceConfig(path="digits"),
@@ -55,7 +55,7 @@ def run(config, path, resume=False, check=None):
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory, compiled_once):
+def finished(tmp_path_factory):
     path = tmp_path_factory.mktemp("run") / "whole"
     return path, run(CONFIG, path)
 

@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-# A picture as stored, JPEG or the like, or decoded: uint8 [H, W] or [H, W, 3].
+# A picture as stored, JPEG or the like, or decoded: uint8 [H, W] or [H, W, 3], or with levels of
+# grey between those of 8 bits, f32 [H, W] in [0, 255].
 Encoded = bytes | np.ndarray
 
 

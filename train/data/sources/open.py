@@ -14,7 +14,6 @@ import numpy as np
 
 from codesign.train.data import captions, prompts
 from codesign.train.data.config import DataError, SourceConfig, check_data
-from codesign.train.data.raw import stratified_split
 from codesign.train.data.sources import digits, folders, parquet, shards, table
 from codesign.train.data.sources.base import (
     UNSPLIT,
@@ -25,6 +24,7 @@ from codesign.train.data.sources.base import (
     subset,
 )
 from codesign.train.data.sources.braces import expand
+from codesign.train.data.split import stratified_split
 
 Progress = Callable[[int, int], object]
 
@@ -157,7 +157,7 @@ def _split(splits: Splits, config: SourceConfig) -> Source:
 def _read(config: SourceConfig, progress: Progress | None) -> Splits:
     if config.path == "digits":
         return digits.read(config)
-    path = Path(config.path).expanduser()
+    path = Path(os.path.expanduser(config.path))
     if path.is_dir():
         return _read_folder(path, config, progress)
     if path.is_file():

@@ -38,12 +38,17 @@ def read_files(files: Sequence[Path], config: SourceConfig) -> Splits:
 def _splits(rows: Mapping[str, Any], name: str, config: SourceConfig) -> Splits:
     known = {"val": "validation", "valid": "validation", "dev": "validation"}
     return {
-        known.get(split, split): functools.partial(_source, part, f"{name} {split}", config)
+        known.get(split, split): functools.partial(source_of, part, f"{name} {split}", config)
         for split, part in rows.items()
     }
 
 
-def _source(rows: Any, name: str, config: SourceConfig) -> Source:
+def source_of(rows: Any, name: str, config: SourceConfig) -> Source:
+    """The rows of one split.
+
+    Raises:
+      DataError: a column that is missing or holds something else.
+    """
     image = pick_column(config.image_column, _IMAGE_COLUMNS, rows.column_names, name, "images")
     described = [*CAPTION_COLUMNS, "label"]
     caption = next((c for c in CAPTION_COLUMNS if c in rows.column_names), None)

@@ -19,7 +19,6 @@ import subprocess
 import sys
 import tarfile
 import threading
-import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -27,6 +26,8 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from codesign.errors import RunError
+from codesign.npz import read_npz
+from codesign.openers import unwaiting
 from codesign.runs import write_bytes
 from codesign.train.data.config import DataError
 from codesign.train.data.files import MOST_BYTES
@@ -103,10 +104,9 @@ def kept_index(path: Path, folder: Path) -> ShardIndex:
     """
     file = _cache_file(path, folder)
     try:
-        with np.load(file, allow_pickle=False) as kept:
-            arrays = {name: kept[name] for name in kept.files if name != "lost"}
-            return ShardIndex(**arrays, lost=str(kept["lost"]))
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
+        arrays: dict[str, Any] = read_npz(file)
+        return ShardIndex(**arrays | {"lost": str(arrays["lost"])})
+    except (OSError, ValueError, KeyError, TypeError):
         pass  # not there, or damaged
     index = index_shard(path)
     buffer = io.BytesIO()
@@ -196,7 +196,7 @@ def index_shard(path: Path) -> ShardIndex:
     samples: dict[str, dict[str, Any]] = {}
     left_out: list[str] = []
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb", opener=unwaiting) as file:
             size = os.fstat(file.fileno()).st_size
             lost = "empty file" if size == 0 else _walk(path, file, size, samples)
     except OSError as error:

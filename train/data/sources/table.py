@@ -10,6 +10,7 @@ from typing import Any, TextIO
 
 import numpy as np
 
+from codesign.openers import unwaiting
 from codesign.train.data.config import DataError, SourceConfig
 from codesign.train.data.files import read_file
 from codesign.train.data.sources.base import Source, printable
@@ -96,7 +97,9 @@ def _rows(path: Path, config: SourceConfig) -> Iterator[tuple[int, Any, Any, str
     try:
         # newline="": the csv module wants to see line ends within quotes. Bytes that are not
         # UTF-8 are told from text by the surrogates they become.
-        with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+        with open(
+            path, encoding="utf-8-sig", errors="surrogateescape", newline="", opener=unwaiting
+        ) as file:
             yield from read_rows(_lines(file, path), path, config)
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}") from None

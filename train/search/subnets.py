@@ -29,7 +29,7 @@ Array = jax.Array
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Pruning:
+class RelaxedSubnets:
     """What subnets are made of; hashed by identity, static under jit.
 
     Attributes:
@@ -56,12 +56,13 @@ class Pruning:
             inputs = self.specs[name].inputs
             row = jnp.sum(
                 jnp.broadcast_to(gate > 0, _row_shape(kernels[name], inputs)),
-                axis=inputs, dtype=jnp.int32,
+                axis=inputs,
+                dtype=jnp.int32,
             ).reshape(-1)  # fmt: skip, [L]
             counts[name] = uniform_count(row[None], jnp.asarray(self.levels)[:, None])
         return counted_masks(gated, self.specs, counts).levels
 
-    def subnets(
+    def networks(
         self, params: nnx.State, masks: dict[str, Array], weights: Array, sparse: Array
     ) -> nnx.State:
         """The parameters of K relaxed subnets, with a leading axis [K].

@@ -15,8 +15,8 @@ from codesign.architecture import Architecture, Tower
 from codesign.cli import main
 from codesign.models import CLIP, gates_for
 from codesign.models.subnets import load_family, subnet_specs
-from codesign.train.measure import uniform_subnets
-from codesign.train.pruning import Pruning
+from codesign.train.search.measure import uniform_subnets
+from codesign.train.search.subnets import RelaxedSubnets
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -39,8 +39,8 @@ def clip():
 
 
 @pytest.fixture(scope="module")
-def pruning(clip):
-    return Pruning(subnet_specs(clip), LEVELS, (0.5, 0.3, 0.2))
+def relaxed(clip):
+    return RelaxedSubnets(subnet_specs(clip), LEVELS, (0.5, 0.3, 0.2))
 
 
 @pytest.fixture(scope="module")
@@ -50,14 +50,14 @@ def gates(clip):
 
 
 @pytest.fixture(scope="module")
-def masked(clip, pruning, gates):
+def masked(clip, relaxed, gates):
     """Weights [K] -> the parameters of the subnets, and their masks."""
     params = nnx.state(clip, nnx.Param)
 
     @jax.jit
     def run(weights, sparse):
-        masks = pruning.masks(params, gates)
-        return pruning.subnets(params, masks, weights, sparse), masks
+        masks = relaxed.masks(params, gates)
+        return relaxed.networks(params, masks, weights, sparse), masks
 
     return run
 
@@ -83,15 +83,15 @@ def test_a_gated_subnet_computes_what_the_subnet_of_the_slice_does(clip, gates, 
 
 @pytest.mark.slow
 def test_a_relaxed_sparsity_lies_between_its_levels_and_has_their_difference_as_slope(
-    clip, pruning, gates
+    clip, relaxed, gates
 ):
     params = nnx.state(clip, nnx.Param)
-    masks = pruning.masks(params, gates)
+    masks = relaxed.masks(params, gates)
     name = "vision.blocks.fc1"
 
     def kernel(share):
         weights = jnp.stack([jnp.zeros_like(share), 1 - share, share])[None]
-        every = pruning.subnets(params, masks, weights, 1.0)
+        every = relaxed.networks(params, masks, weights, 1.0)
         return every["vision"]["blocks"]["fc1"][...][0]
 
     at, slope = jax.jvp(kernel, (jnp.float32(0.25),), (jnp.float32(1.0),))

@@ -13,7 +13,7 @@ from codesign.cost.technology import technology
 from codesign.errors import UserError
 from codesign.scenario import Scenario
 from codesign.space import AcceleratorChoices
-from codesign.surrogate import buying, features, files, gradients
+from codesign.surrogate import acquisition, features, files, gradients
 from codesign.surrogate.config import FitConfig
 from codesign.surrogate.fitting import Job, fit_many
 from codesign.surrogate.models import Analytic, Prediction, base
@@ -146,8 +146,9 @@ def test_derivatives_of_the_learned_one_are_finite_differences(points, ensembles
     np.testing.assert_allclose(derivatives, differences, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["learned", "corrected"])
-def test_slopes_over_a_short_way_are_differences(kind, points, ensembles):
+def test_slopes_over_a_short_path_are_differences(kind, points, ensembles):
     """Half a per cent of DRAM bandwidth more: short enough for one straight line."""
     half = SHOWN // 2
     few = take(points, np.arange(half))
@@ -156,11 +157,11 @@ def test_slopes_over_a_short_way_are_differences(kind, points, ensembles):
     )
     both = jax.tree.map(lambda a, b: np.concatenate([a, b]), few, few._replace(tech=more))
     pairs = gradients.Pairs(np.arange(half), np.arange(half) + half, np.zeros(half, int))
-    way = gradients.way(kind, both, pairs)
+    path = gradients.path_inputs(kind, both, pairs)
     ensemble = ensembles[kind][0]
     expected = gradients.change(predict(ensemble, both), pairs)
     assert np.abs(expected[:, 0]).max() > 2e-3
-    for found in gradients.slopes(ensemble, way).values():
+    for found in gradients.slopes(ensemble, path).values():
         np.testing.assert_allclose(found, expected, rtol=0.05, atol=2e-5)
 
 
@@ -238,7 +239,7 @@ def test_files_of_another_kind_version_or_space(tmp_path, monkeypatch, points, t
     small = dataclasses.replace(AcceleratorChoices(), pe_x=(4, 8))
     one_line(path, "another space: it knows pe_x from 32 to 256, not 4 to 8", small)
     monkeypatch.setattr(features, "VERSION", features.VERSION + 1)
-    one_line(path, "fitted on version 1 of the features")
+    one_line(path, "fitted on version 2 of the features")
 
 
 @pytest.fixture(scope="module")
@@ -325,8 +326,8 @@ def test_disagreement_leads_to_what_was_never_seen(points, seen, truth):
     far = np.flatnonzero(points.k >= 1600)
     (ensemble,) = fit_many("learned", seen["learned"], truth, [Job(near, 0)], CONFIG)
     pool = np.concatenate([near, far])
-    score = buying.disagreement(ensemble, take(seen["learned"], pool))
-    chosen = pool[buying.choose(score, buying.positions(seen["learned"])[pool], 10)]
+    score = acquisition.disagreement(ensemble, take(seen["learned"], pool))
+    chosen = pool[acquisition.choose(score, acquisition.positions(seen["learned"])[pool], 10)]
     assert len(set(chosen)) == 10
     assert np.isin(chosen, far).sum() >= 8
 
@@ -335,10 +336,10 @@ def test_choice_spreads_out():
     # Three clusters; the best one's points have the ten highest scores of all.
     where = np.repeat([[0.0, 0.0], [5.0, 0.0], [0.0, 5.0]], 10, axis=0)
     score = np.repeat([3.0, 2.0, 1.0], 10) + np.linspace(0, 0.1, 30)
-    chosen = buying.choose(score, where, 3)
+    chosen = acquisition.choose(score, where, 3)
     assert sorted(chosen // 10) == [0, 1, 2]
     assert chosen[0] == np.argmax(score)
-    assert sorted(buying.choose(score, where, 99)) == list(range(30))
+    assert sorted(acquisition.choose(score, where, 99)) == list(range(30))
 
 
 def test_where_nothing_fits_cycles_are_infinite_and_the_rest_is_finite(points, ensembles):

@@ -1,9 +1,8 @@
-"""One step of the family: gradients of designs, independence of members, designs at rest."""
+"""One step of the population: gradients of designs, independent candidates, designs at rest."""
 
 from __future__ import annotations
 
 import dataclasses
-import io
 import math
 
 import jax
@@ -11,16 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from flax import nnx
-from rich.console import Console
 
 from codesign.configs.quickstart import config as quickstart
 from codesign.space import AcceleratorChoices, TowerChoices
 from codesign.train import placement
 from codesign.train.config import SpaceConfig, TargetConfig
-from codesign.train.family import Batch, family_loss, train_step
-from codesign.train.progress import Display
-from codesign.train.setup import prepare, start_family
+from codesign.train.search.population import population_step
+from codesign.train.search.setup import start_population
+from codesign.train.step import total_loss as plain_loss
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -42,9 +39,8 @@ recorder = optax.GradientTransformation(
 
 
 @pytest.fixture(scope="module")
-def setup():
-    with Display(Console(file=io.StringIO())) as display:
-        setup = prepare(CONFIG, display)
+def setup(prepared):
+    setup = prepared(CONFIG)
     trainer = setup.trainer
     recording = {
         name: optax.chain(recorder, getattr(trainer, name))
@@ -54,32 +50,21 @@ def setup():
 
 
 @pytest.fixture(scope="module")
-def rest(setup):
-    return nnx.split(setup.model, nnx.Param, ...)[2]
-
-
-@pytest.fixture(scope="module")
-def batch(setup):
-    labels = setup.dataset.labels[:16]
-    return Batch(setup.dataset.images[:16], setup.dataset.caption_ids[labels, 0], labels)
-
-
-@pytest.fixture(scope="module")
-def family(setup):
-    """Members of different weights, with designs between choices and pressed constraints."""
-    family = start_family(setup, nnx.split(setup.model, nnx.Param, ...)[1], 0)
+def population(setup):
+    """Candidates of different weights, with designs between choices and pressed constraints."""
+    population = start_population(setup, setup.params, 0)
     rng = np.random.default_rng(0)
 
     def shaken(x):
         return x + np.asarray(0.3 * rng.normal(size=x.shape), x.dtype)
 
-    z = jnp.asarray(rng.uniform(0.3, 0.7, size=family.z.shape), jnp.float32)
-    family = family._replace(
-        params=jax.tree.map(shaken, family.params),
-        z=z.at[SUPERNET].set(family.z[SUPERNET]),
-        multipliers=jnp.full_like(family.multipliers, 0.5),
+    z = jnp.asarray(rng.uniform(0.3, 0.7, size=population.z.shape), jnp.float32)
+    population = population._replace(
+        params=jax.tree.map(shaken, population.params),
+        z=z.at[SUPERNET].set(population.z[SUPERNET]),
+        multipliers=jnp.full_like(population.multipliers, 0.5),
     )
-    return put(setup, family)
+    return put(setup, population)
 
 
 def put(setup, tree):
@@ -88,13 +73,10 @@ def put(setup, tree):
 
 
 @pytest.fixture(scope="module")
-def step(setup, rest, batch):
-    """(family, members) -> the family after one step, and metrics."""
-    return jax.jit(
-        lambda f, members: train_step(
-            f, members, batch, rest, setup.tables, setup.trainer, gated=True
-        )
-    )
+def step(setup, batch):
+    """(population, goals) -> the population after one step, and metrics."""
+    fixed, _, tables = setup.constants
+    return jax.jit(lambda p, goals: population_step(p, goals, batch, fixed, tables, setup.trainer))
 
 
 def gradients(after):
@@ -104,26 +86,26 @@ def gradients(after):
 
 def total_loss(setup, metrics, y):
     """The loss from its parts, in float64; multipliers y [N, c]."""
-    optim, members = setup.config.optim, setup.members
+    optim, goals = setup.config.optim, setup.goals
     m = {name: np.asarray(x, float) for name, x in metrics.items()}
     y, stiffness = np.asarray(y, float), optim.stiffness
     pushed = np.maximum(0, y + stiffness * m["excess"])
     penalty = np.sum(pushed**2 - y**2, axis=-1) / (2 * stiffness)
     hardware = optim.cost_weight * np.log(m["carbon_kgco2e"]) + penalty
-    taught = optim.distillation * members.taught * m["distillation_loss"]
-    return float(np.sum(m["loss"] + taught + members.searched * hardware))
+    taught = optim.distillation * goals.distilled * m["distillation_loss"]
+    return float(np.sum(m["loss"] + taught + goals.searched * hardware))
 
 
 @pytest.mark.parametrize(
     "name", ["vision.layers", "vision.ffn", "text.width", "accelerator.pe_x", "accelerator.glb_mib"]
 )
-def test_gradient_of_a_design_is_the_finite_difference(name, setup, family, step):
+def test_gradient_of_a_design_is_the_finite_difference(name, setup, population, step):
     coordinate, h = setup.space.names.index(name), 0.01
-    at = family.z.at[LAST, coordinate]
-    _, slope = gradients(step(family, setup.members)[0])
+    at = population.z.at[LAST, coordinate]
+    _, slope = gradients(step(population, setup.goals)[0])
     high, low = (
         total_loss(
-            setup, step(family._replace(z=at.add(by)), setup.members)[1], family.multipliers
+            setup, step(population._replace(z=at.add(by)), setup.goals)[1], population.multipliers
         )
         for by in (h, -h)
     )
@@ -132,43 +114,54 @@ def test_gradient_of_a_design_is_the_finite_difference(name, setup, family, step
     assert got == pytest.approx((high - low) / (2 * h), rel=0.02, abs=1e-3)
 
 
-def test_members_are_independent(setup, family, step):
-    """Another design and other weights of the last member change no other's gradient."""
-    other = family._replace(
-        params=jax.tree.map(lambda x: x.at[LAST].multiply(1.1), family.params),
-        z=family.z.at[LAST].add(0.1),
-        multipliers=family.multipliers.at[LAST].set(2.0),
+def test_candidates_are_independent(setup, population, step):
+    """Another design and other weights of the last candidate change no other's gradient."""
+    other = population._replace(
+        params=jax.tree.map(lambda x: x.at[LAST].multiply(1.1), population.params),
+        z=population.z.at[LAST].add(0.1),
+        multipliers=population.multipliers.at[LAST].set(2.0),
     )
-    before, after = (gradients(step(f, setup.members)[0]) for f in (family, other))
+    before, after = (gradients(step(f, setup.goals)[0]) for f in (population, other))
     for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True):
         np.testing.assert_allclose(b[:LAST], a[:LAST], rtol=1e-5, atol=1e-6)
     assert not np.allclose(after[1][LAST], before[1][LAST], rtol=0.01)
 
 
-def test_the_open_supernet_loses_what_the_ungated_one_does(setup, family, rest, batch, step):
-    _, gated = step(family, setup.members)
-    alone = jax.tree.map(lambda x: x[:1], (family.params, family.z, family.multipliers))
-    members = type(setup.members)(*(x[:1] for x in setup.members))
-    total, ungated = jax.jit(
-        lambda *f: family_loss(*f, members, batch, rest, setup.tables, setup.trainer, gated=False)
-    )(*alone)
-    assert set(ungated) == {"loss"} and float(total) == float(ungated["loss"][0])
+def test_the_open_supernet_loses_what_the_ungated_one_does(setup, population, batch, step):
+    _, gated = step(population, setup.goals)
+    alone = jax.tree.map(lambda x: x[SUPERNET], population.params)
+    task, fixed = setup.trainer.task, setup.constants.fixed
+    total, _ = jax.jit(lambda params: plain_loss(params, (), fixed, None, batch, task))(alone)
     assert float(gated["loss"][SUPERNET]) == pytest.approx(float(total), rel=1e-5)
     assert float(gated["distillation_loss"][SUPERNET]) == 0
 
 
-def test_a_step_moves_searched_designs_only_and_clamps_the_logit_scale(setup, family, step):
+def test_micro_batches_change_no_gradient(setup, population, batch, step):
+    task = dataclasses.replace(setup.trainer.task, micro_batches=4)
+    parts = dataclasses.replace(setup, trainer=dataclasses.replace(setup.trainer, task=task))
+    fixed, _, tables = setup.constants
+    in_parts = jax.jit(
+        lambda p, goals: population_step(p, goals, batch, fixed, tables, parts.trainer)
+    )
+    for one, four in zip(
+        jax.tree.leaves(gradients(step(population, setup.goals)[0])),
+        jax.tree.leaves(gradients(in_parts(population, setup.goals)[0])), strict=True,
+    ):  # fmt: skip
+        np.testing.assert_allclose(four, one, rtol=1e-4, atol=1e-6)
+
+
+def test_a_step_moves_searched_designs_only_and_clamps_the_logit_scale(setup, population, step):
     # Supernet, half and the first target rest; the last is searched.
-    members = put(setup, setup.members._replace(searched=jnp.array([0.0, 0.0, 0.0, 1.0])))
+    goals = put(setup, setup.goals._replace(searched=jnp.array([0.0, 0.0, 0.0, 1.0])))
 
     def hot(path, x):
         return x * 0 + 10 if "logit_scale" in jax.tree_util.keystr(path) else x
 
     # Past the linear warm-up's first step, whose rate is zero.
-    params = jax.tree_util.tree_map_with_path(hot, family.params)
-    after = step(step(family._replace(params=params), members)[0], members)[0]
-    np.testing.assert_array_equal(after.z[:LAST], family.z[:LAST])
-    assert not np.any(after.z[LAST, :8] == family.z[LAST, :8])
+    params = jax.tree_util.tree_map_with_path(hot, population.params)
+    after = step(step(population._replace(params=params), goals)[0], goals)[0]
+    np.testing.assert_array_equal(after.z[:LAST], population.z[:LAST])
+    assert not np.any(after.z[LAST, :8] == population.z[LAST, :8])
     assert np.all(after.z >= 0) and np.all(after.z <= 1) and int(after.step) == 2
     scales = [
         x for path, x in jax.tree_util.tree_leaves_with_path(after.params)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,40 +16,29 @@ from codesign.design_file import Design, design_to_json
 from codesign.dress.masks import Masks, subnet_masks
 from codesign.dress.rows import RowSpec
 from codesign.models import CLIP
-from codesign.models.formats import ImageSettings, make_processor, save_clip
+from codesign.models.formats import save_clip
 from codesign.models.subnets import FAMILY, pack_clip, subnet, subnet_specs
 from codesign.report.claims import claims
 from codesign.report.correct import scores
 from codesign.report.costs import costs_json, subnet_json
 from codesign.runs import RunFolder
+from codesign.search.front import network_shape, tower_shape
 from codesign.search.objectives import Objective, feasible, objective
 from codesign.search.pareto import pareto_front
+from codesign.search.proxy_file import PROXY, read_proxy
 from codesign.search.statistics import standard_error
 from codesign.train import placement
-from codesign.train.data import CaptionedImages
-from codesign.train.evaluate import ImageResults, evaluate_images
-from codesign.train.family import Family, member_params
-from codesign.train.setup import REFERENCES, Setup
+from codesign.train.clip import Fixed
+from codesign.train.search.population import Population, params_of
+from codesign.train.search.setup import REFERENCES, Setup
+from codesign.train.zero_shot import evaluate_images
 
-
-def save_tokenizer(data: CaptionedImages, folder: RunFolder) -> None:
-    """Writes tokenizer.json into the run folder."""
-    data.tokenizer.save(folder.path / "tokenizer.json")
-
-
-def evaluate(
-    model: CLIP, data: CaptionedImages, *splits: Literal["validation", "test"]
-) -> list[ImageResults]:
-    """Zero-shot classification and retrieval of each image of each split."""
-    graphdef, state = nnx.split(model)
-    encode_image = jax.jit(lambda s, x: nnx.merge(graphdef, s).encode_image(x)[0])
-    encode_text = jax.jit(lambda s, x: nnx.merge(graphdef, s).encode_text(x)[0])
-    encoders = functools.partial(encode_image, state), functools.partial(encode_text, state)
-    return [evaluate_images(*encoders, data, split) for split in splits]
+# Pictures embedded at once.
+_BATCH = 256
 
 
 def designs(
-    setup: Setup, family: Family, rest: nnx.State, folder: RunFolder
+    setup: Setup, population: Population, fixed: Fixed, folder: RunFolder
 ) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
     """Searched designs by target, then the references.
 
@@ -61,10 +49,10 @@ def designs(
     "pareto" marks the feasible designs, references included, that no other feasible one
     beats in both cost and accuracy.
 
-    Each network is cut out of its member's supernet, measured on the validation and the
+    Each network is cut out of its candidate's supernet, measured on the validation and the
     test split, and stored under checkpoints/designs/.
     """
-    indices = np.asarray(setup.space.round(family.z))
+    indices = np.asarray(setup.space.round(population.z))
     found = range(len(REFERENCES), len(indices))
     families = [i for i in found if _is_family(setup, i)]
     dense = [i for i in found if setup.tables.sparse is not None and i not in families]
@@ -72,25 +60,36 @@ def designs(
     named = [i for i in found if i not in dense]
     names |= {i: f"{_objective(setup).name}-{n:02d}" for n, i in enumerate(named)}
     names |= dict(enumerate(REFERENCES))
-    data = setup.data
-    settings = ImageSettings(data.image_size, data.mean, data.std)
-    processor = make_processor(settings, data.tokenizer, setup.config.data.context)
     entries, right = [], {}
+    ranked = None
+    if (folder.path / PROXY).is_file():
+        ranked = read_proxy(folder.path).check(tower_shape(setup.space))
     for i in [*found, *range(len(REFERENCES))]:
         design = _design(setup, names[i], indices[i], _is_family(setup, i))
-        params = member_params(family.params, i)
-        network = nnx.merge(setup.trainer.graphdef, params, rest).slice_to(design.architecture)
+        supernet = setup.model(*placement.local((params_of(population.params, i), fixed)))
+        network = supernet.slice_to(design.architecture)
         place = folder.checkpoints / "designs" / design.name
         if design.sparsity:
             masks, specs = uniform_subnets(network, design.sparsity)
             networks = [subnet(network, masks, k) for k in range(len(design.sparsity))]
-            place.mkdir(parents=True, exist_ok=True)
-            pack_clip(network, masks, specs, design.sparsity).save(place / FAMILY)
+            packed = pack_clip(network, masks, specs, design.sparsity)
         else:
-            networks = [network]
-            save_clip(network, place, "native", overwrite=True)
-        processor.save(place)
+            networks, packed = [network], None
+        if jax.process_index() == 0:
+            place.mkdir(parents=True, exist_ok=True)
+            if packed is not None:
+                packed.save(place / FAMILY)
+            else:
+                save_clip(network, place, "native", overwrite=True)
+            setup.processor.save(place)
         entry, right[design.name] = _entry(setup, design, networks, i)
+        if ranked is not None and i in found and not design.sparsity:
+            chosen = tuple(setup.space.part(indices[i], "architecture"))
+            flat = np.ravel_multi_index(chosen, network_shape(setup.space))
+            entry |= {
+                f"proxy_{name}": float(values.reshape(-1)[flat])
+                for name, values in ranked.proxy._asdict().items()
+            }
         entries.append(entry)
     allowed = [entry for entry in entries if entry["feasible"]]
     on_front = pareto_front(
@@ -101,12 +100,12 @@ def designs(
     return entries, right
 
 
-def _is_family(setup: Setup, member: int) -> bool:
-    return bool(setup.members.sparse[member])
+def _is_family(setup: Setup, candidate: int) -> bool:
+    return bool(setup.goals.sparse[candidate])
 
 
 def _design(setup: Setup, name: str, indices: np.ndarray, family: bool) -> Design:
-    """The member's design with the scenario that its costs were searched under."""
+    """The candidate's design with the scenario that its costs were searched under."""
     space, tables = setup.space, setup.tables
     sparsity: tuple[float, ...] = ()
     scenario = tables.dense.scenario
@@ -117,9 +116,7 @@ def _design(setup: Setup, name: str, indices: np.ndarray, family: bool) -> Desig
     return Design(name, space.architecture_at(indices), chip, scenario, sparsity)
 
 
-def uniform_subnets(
-    network: CLIP, sparsity: tuple[float, ...]
-) -> tuple[Masks, dict[str, RowSpec]]:
+def uniform_subnets(network: CLIP, sparsity: tuple[float, ...]) -> tuple[Masks, dict[str, RowSpec]]:
     """The masks of a network's subnets as a search has them, and their kernels' rows."""
     specs = subnet_specs(network)
     params = nnx.state(network, nnx.Param)
@@ -132,15 +129,22 @@ def _uniform_masks(params: nnx.State, specs: dict[str, RowSpec], sparsity: jax.A
 
 
 def _entry(
-    setup: Setup, design: Design, networks: list[CLIP], member: int
+    setup: Setup, design: Design, networks: list[CLIP], candidate: int
 ) -> tuple[dict[str, Any], np.ndarray]:
     """One design's entry, and which test images its networks got right, bool [K, N].
 
     Accuracies of a family are means by its subnets' shares of use.
     """
     chip, scenario = design.accelerator, design.scenario
-    measured = [evaluate(network, setup.data, "test", "validation") for network in networks]
-    test, validation = zip(*measured, strict=True)
+    test, validation = (
+        [
+            evaluate_images(
+                network, setup.processor, source, batch_size=_BATCH, threads=setup.config.threads
+            )
+            for network in networks
+        ]
+        for source in setup.held_out
+    )
     right = np.stack([results.zero_shot for results in test])
     more: dict[str, Any] = {}
     shares = [1.0]
@@ -158,9 +162,9 @@ def _entry(
     def score(of_each: list[np.ndarray]) -> np.ndarray:
         return np.asarray(shares) @ np.stack(of_each)
 
-    searched = bool(setup.members.searched[member])
+    searched = bool(setup.goals.searched[candidate])
     rival = searched and setup.tables.sparse is not None and not design.sparsity
-    target = float(setup.members.targets[member]) if searched else None
+    target = float(setup.goals.targets[candidate]) if searched else None
     own = score([results.zero_shot for results in test])
     return design_to_json(design) | {
         "role": "found" if searched and not rival else "reference",
@@ -170,9 +174,7 @@ def _entry(
         "accuracy": float(own.mean()),
         "accuracy_standard_error": float(standard_error(own)),
         "recall_at_1": float(score([results.retrieved for results in test]).mean()),
-        "validation_accuracy": float(
-            score([results.zero_shot for results in validation]).mean()
-        ),
+        "validation_accuracy": float(score([results.zero_shot for results in validation]).mean()),
         "parameters": sum(x.size for x in jax.tree.leaves(nnx.state(networks[0], nnx.Param))),
         "feasible": meets(costs, setup),
         "pareto": False,
@@ -198,11 +200,15 @@ def summary(
 ) -> dict[str, Any]:
     """The run as a whole: what its designs show, and in which box, fixed beforehand."""
     worst = {
-        _objective(setup).key: float(setup.members.targets[0]),
+        _objective(setup).key: float(setup.goals.targets[0]),
         "accuracy": setup.config.targets.worst_accuracy,
     }
     box = {"reference_point": worst, "best_cost": setup.least}
-    return claims(entries, box, scores(entries, right)).summary() | box | {
-        "test_images": len(setup.data.test.labels),
-        "devices": placement.described(setup.trainer.mesh),
-    }
+    return (
+        claims(entries, box, scores(entries, right)).summary()
+        | box
+        | {
+            "test_images": len(next(iter(right.values()))[0]),
+            "devices": placement.described(setup.trainer.mesh),
+        }
+    )

@@ -41,8 +41,15 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 SCENARIO = Scenario(clock_mhz=100.0, dram_gb=0.001, inferences_per_s=20.0, hours_per_day=24.0)
 SPACE = DesignSpace(
     base=Architecture(
-        vision=Tower(1, 8, 1, 8), text=Tower(1, 8, 1, 8), patch=2, image=8, channels=1,
-        context=10, projection=32, head_dim=8, vocab=32,
+        vision=Tower(1, 8, 1, 8),
+        text=Tower(1, 8, 1, 8),
+        patch=2,
+        image=8,
+        channels=1,
+        context=10,
+        projection=32,
+        head_dim=8,
+        vocab=32,
     ),
     vision=TowerChoices((1, 2, 3), (8, 16), (1, 2), (16, 32)),
     text=TowerChoices((1, 2), (8, 16), (1, 2), (16, 32)),
@@ -131,9 +138,7 @@ def test_pareto_front_by_brute_force():
     for _ in range(20):
         points = rng.integers(0, 6, size=(12, 2)).astype(float)  # ties and equals happen
         expected = [
-            not any(
-                c <= cost and a >= accuracy and (c < cost or a > accuracy) for c, a in points
-            )
+            not any(c <= cost and a >= accuracy and (c < cost or a > accuracy) for c, a in points)
             for cost, accuracy in points
         ]
         assert pareto_front(points[:, 0].tolist(), points[:, 1].tolist()) == expected
@@ -161,9 +166,7 @@ def test_hypervolume_by_counting_cells():
     dominated = np.zeros_like(logs, bool)
     for c, a in zip(cost, accuracy, strict=True):
         dominated |= (np.log(c) <= logs) & (a >= rights)
-    got = hypervolume(
-        cost, accuracy, worst_cost=math.exp(3), best_cost=1.0, worst_accuracy=0.6
-    )
+    got = hypervolume(cost, accuracy, worst_cost=math.exp(3), best_cost=1.0, worst_accuracy=0.6)
     assert got == pytest.approx(dominated.mean(), abs=5e-3)
 
 
@@ -200,7 +203,7 @@ def test_best_accelerator_is_that_of_brute_force(mode, table):
         assert float(named[choice.accelerator]) == pytest.approx(cost, rel=1e-5)
         seen.add(flat)
     assert math.isinf(best_accelerator(table, LARGEST, mode, Limits(area_mm2=1e-9)).value)
-    assert len(seen) > 1 or mode == "energy", "the limits and the architecture matter"
+    assert len(seen) > 1 or mode != "carbon", "the limits and the architecture matter"
 
 
 def test_neighbours_are_all_roundings():
@@ -222,9 +225,7 @@ def test_roundings_meet_target_and_limits_nearest_first(share, table):
     target = small + share * (large - small)
     position = np.array([1.3, 0.6, 0.2, 0.9, 0.5, 1.0, 0.0, 0.7])
     found, choice = roundings(table, position, target, "carbon", limits)
-    within = [
-        tuple(i) for i in neighbours(position, LARGEST) if least(table, i, limits) <= target
-    ]
+    within = [tuple(i) for i in neighbours(position, LARGEST) if least(table, i, limits) <= target]
     assert within and sorted(map(tuple, found.tolist())) == sorted(within)
     far = np.abs(found - position).sum(axis=-1)
     assert (np.diff(far) >= 0).all()
@@ -239,10 +240,29 @@ def test_roundings_meet_target_and_limits_nearest_first(share, table):
         assert costs.latency_s <= limits.latency_s
 
 
+@pytest.mark.slow
+def test_roundings_that_cost_too_much_give_way_to_any_a_choice_smaller(table):
+    """Not to those alone that are smaller in every dimension."""
+    position = np.array([1.04, 0.6, 0.2, 0.9, 0.5, 1.0, 0.9, 0.7])
+    costs = [least(table, i, Limits()) for i in neighbours(position, LARGEST)]
+    # The DRAM's package and the PHY, the same for all, are most of what a network costs here.
+    target = min(costs) - 0.01 * (max(costs) - min(costs))
+    found, choice = roundings(table, position, target, "carbon", Limits())
+    low, high = np.maximum(np.floor(position) - 1, 0), np.ceil(position)
+    every = itertools.product(*(range(int(a), int(b) + 1) for a, b in zip(low, high, strict=True)))
+    within = [i for i in every if least(table, np.array(i), Limits()) <= target]
+    assert within and sorted(map(tuple, found.tolist())) == sorted(within)
+    assert (choice.value <= target).all()
+    smaller = np.floor(position) - found > 0
+    assert smaller.any(axis=1).all() and not smaller[0].all()
+    assert (np.diff(np.abs(found - position).sum(axis=-1)) >= 0).all()
+
+
 def test_roundings_lower_a_position_that_costs_too_much(table):
     small, large = (least(table, i, Limits()) for i in (0 * LARGEST, LARGEST))
     lower = np.maximum(LARGEST - 1, 0)
-    target = least(table, lower, Limits()) * 1.0001
+    lowered = least(table, lower, Limits())
+    target = lowered + 0.01 * (large - lowered)
     assert small < target < large
     found, choice = roundings(table, LARGEST.astype(float), target, "carbon", Limits())
     assert len(found) and (choice.value <= target).all() and (found <= LARGEST).all()

@@ -1,50 +1,10 @@
-"""What each reader hands over: undecorated pixels, labels, and how to treat them."""
+"""Disjoint parts of a data set."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class RawSplit:
-    """Images as stored.
-
-    Attributes:
-      pixels: uint8 [N, S, S, C].
-      labels: int32 [N].
-    """
-
-    pixels: np.ndarray
-    labels: np.ndarray
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class RawImages:
-    """A data set as stored, and how it is normalised, captioned and augmented.
-
-    Attributes:
-      train, validation, test: disjoint splits.
-      peak: the pixel value of full brightness, 255 for 8-bit images.
-      mean, std: per channel, of pixels scaled to [0, 1].
-      class_names: the words captions use, indexed by label.
-      templates: captions with one `{}` for the class name.
-      shift: largest random shift that keeps the class, pixels.
-      flip: whether a mirrored image keeps its class.
-    """
-
-    train: RawSplit
-    validation: RawSplit
-    test: RawSplit
-    peak: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    class_names: tuple[str, ...]
-    templates: tuple[str, ...]
-    shift: int
-    flip: bool
 
 
 def stratified_split(

@@ -1,0 +1,159 @@
+"""Sweeps of large grids: bounds that hold for every mapping, and the answers of a full search."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from codesign import Accelerator
+from codesign.cost.capacity import contents_bytes
+from codesign.cost.costing import CATRANSFORMERS, PHYSICAL
+from codesign.cost.demand import Demand
+from codesign.cost.least import covers, least_costs
+from codesign.cost.table import accelerator_grid, grid_costs
+from codesign.scenario import Scenario
+from codesign.search import sweep as module
+from codesign.search.hardware import search_hardware
+from codesign.search.objectives import Limits, objective
+from codesign.search.sweep import sweep
+from codesign.space import AcceleratorChoices
+from codesign.workload import Gemm, VectorOp, clip_workload, gather, load_model
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+# Two kinds of chips, crowded ones among them.
+GRID = AcceleratorChoices(
+    (1, 4), (8, 32, 128), (4, 16, 64), (4, 32), (16, 64), (1 / 32, 1 / 4, 2), (1, 4)
+)
+MODEL = load_model("tinyclip-8m-16")
+HELD = float(contents_bytes(MODEL.memory, Scenario()))
+SCENARIOS = (
+    Scenario(),
+    # Waiting for the next inference takes more energy than working.
+    Scenario(
+        hand_over=False, dram_technology="ddr4", dram_gb=16.0, inferences_per_s=0.5,
+        gated_leakage=1.0, index_bits=12, precision_bits=4, texts_per_image=0.0,
+    ),
+)  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def small_chunks(monkeypatch):
+    monkeypatch.setattr(module, "_CHUNK", 32)
+
+
+def work(density=1.0, scenario=SCENARIOS[0]):
+    return clip_workload(MODEL.architecture, PHYSICAL, density, scenario.texts_per_image)
+
+
+def demand(scenario=SCENARIOS[0], densities=(1.0,), shares=(1.0,)):
+    works = [work(density, scenario) for density in densities]
+    return Demand(works, shares, HELD, scenario)
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=["default", "odd"])
+def test_no_accelerator_costs_less_than_its_bounds(scenario):
+    chips = accelerator_grid(GRID)
+    density = 0.3 if scenario.index_bits else 1.0
+    low = least_costs(work(density, scenario), chips, scenario, HELD)
+    costs = grid_costs(work(density, scenario), chips, scenario, HELD)
+    for name in ("latency_s", "energy_j", "operational_kgco2e", "embodied_kgco2e"):
+        found, bound = (np.asarray(getattr(c, name)) for c in (costs, low))
+        assert (bound <= found * (1 + 1e-5)).all(), name
+    # They would be of no use far below.
+    assert np.median(np.asarray(costs.latency_s) / low.latency_s) < 1.2
+    assert np.median(np.asarray(costs.energy_j) / low.energy_j) < 1.3
+
+
+@settings(deadline=None, max_examples=60)
+@given(data=st.data())
+def test_no_product_costs_less_than_its_bounds(data):
+    """Of any size, on any accelerator that a design file may hold."""
+    size = st.integers(1, 5000)
+    m, k, n = (data.draw(size) for _ in range(3))
+    powers = [
+        data.draw(st.integers(low, high))
+        for low, high in ((0, 4), (0, 10), (0, 10), (0, 12), (0, 9), (-6, 6), (0, 4))
+    ]
+    chip = jax.tree.map(lambda x: np.full(1, x, np.float32), Accelerator(*(2.0**p for p in powers)))
+    one = gather([Gemm("g", m, k, n, 2)], [VectorOp("v", "add", 9.0)], PHYSICAL)
+    low = least_costs(one, chip, Scenario(), 1e6)
+    costs = grid_costs(one, chip, Scenario(), 1e6)
+    for name in ("latency_s", "energy_j", "operational_kgco2e"):
+        assert float(getattr(low, name)[0]) <= float(getattr(costs, name)[0]) * (1 + 1e-5)
+
+
+LIMITS = {
+    "none": Limits(),
+    "several": Limits(latency_s=0.05, area_mm2=4.0, tops=2.0),
+    "tight": Limits(latency_s=0.006),
+    "own": Limits(edp_js=1e-3),
+}
+
+
+@pytest.mark.parametrize("limits", LIMITS.values(), ids=LIMITS.keys())
+@pytest.mark.parametrize("subnets", [((1.0,), (1.0,)), ((1.0, 0.4), (0.3, 0.7))], ids=["1", "2"])
+def test_the_answers_are_those_of_pricing_everything(limits, subnets):
+    scenario = Scenario() if len(subnets[0]) == 1 else Scenario(index_bits=12)
+    of = demand(scenario, *subnets)
+    chips = accelerator_grid(GRID)
+    sought = [objective(x) for x in ("carbon", "latency", "energy", "carbon^0.5*latency^0.5")]
+    every = sweep(of, chips, limits, sought).priced
+    index, some = sweep(of, chips, limits, sought, ranks=3, whole=0)
+    assert index.tolist() == sorted(set(index.tolist()))
+    assert len(index) < len(chips.cores) / 2
+    np.testing.assert_array_equal(every.feasible[index], some.feasible)
+    for each in sought:
+        values, all_values = (np.sort(each(p.costs)[p.feasible])[:3] for p in (some, every))
+        np.testing.assert_array_equal(values, all_values)
+    points, all_points = (
+        module._front_of(module._points(jax.tree.map(lambda x, p=p: x[p.feasible], p.costs)))
+        for p in (some, every)
+    )
+    np.testing.assert_array_equal(points, all_points)
+
+
+def test_a_grid_that_nothing_of_suits_is_no_grid():
+    index, priced = sweep(
+        demand(), accelerator_grid(GRID), Limits(latency_s=1e-9), [objective("carbon")], whole=0
+    )
+    assert index.shape == (0,) and priced.feasible.shape == (0,)
+
+
+def test_what_has_no_bounds_is_priced_whole(monkeypatch):
+    """A function of a user's own may fall with a cost; the reference's mapper has other rules."""
+    chips = accelerator_grid(dataclasses.replace(GRID, pe_x=(8,), pe_y=(4,)))
+    number = len(chips.cores)
+
+    def least_used(costs):
+        return -costs.energy_j
+
+    monkeypatch.setattr(module, "_priced", lambda demand, chips, limits, price: price)
+    index, price = sweep(demand(), chips, Limits(), [objective(least_used)], whole=0)
+    assert len(index) == number and price is grid_costs
+    assert covers(PHYSICAL) and not covers(CATRANSFORMERS)
+
+
+@pytest.mark.slow
+def test_limits_that_nothing_meets_are_told_of_as_on_a_small_grid(monkeypatch):
+    choices = dataclasses.replace(GRID, cores=(1,), l2_kib=(4,))
+    messages = []
+    for whole in (10_000, 0):
+        monkeypatch.setattr(module, "_WHOLE", whole)
+        of = []
+        for limits in (Limits(area_mm2=0.1), Limits(area_mm2=1.6, latency_s=0.01)):
+            with pytest.raises(ValueError, match="no accelerator of the grid meets") as caught:
+                search_hardware(work(), choices, Scenario(), limits, contents=HELD)
+            of.append(str(caught.value))
+        with pytest.raises(ValueError, match="keeps up with") as caught:
+            search_hardware(
+                work(), choices, Scenario(inferences_per_s=1e4), Limits(), contents=HELD
+            )
+        messages.append([*of, str(caught.value)])
+    assert messages[0] == messages[1]
+    assert "together" in messages[0][1]

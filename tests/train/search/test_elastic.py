@@ -1,0 +1,141 @@
+"""The elastic supernet: what it is trained for, and how it ranks networks, against sliced ones."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+from codesign.configs.quickstart import config as quickstart
+from codesign.space import AcceleratorChoices, TowerChoices
+from codesign.train.config import SpaceConfig, TargetConfig
+from codesign.train.losses import contrastive_loss, distillation_loss, similarity_logits
+from codesign.train.search.elastic import elastic_loss, make_pool
+from codesign.train.search.proxy import examples, proxy_of
+from codesign.train.search.setup import learning_rates
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+VISION = TowerChoices(layers=(1, 2), width=(8, 16), heads=(1, 2), ffn=(16, 32))
+TEXT = TowerChoices(layers=(1, 2), width=(8,), heads=(1, 2), ffn=(16, 32))
+CONFIG = dataclasses.replace(
+    quickstart,
+    space=SpaceConfig(
+        VISION, TEXT, AcceleratorChoices((1,), (4, 8), (2,), (4, 8), (8,), (1 / 64,))
+    ),
+    targets=TargetConfig(designs=2, low=0.8, high=0.9),
+    optim=dataclasses.replace(quickstart.optim, batch_size=16),
+)
+
+
+@pytest.fixture(scope="module")
+def setup(prepared):
+    return prepared(CONFIG)
+
+
+def network_at(setup, indices):
+    """The network of choice indices, cut out and called by itself."""
+    supernet = setup.model(setup.params, setup.constants.fixed)
+    return supernet.slice_to(setup.space.architecture_at(np.asarray(indices)))
+
+
+def outputs(setup, network, images, ids):
+    return network(setup.trainer.task.student.normalised(images), ids)[0]
+
+
+def test_the_loss_is_that_of_sliced_networks_taught_by_the_whole_one(setup, batch):
+    chosen = np.array([[0, 0, 0, 0, 0, 0, 0, 0], [1, 0, 1, 0, 0, 0, 1, 1]])
+    indices = np.zeros((2, len(setup.space.steps)), int)
+    indices[:, :8] = chosen
+    z = jnp.asarray(setup.space.encode(indices), jnp.float32)
+    loss, metrics = elastic_loss(
+        setup.params, z, setup.constants.fixed, batch, setup.trainer, setup.space
+    )
+    whole = outputs(setup, network_at(setup, setup.space.steps), batch.images, batch.ids)
+    own = [contrastive_loss(*whole, batch.labels)]
+    taught = []
+    for row in indices:
+        out = outputs(setup, network_at(setup, row), batch.images, batch.ids)
+        own.append(contrastive_loss(*out, batch.labels))
+        taught.append(distillation_loss(similarity_logits(*out), similarity_logits(*whole)))
+    np.testing.assert_allclose(metrics["loss"], own[0], rtol=1e-5)
+    np.testing.assert_allclose(metrics["loss_of_parts"], own[1:], rtol=1e-5)
+    expected = (sum(own) + CONFIG.optim.distillation * sum(taught)) / 3
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
+
+
+def test_the_whole_network_learns_nothing_from_its_parts_as_their_teacher(setup, batch):
+    """What only the whole network has moves by its own loss alone."""
+    z = jnp.zeros((1, len(setup.space.steps)))
+
+    @jax.jit
+    def gradient(distillation):
+        trainer = dataclasses.replace(setup.trainer, distillation=distillation)
+        grads = jax.grad(
+            lambda p: elastic_loss(p, z, setup.constants.fixed, batch, trainer, setup.space)[0]
+        )(setup.params)
+        return optax.tree.norm(grads), grads.clip["vision"]["blocks"]["fc1"][...]
+
+    (plain, fc1), (taught, fc1_taught) = gradient(0.0), gradient(10.0)
+    assert taught != pytest.approx(float(plain)), "the parts do learn"
+    # Channels and units above the smallest network's are open in the whole one only.
+    np.testing.assert_allclose(fc1_taught[:, 8:, 16:], fc1[:, 8:, 16:], rtol=1e-4, atol=1e-8)
+    assert np.abs(fc1[:, 8:, 16:]).max() > 0
+
+
+def test_architectures_are_drawn_evenly_in_log_cost(setup):
+    pool = make_pool(setup.tables.dense, "carbon", seed=0, size=512)
+    assert (np.diff(pool.log_cost) >= 0).all()
+    indices = np.round(np.asarray(setup.space.indices(pool.z)))[:, :8]
+    assert (indices == 0).all(axis=1).any() and (indices == setup.space.steps[:8]).all(axis=1).any()
+    drawn = pool.draw(jax.random.key(0), 4000)
+    by_design = {row.tobytes(): cost for row, cost in zip(
+        np.asarray(pool.z), np.asarray(pool.log_cost), strict=True)}  # fmt: skip
+    costs = np.array([by_design[row.tobytes()] for row in np.asarray(drawn)])
+    low, high = float(pool.log_cost[0]), float(pool.log_cost[-1])
+    share = (costs - low) / (high - low)
+    gap = np.max(np.diff(np.unique(np.asarray(pool.log_cost)))) / (high - low)
+    for level in (0.25, 0.5, 0.75):
+        assert abs(np.mean(share <= level) - level) < 0.03 + gap
+    of_pool = (np.asarray(pool.log_cost) - low) / (high - low)
+    assert np.ptp(np.histogram(of_pool, 4)[0]) > np.ptp(np.histogram(share, 4)[0]) * 512 / 4000
+
+
+def test_the_proxy_of_every_network_is_that_of_the_sliced_one(setup):
+    """Some pairs of towers, called one after another, in NumPy's float64."""
+    held = examples(setup.held_out.validation, setup.processor, 40, 1)
+    assert held.images.shape[0] == 40
+    fixed = setup.constants.fixed
+    proxy = proxy_of(setup.trainer.task.student, setup.params, fixed, setup.space, held)
+    assert proxy.loss.shape == (16, 8)
+    k, templates, _ = held.ids.shape
+    for flat in (0, 38, 93, 127):
+        image, text = divmod(flat, 8)
+        indices = [*np.unravel_index(image, (2, 2, 2, 2)), *np.unravel_index(text, (2, 1, 2, 2))]
+        network = network_at(setup, indices)
+        images = network.encode_image(setup.trainer.task.student.normalised(held.images))[0]
+        texts = network.encode_text(held.ids.reshape(k * templates, -1))[0]
+        means = np.asarray(texts, float).reshape(k, templates, -1).mean(axis=1)
+        means /= np.linalg.norm(means, axis=1, keepdims=True)
+        scale = np.exp(float(nnx.state(network, nnx.Param)["logit_scale"][...]))
+        logits = scale * np.asarray(images, float) @ means.T
+        logits -= logits.max(axis=1, keepdims=True)
+        likely = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+        loss = -likely[np.arange(40), held.targets].mean()
+        assert proxy.loss[image, text] == pytest.approx(loss, rel=1e-4)
+        right = (logits.argmax(axis=1) == held.targets).mean()
+        assert proxy.accuracy[image, text] == pytest.approx(right, abs=1.01 / 40)
+
+
+def test_the_elastic_rate_rises_falls_and_ends_at_nothing():
+    schedule = dataclasses.replace(quickstart.schedule, elastic_steps=200)
+    config = dataclasses.replace(CONFIG, schedule=schedule)
+    rate = learning_rates(config).elastic
+    assert float(rate(0)) == 0 and float(rate(50)) == pytest.approx(config.optim.elastic_lr)
+    assert float(rate(200)) == pytest.approx(0, abs=1e-9)
+    assert float(rate(125)) == pytest.approx(config.optim.elastic_lr / 2, rel=1e-5)
