@@ -5,21 +5,32 @@ from __future__ import annotations
 import os
 import stat
 import sys
+import tempfile
 from pathlib import Path
+
+# Root, and whom containers show where they have no number for an owner outside, such as root.
+_SYSTEM = (0, 65534)
 
 
 def cache_folder() -> Path:
     """$CODESIGN_CACHE, or codesign/ in the platform's cache folder; it need not exist."""
     chosen = os.environ.get("CODESIGN_CACHE")
     if chosen:
-        return Path(chosen).expanduser()
+        return Path(os.path.expanduser(chosen))
     if sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
+        base = _home() / "Library" / "Caches"
     elif sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local"))
+        base = Path(os.environ.get("LOCALAPPDATA", _home() / "AppData" / "Local"))
     else:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        base = Path(os.environ.get("XDG_CACHE_HOME") or _home() / ".cache")
     return base / "codesign"
+
+
+def _home() -> Path:
+    try:
+        return Path.home()
+    except RuntimeError:  # of a number that no user has, as containers run under
+        return Path(tempfile.gettempdir()) / f"codesign-{os.getuid()}"
 
 
 class NotPrivate(Exception):
@@ -44,10 +55,12 @@ def private_folder(folder: Path) -> Path:
         raise NotPrivate(f"{folder} belongs to another user; {mend}")
     if writable_by_others(os.stat(folder)):
         raise NotPrivate(f"others can write to {folder}; chmod go-w it after a look, or {mend}")
-    for parent in folder.parents:
-        mode = parent.stat().st_mode
+    for parent in folder.parents if has_owners() else ():
+        about = parent.stat()
+        if about.st_uid not in (*_SYSTEM, os.getuid()):
+            raise NotPrivate(f"others can replace {folder}, as {parent} is another's; {mend}")
         # A sticky folder, such as /tmp, lets nobody rename what is another's.
-        if has_owners() and mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+        if about.st_mode & stat.S_IWOTH and not about.st_mode & stat.S_ISVTX:
             raise NotPrivate(f"others can replace {folder}, as {parent} is open to all; {mend}")
     return folder
 

@@ -10,13 +10,16 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
+import numpy as np
+
 from codesign.cost import tables
 from codesign.errors import UserError, did_you_mean
 from codesign.printable import short_repr
 
 Check = Callable[[Any, str], Any]
 # Larger than any real dimension, small enough that no product overflows.
-_LARGEST_DIMENSION = 1_000_000
+LARGEST_DIMENSION = 1_000_000
 
 
 def show(value: Any) -> str:
@@ -55,21 +58,74 @@ def dimension(value: Any, where: str) -> int:
     found = number(value, where)
     if not found.is_integer():
         raise UserError(f"{where}: expected a whole number, got {show(value)}")
-    if not 1 <= found <= _LARGEST_DIMENSION:
-        raise UserError(f"{where}: expected 1 to {_LARGEST_DIMENSION}, got {show(value)}")
+    if not 1 <= found <= LARGEST_DIMENSION:
+        raise UserError(f"{where}: expected 1 to {LARGEST_DIMENSION}, got {show(value)}")
     return int(found)
 
 
-def whole_up_to(most: int) -> Check:
-    """A check for a whole number from 0 to `most`."""
+def optional(check: Check) -> Check:
+    """A check for a value that may be left out, as None."""
+
+    def or_none(value: Any, where: str) -> Any:
+        return None if value is None else check(value, where)
+
+    return or_none
+
+
+def one_name(*names: str) -> Check:
+    """A check for one of a few words."""
+
+    def check(value: Any, where: str) -> str:
+        if not isinstance(value, str) or value not in names:
+            raise UserError(f"{where}: unknown {show(value)}; {did_you_mean(str(value), names)}")
+        return value
+
+    return check
+
+
+def flag(value: Any, where: str) -> bool:
+    """True or false."""
+    if not isinstance(value, bool):
+        raise UserError(f"{where}: expected true or false, got {show(value)}")
+    return value
+
+
+def whole_up_to(most: int, least: int = 0) -> Check:
+    """A check for a whole number from `least` to `most`."""
 
     def check(value: Any, where: str) -> int:
         found = number(value, where)
-        if not found.is_integer() or not 0 <= found <= most:
-            raise UserError(f"{where}: expected a whole number of 0 to {most}, got {show(value)}")
+        if not found.is_integer() or not least <= found <= most:
+            wanted = f"a whole number of {least} to {most}"
+            raise UserError(f"{where}: expected {wanted}, got {show(value)}")
         return int(found)
 
     return check
+
+
+def known(value: Any) -> list[Any]:
+    """What can be looked at: each element of an array, none of what is traced."""
+    if isinstance(value, jax.core.Tracer):
+        return []
+    return list(value.ravel()) if isinstance(value, (np.ndarray, jax.Array)) else [value]
+
+
+def within(value: Any, where: str, low: float, high: float) -> None:
+    """Refuses a number, or an array of them, that is not positive or not within bounds.
+
+    A traced value cannot be looked at, and passes.
+    """
+    if isinstance(value, jax.core.Tracer):
+        return
+    try:
+        found = np.asarray(value)
+    except ValueError:  # lists of several lengths
+        found = np.asarray(None)
+    if found.dtype.kind in "bcOSU":
+        raise UserError(f"{where}: expected a number, got {show(value)}")
+    if not bool(np.all((found > 0) & (found >= low) & (found <= high))):
+        least = f"{low:g}" if low else "more than 0"
+        raise UserError(f"{where}: expected {least} to {high:g}, got {show(value)}")
 
 
 def power_of_two(value: Any, where: str, low: float, high: float) -> int | float:
@@ -165,14 +221,16 @@ def number_in_table(table: str, column: str, unit: str) -> Check:
     return check
 
 
-def name_in_table(table: str, column: str) -> Check:
-    """A check for a name of a column of a table in cost/data."""
-    known = in_table(table, column)
+def name_in_tables(*columns: tuple[str, str]) -> Check:
+    """A check for a name in any of some columns, (table, column), of tables in cost/data."""
 
     def check(value: Any, where: str) -> str:
         if not isinstance(value, str):
             raise UserError(f"{where}: expected a name, got {show(value)}")
-        return str(known(value, where))
+        known = dict.fromkeys(name for column in columns for name in tables.table(*column))
+        if value not in known:
+            raise UserError(f"{where}: unknown {show(value)}; {did_you_mean(value, known)}")
+        return value
 
     return check
 

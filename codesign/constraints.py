@@ -22,6 +22,11 @@ from codesign.printable import short_repr
 LARGEST_COUNT, LARGEST = 2**31 - 1, 1e18
 Count = Annotated[int, Ge(1), Le(LARGEST_COUNT)]
 Natural = Annotated[int, Ge(0), Le(LARGEST_COUNT)]
+# What a process holds side by side: threads, or designs that are trained together.
+MOST_AT_ONCE = 1024
+Few = Annotated[int, Ge(1), Le(MOST_AT_ONCE)]
+# Sets of components that an interval may be of.
+MOST_SETS = 100_000
 # What JAX's and NumPy's generators tell apart alike.
 Seed = Annotated[int, Ge(0), Lt(2**32)]
 # Of a dataclass whose leaves may also be traced or batched; in a config it is one whole number.
@@ -63,7 +68,7 @@ def first_problem(config: Any, prefix: str = "") -> str | None:
       config: an instance of a dataclass.
       prefix: of the fields' names.
     """
-    from codesign.design_file import check_choices, check_scenario
+    from codesign.design_file import check_choices, checked_scenario
     from codesign.scenario import Scenario
     from codesign.space import AcceleratorChoices
 
@@ -79,7 +84,7 @@ def first_problem(config: Any, prefix: str = "") -> str | None:
     # Two whose ranges are those of a design file.
     try:
         if isinstance(config, Scenario):
-            check_scenario(config, prefix.removesuffix("."))
+            checked_scenario(config, prefix.removesuffix("."))
         elif isinstance(config, AcceleratorChoices):
             check_choices(config, prefix.removesuffix("."))
     except UserError as error:

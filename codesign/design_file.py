@@ -7,6 +7,7 @@ accuracy, ...) is passed over on reading, so that a found design can be priced a
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,18 +15,26 @@ from typing import Any
 
 from codesign import checks
 from codesign.accelerator import Accelerator
-from codesign.architecture import ELASTIC, TOWERS, Architecture, Tower, clip_vit_b16
+from codesign.architecture import (
+    ACTIVATIONS,
+    ELASTIC,
+    TOWERS,
+    Architecture,
+    Tower,
+    clip_vit_b16,
+)
+from codesign.cost import tables
+from codesign.cost.dram import PARTS as DRAM_PARTS
 from codesign.cost.physical import PRECISIONS_BITS
 from codesign.costing import NAMES as COSTINGS
-from codesign.costing import PHYSICAL, conventional
+from codesign.costing import PHYSICAL, default_scenario
 from codesign.errors import UserError, did_you_mean
 from codesign.json_text import read_json
-from codesign.renamed import current_keys
+from codesign.renamed import RETIRED_OF_SCENARIO, current_keys, warn_retired, without_retired
 from codesign.runs import jsonable
 from codesign.scenario import Scenario
 from codesign.space import AcceleratorChoices
 
-ACTIVATIONS = ("gelu", "quick_gelu")
 # Every accelerator parameter is a power of two within these bounds, in a design file, in the
 # choices of a search and in `estimate`: past them the cost tables are extrapolated, not
 # measured. The published grid (`AcceleratorChoices()`) is a part of them.
@@ -36,6 +45,7 @@ ACCELERATOR_BOUNDS: dict[str, tuple[float, float]] = {
     "l2_kib": (1, 4096),
     "l2_bytes_per_cycle": (1, 512),
     "glb_mib": (1 / 64, 64),
+    "channels": (1, 16),
 }
 # What a run adds to a design; see report/.
 RESULT_KEYS = frozenset((
@@ -90,6 +100,26 @@ def load_design(
     return parse_design(obj, str(path), default_name=path.stem, own_subnets=own_subnets)
 
 
+def load_designs(path: str | os.PathLike[str]) -> list[Design]:
+    """Reads every design of a designs.json.
+
+    Args:
+      path: a JSON file that holds a list of designs.
+
+    Raises:
+      UserError: one line that names the file, the design, the field and the mend.
+    """
+    path = Path(path)
+    obj = _read(path)
+    if not isinstance(obj, list):
+        raise UserError(f"{path}: holds no list of designs")
+    names = [entry.get("name") if isinstance(entry, dict) else None for entry in obj]
+    return [
+        parse_design(entry, f"{path}, {name or f'entry {i}'}", default_name=f"entry {i}")
+        for i, (entry, name) in enumerate(zip(obj, names, strict=True))
+    ]
+
+
 def parse_design(
     obj: Any, where: str = "", default_name: str = "design", *, own_subnets: bool = True
 ) -> Design:
@@ -125,7 +155,7 @@ def under_costing(design: Design, name: str) -> Design:
     """
     if _costing(name, "--costing") == design.scenario.costing:
         return design
-    return dataclasses.replace(design, scenario=conventional(name))
+    return dataclasses.replace(design, scenario=default_scenario(name))
 
 
 def design_to_json(design: Design) -> dict[str, Any]:
@@ -134,41 +164,87 @@ def design_to_json(design: Design) -> dict[str, Any]:
     return plain
 
 
-def check_scenario(scenario: Scenario, where: str = "scenario") -> None:
-    """Checks a scenario made in Python, such as a config's, as strictly as a file's.
+def checked_scenario(scenario: Scenario, where: str = "scenario") -> Scenario:
+    """A scenario made in Python, such as a config's, checked as strictly as a file's.
+
+    Returns:
+      The same with its values as a file's become: 22 of 22.0, a tuple of a list.
 
     Raises:
       UserError: one line that names the field and the mend.
     """
-    for key, check in _SCENARIO_CHECKS.items():
-        check(getattr(scenario, key), f"{where}.{key}")
+    values = {
+        key: check(getattr(scenario, key), f"{where}.{key}")
+        for key, check in _SCENARIO_CHECKS.items()
+    }
+    return dataclasses.replace(scenario, **values)
 
 
-def check_design(
+def checked_design(
     architecture: Architecture, accelerator: Accelerator, scenario: Scenario
-) -> None:
-    """Checks a design made in Python as strictly as a file's.
+) -> tuple[Architecture, Accelerator, Scenario]:
+    """A design made in Python, checked as strictly as a file's, with its values as a file's are.
 
     Raises:
       UserError: one line that names the field and the mend.
     """
-    for value, kind in (
-        (architecture, Architecture), (accelerator, Accelerator), (scenario, Scenario)
-    ):  # fmt: skip
-        if not isinstance(value, kind):
-            name, shown = kind.__name__, checks.show(value)
-            raise UserError(f"{name.lower()} is {shown}: it must be a codesign {name}")
-    for tower in TOWERS:
+    check_kinds(architecture, accelerator, scenario)
+    towers: dict[str, Any] = {
+        name: Tower(**{
+            key: checks.dimension(
+                getattr(getattr(architecture, name), key), f"architecture.{name}.{key}"
+            )
+            for key in ELASTIC
+        })
+        for name in TOWERS
+    }  # fmt: skip
+    made = dataclasses.replace(architecture, **towers, **_checked_outside(architecture))
+    chip = {key: _grid_value(key, getattr(accelerator, key)) for key in ACCELERATOR_BOUNDS}
+    return made, Accelerator(**chip), checked_scenario(scenario)
+
+
+def check_relaxed(architecture: Architecture, accelerator: Accelerator, scenario: Scenario) -> None:
+    """Checks what can be known of a design whose dimensions may be relaxed, batched or traced.
+
+    Raises:
+      UserError: one line that names the field and the mend.
+    """
+    check_kinds(architecture, accelerator, scenario)
+    _checked_outside(architecture)
+    for key, check in _SCENARIO_CHECKS.items():
+        for value in checks.known(getattr(scenario, key)):
+            check(value, f"scenario.{key}")
+    for name in TOWERS:
         for key in ELASTIC:
-            where = f"architecture.{tower}.{key}"
-            checks.dimension(getattr(getattr(architecture, tower), key), where)
-    for field in dataclasses.fields(Architecture):
-        if field.name not in TOWERS:
-            _architecture_value(field.name, getattr(architecture, field.name))
+            size = getattr(getattr(architecture, name), key)
+            checks.within(size, f"architecture.{name}.{key}", 0, checks.LARGEST_DIMENSION)
+    for key, bounds in ACCELERATOR_BOUNDS.items():
+        checks.within(getattr(accelerator, key), f"accelerator.{key}", *bounds)
+
+
+def check_kinds(architecture: Any, accelerator: Any, scenario: Any) -> None:
+    """Refuses whatever is no design's part, such as a model's name."""
+    parts: list[tuple[str, Any, type]] = [
+        ("architecture", architecture, Architecture), ("accelerator", accelerator, Accelerator),
+        ("scenario", scenario, Scenario),
+    ]  # fmt: skip
+    if isinstance(architecture, Architecture):
+        parts += [(f"architecture.{name}", getattr(architecture, name), Tower) for name in TOWERS]
+    for name, value, kind in parts:
+        if not isinstance(value, kind):
+            shown = checks.show(value)
+            raise UserError(f"{name} is {shown}: it must be a codesign {kind.__name__}")
+
+
+def _checked_outside(architecture: Architecture) -> dict[str, Any]:
+    """What an architecture says beside its towers."""
+    values = {
+        field.name: _architecture_value(field.name, getattr(architecture, field.name))
+        for field in dataclasses.fields(Architecture)
+        if field.name not in TOWERS
+    }
     _check_patch(architecture)
-    for key in ACCELERATOR_BOUNDS:
-        _grid_value(key, getattr(accelerator, key))
-    check_scenario(scenario)
+    return values
 
 
 def check_choices(choices: AcceleratorChoices, where: str = "space") -> None:
@@ -189,6 +265,8 @@ def _read(path: Path) -> Any:
 
 
 def _pick(entries: list[Any], name: str | None, where: str) -> Any:
+    if not entries:
+        raise UserError(f"{where}: the list holds no design")
     names = [str(entry.get("name")) for entry in entries if isinstance(entry, dict)]
     if name is None:
         shown = ", ".join(names) or "none"
@@ -318,9 +396,20 @@ def _grid_value(key: str, value: Any, where: str = "accelerator") -> int | float
 
 def _scenario(obj: Any) -> Scenario:
     obj = current_keys(_mapping(obj, "scenario"), "scenario")
+    obj = without_retired(obj, RETIRED_OF_SCENARIO, "scenario")
     _check_keys(obj, _SCENARIO_CHECKS, "scenario")
     values = {key: _SCENARIO_CHECKS[key](value, f"scenario.{key}") for key, value in obj.items()}
-    return dataclasses.replace(conventional(values.get("costing", PHYSICAL.name)), **values)
+    base = default_scenario(values.get("costing", PHYSICAL.name))
+    technology = values.get("dram_technology", base.dram_technology)
+    if base.costing == PHYSICAL.name and technology not in tables.table(*DRAM_PARTS):
+        # Once a physical scenario named the DRAM's carbon alone.
+        del values["dram_technology"]
+        warn_retired(
+            f"scenario.dram_technology {technology}",
+            "a technology is one part for bandwidth, energy and carbon now; "
+            f"{base.dram_technology} is taken",
+        )
+    return dataclasses.replace(base, **values)
 
 
 def _mapping(obj: Any, where: str) -> Mapping[str, Any]:
@@ -333,10 +422,6 @@ def _check_keys(obj: Mapping[str, Any], valid: Any, where: str) -> None:
     for key in obj:
         if key not in valid:
             raise UserError(f"{where}.{key}: unknown key; {did_you_mean(key, valid)}")
-
-
-def _defects(value: Any, where: str) -> float | None:
-    return None if value is None else checks.positive(value, where)
 
 
 def _costing(value: Any, where: str) -> str:
@@ -364,22 +449,32 @@ _SCENARIO_CHECKS: dict[str, checks.Check] = {
     "precision_bits": checks.one_of(*PRECISIONS_BITS),
     "gas_abatement_pct": checks.one_of(95, 97, 99),
     "logic_yield": checks.share,
-    "defects_per_cm2": _defects,
+    "defects_per_cm2": checks.optional(checks.positive),
     "dram_yield": checks.share,
-    "dram_gb": checks.plausible(
-        1e-6, 4096, "GB", {"MB": 1e-3, "bytes": 1e-9}, zero=True
+    "dram_gb": checks.optional(
+        checks.plausible(1e-6, 4096, "GB", {"MB": 1e-3, "bytes": 1e-9}, zero=True)
     ),
-    "dram_technology": checks.name_in_table("act_dram", "technology"),
+    "dram_capacity": checks.one_name("devices", "continuous"),
+    "dram_system_gb": checks.plausible(1e-6, 4096, "GB", {"MB": 1e-3, "bytes": 1e-9}, zero=True),
+    "dram_technology": checks.name_in_tables(DRAM_PARTS, ("act_dram", "technology")),
+    "dram_data_rate_mts": checks.optional(
+        checks.plausible(10, 20_000, "MT/s", {"GT/s": 1e3, "T/s": 1e-6})
+    ),
+    "dram_channel_bits": checks.optional(checks.whole_up_to(1024, least=1)),
+    "dram_usable_share": checks.optional(checks.share),
+    "dram_package_g": checks.optional(lambda x, where: checks.positive(x, where, zero=True)),
+    "dram_between": checks.one_name("self_refresh", "standby", "off"),
     "inferences_per_s": checks.positive,
+    "texts_per_image": lambda x, where: checks.positive(x, where, zero=True),
     "hours_per_day": checks.hours,
     "lifetime_years": checks.plausible(
         1 / 365, 100, "years", {"days": 1 / 365, "hours": 1 / 8760, "s": 1 / 31_536_000}
     ),
-    "clock_mhz": checks.plausible(
-        1, 10_000, "MHz", {"Hz": 1e-6, "GHz": 1e3, "kHz": 1e-3}
-    ),
-    "dram_bytes_per_cycle": checks.positive,
+    "clock_mhz": checks.plausible(1, 10_000, "MHz", {"Hz": 1e-6, "GHz": 1e3, "kHz": 1e-3}),
     "glb_bytes_per_cycle": checks.positive,
+    "hand_over": checks.flag,
+    "operator_start_cycles": functools.partial(checks.positive, zero=True),
+    "gated_leakage": functools.partial(checks.positive, most=1, zero=True),
     "index_bits": checks.whole_up_to(_MOST_INDEX_BITS),
     "subnet_shares": _subnet_shares,
     "costing": _costing,

@@ -26,7 +26,7 @@ _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 
 
 def out_of_space(error: BaseException) -> str | None:
-    """"No space left on device", where that is at the bottom of an error; None: it is not.
+    """The text "No space left on device" at the bottom of an error; None: it is not there.
 
     Libraries that are not written in Python tell of the system's error in their text alone.
     """

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 from codesign.errors import UserError
+from codesign.openers import unwaiting
 
 # A tokenizer of 250 000 words takes 20 MB; read, JSON takes up to twenty times its size.
 MOST_BYTES = 64 * 2**20
@@ -36,7 +37,7 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         refused by `parse_json`.
     """
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb", opener=unwaiting) as file:
             data = file.read(MOST_BYTES + 1)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error

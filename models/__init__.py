@@ -15,8 +15,9 @@ from codesign.models.importance import (
 )
 from codesign.models.importance_file import load_importance, save_importance
 from codesign.models.prune import scaled
-from codesign.models.slicing import slice_to
 from codesign.models.transformer import LayerRank
+
+slice_to = CLIP.slice_to
 
 __all__ = [
     "CLIP",

@@ -16,11 +16,12 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from codesign.architecture import TOWERS, Architecture
+from codesign.architecture import Architecture, check_discrete
+from codesign.models.contrastive import normalise
 from codesign.models.dialect import Dialect, TowerDialect
 from codesign.models.gates import Gates, TowerGates
+from codesign.models.slicing import check_fits, sliced
 from codesign.models.transformer import (
-    ACTIVATIONS,
     LayerNorm,
     Transformer,
     at_least_f32,
@@ -48,12 +49,6 @@ class ClipOutput(NamedTuple):
     logit_scale: jax.Array
 
 
-def l2_normalise(x: jax.Array) -> jax.Array:
-    """x / |x| over the last axis; zero stays zero, with a finite gradient."""
-    squared = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
-    return x * jax.lax.rsqrt(jnp.maximum(squared, 1e-24))
-
-
 def read_out(
     tokens: jax.Array,
     position: jax.Array,
@@ -79,7 +74,7 @@ def read_out(
         "pre_projection": pre_projection,
         "features": features,
     }
-    return l2_normalise(features), out
+    return normalise(features), out
 
 
 def blocks(
@@ -291,29 +286,22 @@ class CLIP(nnx.Module):
         return output, {"vision": vision, "text": text}
 
     def slice_to(self, architecture: Architecture) -> CLIP:
-        """The discrete network of `architecture`, cut out; see `slicing.slice_to`."""
-        from codesign.models.slicing import slice_to  # slicing builds CLIPs
+        """The sub-network with the dimensions of `architecture`; see `slicing`.
 
-        return slice_to(self, architecture)
+        The slice has its own copy of the weights. Works on concrete and on traced weights.
 
-
-def check_discrete(architecture: Architecture) -> None:
-    """Raises ValueError, naming the field, unless a CLIP of `architecture` can be built."""
-    for tower in TOWERS:
-        for name, size in vars(getattr(architecture, tower)).items():
-            if type(size) is not int or size < 1:
-                raise ValueError(
-                    f"{tower}.{name} is {size!r}; a model needs a positive Python int "
-                    "(round a relaxed architecture first)"
-                )
-    if architecture.image % architecture.patch:
-        raise ValueError(
-            f"image {architecture.image} is not a multiple of patch {architecture.patch}"
-        )
-    if architecture.activation not in ACTIVATIONS:
-        raise ValueError(
-            f"activation is {architecture.activation!r}, expected one of {sorted(ACTIVATIONS)}"
-        )
+        Raises:
+          ValueError: a dimension larger than the model's, or another static field.
+        """
+        check_discrete(architecture)
+        check_fits(self.architecture, architecture)
+        abstract = nnx.eval_shape(
+            lambda: CLIP(
+                architecture, rngs=nnx.Rngs(0), dtype=self.dtype, remat=self.remat,
+                dialect=self.dialect,
+            )
+        )  # fmt: skip
+        return nnx.merge(nnx.graphdef(abstract), sliced(nnx.state(self), architecture))
 
 
 def clamp_logit_scale(state: Any) -> Any:

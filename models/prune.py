@@ -14,7 +14,6 @@ from codesign.errors import did_you_mean
 from codesign.models.clip import CLIP
 from codesign.models.gates import Gates
 from codesign.models.importance import reorder
-from codesign.models.slicing import slice_to
 
 
 def prune(model: CLIP, architecture: Architecture, scores: Gates) -> CLIP:
@@ -32,7 +31,7 @@ def prune(model: CLIP, architecture: Architecture, scores: Gates) -> CLIP:
     Raises:
       ValueError: an architecture that does not fit into the model, or scores that are not of it.
     """
-    return slice_to(reorder(model, scores), architecture)
+    return reorder(model, scores).slice_to(architecture)
 
 
 def scaled(

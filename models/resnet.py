@@ -95,9 +95,7 @@ class ResNet(nnx.Module):
       dtype: of activations and products.
     """
 
-    def __init__(
-        self, config: ResNetConfig, *, rngs: nnx.Rngs, dtype: Any = jnp.float32
-    ) -> None:
+    def __init__(self, config: ResNetConfig, *, rngs: nnx.Rngs, dtype: Any = jnp.float32) -> None:
         self.config = nnx.static(config)
         self.stem = _conv(config.channels, config.width, 1, rngs, dtype)
         self.norm = _norm(config.width, rngs, dtype)

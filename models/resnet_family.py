@@ -159,7 +159,7 @@ def load_resnet_family(path: str | os.PathLike[str]) -> ResNetFamily:
 
 
 def _file(path: str | os.PathLike[str]) -> Path:
-    path = Path(path).expanduser()
+    path = Path(os.path.expanduser(path))
     return path / FAMILY if path.is_dir() else path
 
 

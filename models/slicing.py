@@ -1,8 +1,8 @@
 """Slicing: cut the discrete network of an architecture out of a supernet.
 
-Kept are the most important layers by rank, in their original order, and the leading heads,
-FFN units and channels, whose order is the weights' own (see `importance.reorder`). What is
-left computes exactly what the supernet computes under the 0/1 gates of that architecture.
+A slice keeps the most important layers by rank, in their original order, and the leading heads,
+FFN units and channels, which `importance.reorder` has sorted beforehand. It computes exactly
+what the supernet computes under the 0/1 gates of that architecture.
 """
 
 from __future__ import annotations
@@ -16,41 +16,22 @@ import jax.numpy as jnp
 from flax import nnx
 
 from codesign.architecture import ELASTIC, TOWERS, Architecture, Tower
-from codesign.models.clip import CLIP, check_discrete
 from codesign.models.transformer import ELASTIC_AXES
 
 
-def slice_to(model: CLIP, architecture: Architecture) -> CLIP:
-    """The sub-network of `model` with the dimensions of `architecture`.
-
-    The slice has its own copy of the weights. Works on concrete and on traced weights.
-
-    Raises:
-      ValueError: a dimension larger than the model's, or another static field.
-    """
-    check_discrete(architecture)
-    _check_fits(model.architecture, architecture)
-    abstract = nnx.eval_shape(
-        lambda: CLIP(
-            architecture, rngs=nnx.Rngs(0), dtype=model.dtype, remat=model.remat,
-            dialect=model.dialect,
-        )
-    )  # fmt: skip
-    return nnx.merge(nnx.graphdef(abstract), _sliced_state(nnx.state(model), architecture))
-
-
 @functools.partial(jax.jit, static_argnums=1)
-def _sliced_state(state: nnx.State, architecture: Architecture) -> nnx.State:
-    whole = dict(nnx.to_flat_state(state))
+def sliced(state: nnx.State, architecture: Architecture) -> nnx.State:
+    """The state of the sub-network, from that of a CLIP in which it fits."""
+    every = dict(nnx.to_flat_state(state))
     kept = {
         tower: kept_layers(
-            whole[tower, "blocks", "layer_rank"][...], getattr(architecture, tower).layers
+            every[tower, "blocks", "layer_rank"][...], getattr(architecture, tower).layers
         )
         for tower in TOWERS
     }
     flat = [
         (path, variable.replace(_slice(path, variable, kept, architecture)))
-        for path, variable in whole.items()
+        for path, variable in every.items()
     ]
     return nnx.from_flat_state(flat)
 
@@ -80,7 +61,8 @@ def _slice(
     return jnp.copy(values)  # jit would hand an uncut array through, shared with the model
 
 
-def _check_fits(large: Architecture, small: Architecture) -> None:
+def check_fits(large: Architecture, small: Architecture) -> None:
+    """Raises ValueError, naming the dimension, unless `small` can be cut out of `large`."""
     for field in dataclasses.fields(Architecture):
         ours, theirs = getattr(large, field.name), getattr(small, field.name)
         if isinstance(ours, Tower):

@@ -191,7 +191,7 @@ def load_family(path: str | os.PathLike[str]) -> ClipFamily:
     Raises:
       UserError: no such file, one cut off or damaged, or a family of another model.
     """
-    path = Path(path).expanduser()
+    path = Path(os.path.expanduser(path))
     packed = load_packed(path / FAMILY if path.is_dir() else path, MODEL)
     about, where = packed.about, f"{path} does not describe a CLIP of ours"
     dialect_fields = about.get("dialect", dataclasses.asdict(Dialect()))

@@ -33,7 +33,7 @@ LAYER_NORM_WEIGHTS = ("ln_1_scale", "ln_1_bias", "ln_2_scale", "ln_2_bias")
 
 ELASTIC_AXES = {"L": "layers", "D": "width", "H": "heads", "F": "ffn"}
 
-ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+ACTIVATION_FUNCTIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "gelu": lambda x: jax.nn.gelu(x, approximate=False),
     "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
 }
@@ -139,7 +139,7 @@ class Affine(Protocol):
     """The linear maps of one block, by name."""
 
     def __call__(self, name: str, x: jax.Array, activation: str | None = None) -> jax.Array:
-        """Rows [N,I] -> [N,O], the bias and a key of `ACTIVATIONS` included."""
+        """Rows [N,I] -> [N,O], the bias and one of `ACTIVATIONS` included."""
 
 
 def dense_affine(weights: Mapping[str, jax.Array]) -> Affine:
@@ -149,7 +149,7 @@ def dense_affine(weights: Mapping[str, jax.Array]) -> Affine:
         weight, bias = weights[name], weights[f"{name}_bias"]
         y = contract("NI,IO->NO", x, weight.reshape(x.shape[-1], -1))
         y = y + bias.reshape(-1).astype(x.dtype)
-        return y if activation is None else ACTIVATIONS[activation](kept(y))
+        return y if activation is None else ACTIVATION_FUNCTIONS[activation](kept(y))
 
     return affine
 
@@ -178,7 +178,7 @@ def attention(
 
 
 def mlp(x: jax.Array, affine: Affine, activation: str) -> jax.Array:
-    """Two linear maps [N,D] -> [N,F] -> [N,D]; the activation is a key of `ACTIVATIONS`."""
+    """Two linear maps [N,D] -> [N,F] -> [N,D]; the activation is one of `ACTIVATIONS`."""
     return affine("fc2", affine("fc1", x, activation))
 
 
@@ -224,7 +224,7 @@ class Transformer(nnx.Module):
     Args:
       tower: discrete dimensions.
       head_dim: channels K of a head.
-      activation: a key of `ACTIVATIONS`.
+      activation: one of `ACTIVATIONS`.
       remat: recompute each block in the backward pass instead of storing its activations.
       epsilon: added to the variance by every LayerNorm.
       ragged: keep a record of the heads and FFN units each layer has (see `dialect.py`).

@@ -5,9 +5,9 @@ embeddings, _ = clip.encode_image(images)
 save_clip(clip, "my-clip", "openclip")
 """
 
+from codesign.models.formats.image_settings import ImageSettings
 from codesign.models.formats.load import load_clip, with_image_size
 from codesign.models.formats.processor import (
-    ImageSettings,
     Processor,
     load_processor,
     make_processor,

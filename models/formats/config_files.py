@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from codesign.architecture import TOWERS, Architecture, Tower
+from codesign.architecture import ACTIVATIONS, TOWERS, Architecture, Tower
 from codesign.decode import decode
 from codesign.errors import UserError
 from codesign.json_text import read_json
@@ -31,7 +31,6 @@ from codesign.models.dialect import (
 )
 from codesign.models.formats.files import HF_CONFIG, OPENCLIP_CONFIG, is_clip_config
 from codesign.models.formats.layout import Sizes, TowerSizes
-from codesign.models.transformer import ACTIVATIONS
 
 # The end-of-text id by which HuggingFace means "the largest id", whatever it is.
 HF_LARGEST_ID = 2
@@ -140,7 +139,7 @@ class _OpenclipModel:
 
 
 @dataclasses.dataclass(frozen=True)
-class TowerSaid:
+class TowerConfig:
     """Of one tower; None: not said."""
 
     head_dim: Size | None = None
@@ -152,13 +151,13 @@ class TowerSaid:
 class _Ours:
     """Our section of an OpenCLIP config."""
 
-    vision: TowerSaid
-    text: TowerSaid
+    vision: TowerConfig
+    text: TowerConfig
     end_of_text: TokenId | None
 
 
 @dataclasses.dataclass(frozen=True)
-class Said:
+class StatedConfig:
     """What a config says; the default says nothing.
 
     Attributes:
@@ -172,8 +171,8 @@ class Said:
     """
 
     by: str = ""
-    vision: TowerSaid = TowerSaid()
-    text: TowerSaid = TowerSaid()
+    vision: TowerConfig = TowerConfig()
+    text: TowerConfig = TowerConfig()
     end_of_text: int | None = None
     sizes: Sizes | None = None
     described: Mapping[str, int] = dataclasses.field(default_factory=dict)
@@ -198,7 +197,7 @@ def _dimensions(sizes: Sizes) -> dict[str, int]:
     }  # fmt: skip
 
 
-def read_config(folder: Path, huggingface: bool) -> Said:
+def read_config(folder: Path, huggingface: bool) -> StatedConfig:
     """The config beside a checkpoint, that of its own format first.
 
     Args:
@@ -218,7 +217,7 @@ def read_config(folder: Path, huggingface: bool) -> Said:
         said = _huggingface(config, hf)
         described = {} if said.sizes is None else _dimensions(said.sizes)
         return dataclasses.replace(said, sizes=None, end_of_text=None, described=described)
-    return Said()
+    return StatedConfig()
 
 
 def _json(path: Path) -> Mapping[str, Any]:
@@ -228,7 +227,7 @@ def _json(path: Path) -> Mapping[str, Any]:
     return config
 
 
-def _huggingface(config: Mapping[str, Any], path: Path) -> Said:
+def _huggingface(config: Mapping[str, Any], path: Path) -> StatedConfig:
     if not is_clip_config(config):
         raise UserError(
             f"{path} describes a '{config.get('model_type')}' model; only 'clip' is supported"
@@ -241,10 +240,10 @@ def _huggingface(config: Mapping[str, Any], path: Path) -> Said:
         raise UserError(f"{path}: image_size {image} is not a multiple of patch_size {patch}")
     vision_tokens = (image // patch) ** 2 + 1
     end = text.eos_token_id if isinstance(text.eos_token_id, int) else text.eos_token_id[0]
-    return Said(
+    return StatedConfig(
         by=path.name,
-        vision=_tower_said(vision, path),
-        text=_tower_said(text, path),
+        vision=_tower_config(vision, path),
+        text=_tower_config(text, path),
         end_of_text=None if end == HF_LARGEST_ID else end,
         sizes=Sizes(
             _tower_sizes(vision, vision_tokens, whole.projection_dim),
@@ -254,7 +253,7 @@ def _huggingface(config: Mapping[str, Any], path: Path) -> Said:
     )  # fmt: skip
 
 
-def _tower_said(tower: _HfVision | _HfText, path: Path) -> TowerSaid:
+def _tower_config(tower: _HfVision | _HfText, path: Path) -> TowerConfig:
     width, heads = tower.hidden_size, tower.num_attention_heads
     if width % heads:
         raise UserError(f"{path}: hidden_size {width} is not a multiple of {heads} heads")
@@ -262,7 +261,7 @@ def _tower_said(tower: _HfVision | _HfText, path: Path) -> TowerSaid:
     if activation not in ACTIVATIONS:
         known = " and ".join(sorted(ACTIVATIONS))
         raise UserError(f"{path}: the activation is {activation!r}; supported are {known}")
-    return TowerSaid(width // heads, typing.cast(Activation, activation), tower.layer_norm_eps)
+    return TowerConfig(width // heads, typing.cast(Activation, activation), tower.layer_norm_eps)
 
 
 def _tower_sizes(tower: _HfVision | _HfText, tokens: int, projection: int) -> TowerSizes:
@@ -272,13 +271,13 @@ def _tower_sizes(tower: _HfVision | _HfText, tokens: int, projection: int) -> To
     )
 
 
-def _openclip(config: Mapping[str, Any], path: Path) -> Said:
+def _openclip(config: Mapping[str, Any], path: Path) -> StatedConfig:
     if "codesign" in config:
         ours = decode(_Ours, config["codesign"], str(path), at="codesign", exact=True)
         for tower in TOWERS:
             if getattr(ours, tower).activation is None:
                 raise UserError(f"{path}: codesign.{tower}.activation is None, expected its name")
-        return Said(path.name, ours.vision, ours.text, ours.end_of_text)
+        return StatedConfig(path.name, ours.vision, ours.text, ours.end_of_text)
     at = "model_cfg" if "model_cfg" in config else ""
     stated = config.get("model_cfg", config)
     model = decode(_OpenclipModel, stated, str(path), at=at)
@@ -296,10 +295,10 @@ def _openclip(config: Mapping[str, Any], path: Path) -> Said:
             f"{path}: text_cfg.width {text.width} is not a multiple of {text.heads} heads"
         )
     activation: Activation = "quick_gelu" if model.quick_gelu else "gelu"
-    return Said(
+    return StatedConfig(
         by=path.name,
-        vision=TowerSaid(vision.head_width, activation, _epsilon(vision)),
-        text=TowerSaid(text.width // text.heads, activation, _epsilon(text)),
+        vision=TowerConfig(vision.head_width, activation, _epsilon(vision)),
+        text=TowerConfig(text.width // text.heads, activation, _epsilon(text)),
         described=_described(model),
     )
 
@@ -413,9 +412,9 @@ def openclip_config(architecture: Architecture, dialect: Dialect) -> dict[str, A
     return config
 
 
-def _told(architecture: Architecture, dialect: Dialect, tower: str) -> TowerSaid:
+def _told(architecture: Architecture, dialect: Dialect, tower: str) -> TowerConfig:
     own: TowerDialect = getattr(dialect, tower)
-    return TowerSaid(
+    return TowerConfig(
         own.head_dim or architecture.head_dim,
         typing.cast(Activation, own.activation or architecture.activation),
         own.epsilon,

@@ -31,7 +31,7 @@ from jax import export
 from codesign.errors import UserError, did_you_mean
 from codesign.models.clip import CLIP
 from codesign.models.formats.files import HF_PREPROCESSOR, TOKENIZER_FILES, locate_side_files
-from codesign.models.formats.processor import ImageSettings, image_settings
+from codesign.models.formats.image_settings import ImageSettings, image_settings
 from codesign.models.formats.safetensors_file import write_safetensors
 from codesign.models.formats.save import check_free, publish
 from codesign.runs import write_json
@@ -95,7 +95,7 @@ def export_stablehlo(
         cannot be exported; nothing has been written then.
       RunError: where the disk refuses.
     """
-    path = Path(folder).expanduser()
+    path = Path(os.path.expanduser(folder))
     check_free(path, single=False, overwrite=overwrite)
     _check_options(batch, platforms)
     origin = None if like is None else locate_side_files(like)

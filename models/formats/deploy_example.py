@@ -68,7 +68,8 @@ def pixels(path: str) -> np.ndarray:
         sides = [size, size]
     picture = picture.resize((sides[0], sides[1]), Image.Resampling[how["interpolation"].upper()])
     square = Image.new(picture.mode, (size, size), (how["fill"],) * colours)
-    square.paste(picture, (int((size - sides[0]) / 2), int((size - sides[1]) / 2)))
+    whole = round if (how["resize"], how["half_pixel"]) == ("shortest", "even") else int
+    square.paste(picture, (whole((size - sides[0]) / 2), whole((size - sides[1]) / 2)))
     return np.asarray(square).reshape(size, size, colours)
 
 

@@ -14,6 +14,7 @@ from codesign.models.formats.script import Script
 from codesign.models.formats.state_dicts import state_dicts
 from codesign.models.formats.tensor import Tensor
 from codesign.models.formats.torch_file import looks_like_torch, read_torch
+from codesign.openers import unwaiting
 
 HF_CONFIG = "config.json"
 OPENCLIP_CONFIG = "open_clip_config.json"
@@ -86,7 +87,7 @@ def locate(path: str | os.PathLike[str], revision: str | None = None) -> Source:
     Raises:
       UserError: nothing there, or nothing of ours in it.
     """
-    name, local = os.fspath(path), Path(path).expanduser()
+    name, local = os.fspath(path), Path(os.path.expanduser(path))
     if local.is_dir():
         return Source(name, local, _weights_in(local))
     if local.is_file():
@@ -107,9 +108,9 @@ def locate_side_files(path: str | os.PathLike[str], revision: str | None = None)
       UserError: nothing there.
     """
     match = _HUB_NAME.fullmatch(os.fspath(path))
-    if not Path(path).expanduser().exists() and match and Path(path).suffix not in _SUFFIXES:
+    if not Path(os.path.expanduser(path)).exists() and match and Path(path).suffix not in _SUFFIXES:
         return _from_hub(match[1], revision, weights=False)
-    local = Path(path).expanduser()
+    local = Path(os.path.expanduser(path))
     if not local.exists():
         return locate(path).folder  # raises
     return local if local.is_dir() else local.parent
@@ -224,7 +225,7 @@ def read_tensors(path: Path) -> Tensors:
     if path.name.endswith(".index.json"):
         return Tensors({"": _read_shards(path)})
     try:
-        with path.open("rb") as file:
+        with open(path, "rb", opener=unwaiting) as file:
             start = file.read(64)
         if looks_like_safetensors(start):
             return Tensors({"": read_safetensors(path)})

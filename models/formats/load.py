@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from codesign.architecture import TOWERS, Architecture, Tower
+from codesign.architecture import ACTIVATIONS, TOWERS, Architecture, Tower
 from codesign.errors import UserError
 from codesign.models.clip import CLIP
 from codesign.models.dialect import Activation, Dialect, TowerDialect
@@ -30,7 +30,7 @@ from codesign.models.formats.assemble import (
     parameter_axes,
     variables,
 )
-from codesign.models.formats.config_files import Said, TowerSaid, read_config
+from codesign.models.formats.config_files import StatedConfig, TowerConfig, read_config
 from codesign.models.formats.files import Source, locate, read_tensors
 from codesign.models.formats.layout import (
     HUGGINGFACE,
@@ -53,7 +53,6 @@ from codesign.models.formats.names import (
 from codesign.models.formats.native import is_native, load_native
 from codesign.models.formats.positions import Method, resize_positions
 from codesign.models.formats.script import Script
-from codesign.models.transformer import ACTIVATIONS
 
 _USUAL_HEAD_DIM = 64
 # Image towers of OpenCLIP's H, g and bigG: (width, layers) -> channels of a head.
@@ -196,7 +195,7 @@ def _load_file(
     return assemble(abstract, values), notes, "tinyclip" if named.tinyclip else method
 
 
-def _with_script(said: Said, script: Script, where: str, notes: list[str]) -> Said:
+def _with_script(said: StatedConfig, script: Script, where: str, notes: list[str]) -> StatedConfig:
     """What a TorchScript archive computes, before what a config beside it says."""
     sides = script.setting(r"(.*\.)?visual\.image_size")
     if isinstance(sides, tuple) and len(set(sides)) > 1:
@@ -206,7 +205,7 @@ def _with_script(said: Said, script: Script, where: str, notes: list[str]) -> Sa
         raise UserError(f"{where}: its code computes {activation}, which is not supported")
     towers: dict[str, Any] = {}
     for tower, of_tower in (("vision", r"(.*\.)?visual\."), ("text", r"(?!.*visual\.)(.*\.)?")):
-        told: TowerSaid = getattr(said, tower)
+        told: TowerConfig = getattr(said, tower)
         head_dim = script.setting(of_tower + r"transformer\..*\.attn\.head_dim")
         towers[tower] = dataclasses.replace(
             told,
@@ -226,7 +225,7 @@ def _with_script(said: Said, script: Script, where: str, notes: list[str]) -> Sa
 def _head_dims(
     sizes: Sizes,
     named: Named,
-    said: Said,
+    said: StatedConfig,
     option: int | tuple[int, int] | None,
     where: str,
     assumed: list[str],
@@ -263,7 +262,7 @@ def _head_dims(
 
 
 def _activations(
-    named: Named, said: Said, option: str | None, assumed: list[str]
+    named: Named, said: StatedConfig, option: str | None, assumed: list[str]
 ) -> dict[str, str]:
     if option is not None and option not in ACTIVATIONS:
         known = " or ".join(sorted(ACTIVATIONS))
@@ -326,7 +325,7 @@ def _architecture(
 
 
 def _dialect(
-    sizes: Sizes, head_dims: Mapping[str, int], activations: Mapping[str, str], said: Said
+    sizes: Sizes, head_dims: Mapping[str, int], activations: Mapping[str, str], said: StatedConfig
 ) -> Dialect:
     def tower(name: str) -> TowerDialect:
         # None where the architecture, which is the image tower's, says the same.

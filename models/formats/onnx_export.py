@@ -65,7 +65,7 @@ def export_onnx(
         exported; nothing has been written then.
       RunError: where the conversion fails or gives other embeddings, or the disk refuses.
     """
-    path = Path(folder).expanduser()
+    path = Path(os.path.expanduser(folder))
     check_free(path, single=False, overwrite=overwrite)
     if clip.dtype != jnp.float32:
         raise UserError(f"a CLIP in {clip.dtype} cannot be exported to ONNX; load it in float32")

@@ -16,15 +16,16 @@ import pickle
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import IO, Any, NoReturn
+from typing import IO, TYPE_CHECKING, Any, ClassVar, NoReturn
 
 import ml_dtypes
 import numpy as np
 
 from codesign.errors import UserError
 from codesign.models.formats.tensor import Tensor
+from codesign.printable import short_repr
 
 DTYPES: dict[str, Any] = {
     "bool": np.bool_, "uint8": np.uint8, "int8": np.int8, "int16": np.int16, "int32": np.int32,
@@ -63,6 +64,8 @@ _HOSTILE_BUILTINS = frozenset({
 })  # fmt: skip
 # Named classes cost memory: a file that names more than this many gets nameless ones.
 _MOST_NAMES = 1000
+# A tuple's hash visits all that it holds, each time it is there, however few bytes tell of that.
+_DEEPEST_TUPLE, _LARGEST_TUPLE = 100, 1_000_000
 
 
 class Storage:
@@ -166,7 +169,14 @@ def _reconstructed(kind: Any, *_: Any) -> Any:
 
 def _attribute(_: Any, name: Any, *__: Any) -> Any:
     """A nested class, or a method: a class again, since a pickle may instantiate it."""
-    return type("Inert", (Inert,), {"named": str(name)[:100]})
+    named = name[:100] if isinstance(name, str) else short_repr(name)
+    return type("Inert", (Inert,), {"named": named})
+
+
+def _size(shape: Any = ()) -> tuple[int, ...]:
+    if any(type(n) is not int for n in shape):
+        raise ValueError("a shape holds what is no whole number")
+    return tuple(shape)
 
 
 _CALLABLE: dict[str, Callable[..., Any]] = {
@@ -182,7 +192,7 @@ _CALLABLE: dict[str, Callable[..., Any]] = {
     "torch._utils._rebuild_parameter": lambda data, *_: data,
     "torch._utils._rebuild_parameter_with_state": lambda data, *_: data,
     "torch._tensor._rebuild_from_type_v2": _of_type,
-    "torch.Size": lambda shape=(): tuple(shape),
+    "torch.Size": _size,
     "torch.device": lambda *_: None,
     "torch.jit._pickle.build_intlist": list,
     "torch.jit._pickle.build_doublelist": list,
@@ -214,6 +224,7 @@ class Unpickler(pickle._Unpickler):
     ) -> None:
         super().__init__(file, encoding="utf-8", errors="replace")
         self.path, self.storage, self.script = path, storage, False
+        self.tuples: dict[int, tuple[Any, int, int]] = {}  # by id: itself, its depth and size
         self.inert: dict[str, type[Inert]] = {}
 
     def find_class(self, module: str, name: str) -> Any:
@@ -249,10 +260,57 @@ class Unpickler(pickle._Unpickler):
             return pid[1]
         kind, dtype, key, _, count = pid[:5]
         if kind != "storage" or (len(pid) > 5 and pid[5] is not None):
-            raise pickle.UnpicklingError(f"unknown kind of storage {kind!r}")
+            raise pickle.UnpicklingError(f"unknown kind of storage {short_repr(kind)}")
         if type(count) is not int or count < 0:
-            raise pickle.UnpicklingError(f"a storage of {count!r} numbers")
+            raise pickle.UnpicklingError(f"a storage of {short_repr(count)} numbers")
+        if not isinstance(key, (str, int)):
+            raise pickle.UnpicklingError(f"a storage called {short_repr(key)}")
         return self.storage(dtype, key, count) if isinstance(dtype, str) else Inert()
+
+    # ---- opcodes that cost more than the bytes that they take ----
+
+    if TYPE_CHECKING:  # of Python's own, of which the stubs tell nothing
+        stack: list[Any]
+        read: Callable[[int], bytes]
+        append: Callable[[Any], None]
+        pop_mark: Callable[[], list[Any]]
+
+    def _tuple(self, members: Sequence[Any]) -> tuple[Any, ...]:
+        """The tuple of some members; of tuples of tuples a few bytes make ever larger ones."""
+        made = tuple(members)
+        inner = [self.tuples.get(id(m), (m, 1, len(m))) for m in made if type(m) is tuple]
+        depth = 1 + max((depth for _, depth, _ in inner), default=0)
+        size = len(made) + sum(size for _, _, size in inner)
+        if inner and (depth > _DEEPEST_TUPLE or size > _LARGEST_TUPLE):
+            raise pickle.UnpicklingError("tuples within tuples without end")
+        if inner:
+            self.tuples[id(made)] = (made, depth, size)
+        return made
+
+    def load_tuple(self) -> None:
+        """All since the mark as a tuple."""
+        members = self.pop_mark()
+        self.append(self._tuple(members))
+
+    def _load_last(self, count: int) -> None:
+        self.stack[-count:] = [self._tuple(self.stack[-count:])]
+
+    def load_bytearray8(self) -> None:
+        """Bytes, of as many as there are: pickle itself first sets aside what is claimed."""
+        (size,) = struct.unpack("<Q", self.read(8))
+        held = self.read(size)
+        if len(held) != size:
+            raise EOFError("bytes that are not there")
+        self.append(bytearray(held))
+
+    dispatch: ClassVar[dict[int, Callable[[Any], None]]] = {
+        **pickle._Unpickler.dispatch,
+        pickle.TUPLE[0]: load_tuple,
+        pickle.TUPLE1[0]: lambda self: self._load_last(1),
+        pickle.TUPLE2[0]: lambda self: self._load_last(2),
+        pickle.TUPLE3[0]: lambda self: self._load_last(3),
+        pickle.BYTEARRAY8[0]: load_bytearray8,
+    }
 
 
 def _is_hostile(module: str, name: str) -> bool:

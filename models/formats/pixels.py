@@ -65,8 +65,39 @@ def is_extreme(picture: Image) -> bool:
     return long > EXTREME_ASPECT * short
 
 
-def resized_middle(picture: Image, size: int, interpolation: str) -> Image:
-    """The middle square, as if the shorter side were resized to `size` and the rest cut off.
+def beginning_of_middle(side: int, size: int, half_pixel: str) -> int:
+    """Pixels to cut off before the middle `size` of a side.
+
+    Args:
+      side: pixels, at least `size`.
+      size: of the middle.
+      half_pixel: "down" or "even", of an odd number to cut; see `ImageSettings`.
+    """
+    return round((side - size) / 2) if half_pixel == "even" else (side - size) // 2
+
+
+def resized_and_cut(picture: Image, size: int, interpolation: str, half_pixel: str) -> Image:
+    """The middle square, once the shorter side is resized to `size`.
+
+    Args:
+      picture: in mode "RGB" or "L".
+      size: side S of the result, pixels.
+      interpolation: "bicubic" or "bilinear".
+      half_pixel: as of `beginning_of_middle`.
+    """
+    from PIL import Image
+
+    short = min(picture.size)
+    width, height = (int(size * side / short) for side in picture.size)
+    whole = picture.resize((width, height), Image.Resampling[interpolation.upper()])
+    left, top = (beginning_of_middle(side, size, half_pixel) for side in whole.size)
+    return whole.crop((left, top, left + size, top + size))
+
+
+def resized_middle(
+    picture: Image, size: int, interpolation: str, half_pixel: str = "down"
+) -> Image:
+    """`resized_and_cut` of a picture of any aspect, with bounded work.
 
     Only what the filter can reach is read, so the work depends on `size` and the shorter side,
     where a picture of 20,000 x 1 pixels would become one of 4,480,000 x 224 first. Some pixels
@@ -76,13 +107,14 @@ def resized_middle(picture: Image, size: int, interpolation: str) -> Image:
       picture: in mode "RGB" or "L".
       size: side S of the result, pixels.
       interpolation: "bicubic" or "bilinear".
+      half_pixel: as of `beginning_of_middle`.
     """
     from PIL import Image
 
     short, long = sorted(picture.size)
     whole = int(size * long / short)
     scale = long / whole
-    first = (whole - size) // 2
+    first = beginning_of_middle(whole, size, half_pixel)
     begin, end = first * scale, (first + size) * scale
     reach = _SUPPORT[interpolation] * max(scale, 1) + 1
     low, high = max(0, math.floor(begin - reach)), min(long, math.ceil(end + reach))

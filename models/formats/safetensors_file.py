@@ -1,8 +1,8 @@
-"""Safetensors files. They are read as views of the mapped file: nothing is copied before its use.
+"""Safetensors files. Tensors are read one by one: nothing is in memory before its use.
 
 The safetensors library reads and checks the header: tensors neither overlap nor leave holes,
 and they fill the file. So they lie one behind the other in its order of them; the values are
-taken from there, because the library gives NumPy neither bfloat16 nor views.
+taken from there, because the library gives NumPy no bfloat16.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import collections
 import json
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ import ml_dtypes
 import numpy as np
 
 from codesign.errors import UserError
-from codesign.models.formats.tensor import Tensor
+from codesign.models.formats.tensor import Tensor, read_span
 
 _DTYPES = {
     "BOOL": "?", "U8": "u1", "I8": "i1", "I16": "<i2", "U16": "<u2", "I32": "<i4", "U32": "<u4",
@@ -42,21 +43,23 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
     """
     from safetensors import SafetensorError, safe_open
 
-    data = np.memmap(path, np.uint8, mode="r")
-    place = _LENGTH_BYTES + int.from_bytes(data[:_LENGTH_BYTES].tobytes(), "little")
-    if place > data.size:
-        raise UserError(f"{path} is cut off: {data.size} bytes of {place} or more; fetch it again")
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
+        size = os.fstat(file.fileno()).st_size
+    place = _LENGTH_BYTES + length
+    if place > size:
+        raise UserError(f"{path} is cut off: {size} bytes of {place} or more; fetch it again")
     tensors: dict[str, Tensor] = {}
     try:
         with safe_open(path, framework="numpy") as file:
-            _check_names(data[_LENGTH_BYTES:place].tobytes(), path)
+            _check_names(read_span(path, _LENGTH_BYTES, length), path)
             for name in file.offset_keys():
                 entry = file.get_slice(name)
                 kind, shape = entry.get_dtype(), tuple(entry.get_shape())
                 if kind not in _DTYPES:
                     raise UserError(f"{path}: tensor '{name}' has the unknown dtype {kind}")
                 dtype = np.dtype(_DTYPES[kind])
-                tensors[name] = _tensor(name, shape, dtype, data, place)
+                tensors[name] = _tensor(name, shape, dtype, path, place)
                 place += math.prod(shape) * dtype.itemsize
     except SafetensorError as error:
         raise UserError(f"{path}: {_reason(str(error))}") from None
@@ -95,7 +98,6 @@ def _check_names(header: bytes, path: Path) -> None:
     json.loads(header, object_pairs_hook=once)
 
 
-def _tensor(
-    name: str, shape: tuple[int, ...], dtype: np.dtype, data: np.ndarray, place: int
-) -> Tensor:
-    return Tensor(name, shape, lambda: np.ndarray(shape, dtype, data, place))
+def _tensor(name: str, shape: tuple[int, ...], dtype: np.dtype, path: Path, place: int) -> Tensor:
+    length = math.prod(shape) * dtype.itemsize
+    return Tensor(name, shape, lambda: np.ndarray(shape, dtype, read_span(path, place, length)))

@@ -32,9 +32,9 @@ from codesign.models.formats.files import (
     TOKENIZER_FILES,
     locate_side_files,
 )
+from codesign.models.formats.image_settings import image_settings
 from codesign.models.formats.layout import HUGGINGFACE, OPENCLIP, Layout, Sizes, TowerSizes
 from codesign.models.formats.native import write_native
-from codesign.models.formats.processor import image_settings
 from codesign.models.formats.safetensors_file import write_safetensors
 from codesign.runs import write_json
 
@@ -87,7 +87,7 @@ def save_clip(
         been written then.
       RunError: where the disk refuses.
     """
-    path = Path(path).expanduser()
+    path = Path(os.path.expanduser(path))
     if format not in FORMATS:
         raise UserError(f"the format is {format!r}, expected one of {', '.join(FORMATS)}")
     single = format == "openclip" and path.suffix == ".safetensors"
@@ -148,7 +148,10 @@ def check_free(path: Path, single: bool, overwrite: bool) -> None:
         places = [path, path.parent / OPENCLIP_CONFIG] if single else [path]
         for place in places:
             if place.is_file() or (place.is_dir() and any(place.iterdir())):
-                raise UserError(f"{place} is there already; choose another place or overwrite it")
+                raise UserError(
+                    f"{place} is there already; choose another place or overwrite it "
+                    "(--overwrite, or from Python overwrite=True)"
+                )
     elif path.exists() and path.is_dir() == single:
         kind = "folder" if single else "file"
         raise UserError(f"{path} is a {kind} and cannot be overwritten by the other kind")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 from typing import NoReturn
 
 import ml_dtypes
@@ -12,6 +13,25 @@ import numpy as np
 from codesign.errors import UserError
 
 FLOATS = (np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16), np.dtype(np.float32), np.dtype("f8"))
+
+
+def read_span(path: Path, start: int, length: int) -> bytes:
+    """Some bytes of a file, opened anew.
+
+    They are copied, not mapped: a mapped file that is cut while it is used ends the process.
+
+    Raises:
+      UserError: the file is no longer there, or too short.
+    """
+    try:
+        with path.open("rb") as file:
+            file.seek(start)
+            data = file.read(length)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
+    if len(data) < length:
+        raise UserError(f"{path} has become shorter since it was opened; load it again")
+    return data
 
 
 @dataclasses.dataclass(frozen=True)

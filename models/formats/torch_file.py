@@ -21,6 +21,7 @@ import numpy as np
 from codesign.errors import UserError
 from codesign.models.formats.pickles import DAMAGE, DTYPES, ScriptModule, Storage, Unpickler
 from codesign.models.formats.script import read_script
+from codesign.models.formats.tensor import read_span
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_VERSION = 1001
@@ -136,9 +137,7 @@ def _read_legacy(file: IO[bytes], path: Path) -> Any:
 
     def fetch(key: Any) -> bytes:
         dtype, count = storages[key]
-        with path.open("rb") as data:
-            data.seek(positions[key])
-            return data.read(count * dtype.itemsize)
+        return read_span(path, positions[key], count * dtype.itemsize)
 
     def storage(dtype: str, key: Any, count: int) -> Storage:
         kind = np.dtype(DTYPES[dtype])

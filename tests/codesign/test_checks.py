@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import sys
 import warnings
 
 import jax
@@ -17,7 +18,8 @@ from codesign.cli import main
 from codesign.cost.capacity import OverloadWarning, busy_share
 from codesign.cost.estimate import estimate_family, estimate_subnets
 from codesign.cost.model import clip_costs
-from codesign.design_file import ACCELERATOR_BOUNDS, check_scenario, parse_design
+from codesign.design_file import ACCELERATOR_BOUNDS, checked_scenario, parse_design
+from codesign.dress.masks import checked_sparsities
 from codesign.errors import UserError
 from codesign.workload import PRESETS, load_model
 from codesign.workload.blocks import Block
@@ -70,6 +72,8 @@ WRONG = [
     ("scenario.logic_yield", 87.5, "at most 1"),
     ("scenario.index_bits", 33, "expected a whole number of 0 to 32"),
     ("scenario.subnet_shares", (0.5, 0.5), "2 shares for 1 subnets"),
+    ("scenario.hand_over", 1, "hand_over: expected true or false, got 1"),
+    ("scenario.hand_over", "yes", "hand_over: expected true or false"),
 ]
 
 
@@ -105,8 +109,8 @@ def test_wrong_in_a_file(path, value, message, tmp_path, capsys):
 
 NUMBERS = [
     *(f"accelerator.{name}" for name in ACCELERATOR_BOUNDS),
-    *(f"scenario.{f.name}" for f in dataclasses.fields(Scenario) if isinstance(
-        f.default, (int, float))),
+    *(f"scenario.{f.name}" for f in dataclasses.fields(Scenario)
+      if isinstance(f.default, (int, float)) and not isinstance(f.default, bool)),
     *(f"architecture.{t}.{f.name}" for t in ("vision", "text") for f in dataclasses.fields(Tower)),
     "architecture.patch", "architecture.head_dim",
 ]  # fmt: skip
@@ -158,6 +162,79 @@ def test_bounds_are_accepted():
                 assert "fits no mapping" in str(error)  # noqa: PT017 -- small buffers may not do
 
 
+DESIGN = (SMALL, CHIP, Scenario())
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [
+        (0, "clip-vit-b-16", 'architecture is "clip-vit-b-16": it must be a codesign Arch'),
+        (0, CHIP, "it must be a codesign Architecture"),
+        (0, dataclasses.replace(SMALL, vision={"layers": 1}), "architecture.vision is"),
+        (0, dataclasses.replace(SMALL, text=None), "text is null: it must be a codesign Tower"),
+        (1, {"cores": 1}, "accelerator is"),
+        (1, Accelerator, "it must be a codesign Accelerator"),
+        (2, "california", "scenario is"),
+        (2, {}, "it must be a codesign Scenario"),
+        (2, 0, "it must be a codesign Scenario"),
+    ],
+)
+def test_wrong_kinds_are_one_line(place, value, message):
+    wrong = [value if i == place else part for i, part in enumerate(DESIGN)]
+    for price in (estimate, clip_costs):
+        with pytest.raises(ValueError, match=re.escape(message)) as caught:
+            price(*wrong)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("place", "field", "value", "message"),
+    [
+        (1, "pe_x", -64, "pe_x: expected 1 to 1024, got -64"),
+        (1, "glb_mib", 65536, "glb_mib: expected 0.015625 to 64"),
+        (1, "cores", NAN, "cores: expected 1 to 16"),
+        (1, "pe_y", "4", "expected a number"),
+        (1, "l2_kib", np.array([16.0, -1.0]), "l2_kib: expected 1 to 4096"),
+        (0, "patch", 64, "patch: 64 does not divide image 32"),
+        (0, "vision", Tower(-1, 32, 2, 64), "vision.layers: expected more than 0 to"),
+        (2, "lifetime_years", -3, "expected more than 0, got -3"),
+        (2, "use_grid", 0.224, "if it is in kg"),
+        (2, "node_nm", 3, "choose from 7"),
+    ],
+)
+def test_relaxed_designs_are_checked_as_far_as_they_are_known(place, field, value, message):
+    wrong = list(DESIGN)
+    wrong[place] = dataclasses.replace(wrong[place], **{field: value})
+    with pytest.raises(ValueError, match=re.escape(message)):
+        clip_costs(*wrong)
+
+
+def test_values_of_python_become_those_of_a_file():
+    """As JSON's 22.0 and lists do; a scenario must also stay hashable, jitted as it is."""
+    listed = checked_scenario(Scenario(subnet_shares=[0.5, 0.5]))
+    assert listed == Scenario(subnet_shares=(0.5, 0.5)) and hash(listed)
+    expected = estimate(SMALL, CHIP).carbon_kgco2e
+    scenario = Scenario(node_nm=22.0, precision_bits=np.int64(8))
+    small = dataclasses.replace(SMALL, context=8.0, vision=Tower(1.0, np.int32(32), 2, 64))
+    chip = dataclasses.replace(CHIP, pe_x=np.float32(16))
+    assert estimate(small, chip, scenario).carbon_kgco2e == expected
+
+
+@pytest.mark.parametrize(
+    "sparsity", [0.5, "0.5", [None], ["a"], [[0.5], [0.5, 0.9]], np.array(0.5), {0.5: 1}, [True]]
+)
+def test_sparsity_is_a_list_of_numbers(sparsity):
+    with pytest.raises(ValueError, match="it must be a list of shares such as"):
+        estimate(SMALL, CHIP, sparsity=sparsity)
+
+
+def test_sparsity_may_be_an_array(monkeypatch):
+    pricing = sys.modules[estimate.__module__]
+    monkeypatch.setattr(pricing, "estimate_subnets", lambda *design: design[-1])
+    monkeypatch.setattr(pricing, "family_costs", checked_sparsities)
+    assert estimate(SMALL, CHIP, sparsity=np.array([0.5, 0.75])) == (0.5, 0.75)
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [("use_grid", 0), ("use_grid", 7.3), ("use_grid", 1200.0), ("fab_grid", 11),
@@ -165,7 +242,7 @@ def test_bounds_are_accepted():
      ("lifetime_years", 0.5), ("node_nm", 7), ("inferences_per_s", 1 / 3600)],
 )  # fmt: skip
 def test_plausible_scenarios(field, value):
-    check_scenario(Scenario(**{field: value}))
+    checked_scenario(Scenario(**{field: value}))
 
 
 # --- what the chip and its DRAM must do ------------------------------------------------------
@@ -200,13 +277,15 @@ def test_a_busy_chip_is_told_of(tmp_path, capsys):
 
 def test_a_family_is_busy_by_its_shares():
     """The slow dense subnet runs one inference in a hundred: the mean of both counts."""
-    subnets = estimate_subnets(SMALL, CHIP, Scenario(subnet_shares=(0.01, 0.99)), (0.0, 0.9))
+    # Operators of so small a network take less than their starts, which all subnets have.
+    at_once = Scenario(subnet_shares=(0.01, 0.99), operator_start_cycles=0.0)
+    subnets = estimate_subnets(SMALL, CHIP, at_once, (0.0, 0.9))
     slow, fast = (subnet.costs.latency_s for subnet in subnets)
     mean = 0.01 * slow + 0.99 * fast
     assert mean < 0.99 * slow
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        scenario = Scenario(subnet_shares=(0.01, 0.99), inferences_per_s=0.995 / mean)
+        scenario = dataclasses.replace(at_once, inferences_per_s=0.995 / mean)
         estimate(SMALL, CHIP, scenario, (0.0, 0.9))
     scenario = dataclasses.replace(scenario, inferences_per_s=1.005 / mean)
     with pytest.warns(OverloadWarning):

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -141,25 +142,31 @@ def test_none_is_kept_where_that_is_asked_for(started, home):
     assert os.environ[compilation_cache.ENABLED] == "false" and not home.exists()
 
 
-@pytest.mark.parametrize("way", ["no folder", "no home", "others can write"])
+@pytest.mark.parametrize("way", ["no folder", "others can write"])
 def test_without_a_place_of_its_own_nothing_is_kept_or_said(
     started, home, monkeypatch, way, capsys
 ):
-    def nobody():
-        raise RuntimeError("Could not determine home directory.")
-
     if way == "no folder":  # as where the disk is read-only, which stops root too
         home.write_text("")
-    elif way == "no home":
-        monkeypatch.delenv("CODESIGN_CACHE")
-        monkeypatch.setattr(Path, "home", nobody)
-        monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     else:
         assert started() is not None
         os.environ.pop(compilation_cache.FOLDER)
         next(cache_folder().glob("programs/*")).chmod(0o777)
     assert started() is None
     assert capsys.readouterr() == ("", "")
+
+
+def test_one_without_a_home_has_a_place_in_the_folder_of_temporary_files(
+    started, monkeypatch, tmp_path
+):
+    def nobody():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("CODESIGN_CACHE")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", nobody)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert Path(started()).is_relative_to(tmp_path / f"codesign-{os.getuid()}")
 
 
 def test_a_process_that_has_imported_jax_keeps_its_settings(home, capsys):

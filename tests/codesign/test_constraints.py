@@ -12,6 +12,7 @@ from codesign.overrides import config_fields, config_names, load_config
 
 COMMANDS = {
     "ablation": "ablate",
+    "effects": "ablate",
     "hardware": "search",
     "quickstart": "search",
     "digits_family": "search",
@@ -119,6 +120,8 @@ def test_zero_is_refused_on_the_command_line(name, path, tmp_path, monkeypatch, 
 @pytest.mark.parametrize(
     ("name", "argv", "message"),
     [
+        ("quickstart", ["--threads", "100000000"], "at least 1 and at most 1024"),
+        ("quickstart", ["--targets.designs", "1000000000"], "at least 1 and at most 1024"),
         ("quickstart", ["--seed", "-1"], "--seed is -1: it must be a whole number, at least 0"),
         ("quickstart", ["--optim.batch_size", "1" * 20], "at least 2, and far smaller"),
         ("quickstart", ["--optim.lr", "1e30"], "a finite number, above 0, and far smaller"),

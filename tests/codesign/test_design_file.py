@@ -157,6 +157,9 @@ def test_a_list_needs_a_name(tmp_path):
         load_design(path)
     with pytest.raises(UserError, match="no design is named 'a-03'; did you mean"):
         load_design(path, name="a-03")
+    path.write_text("[]")
+    with pytest.raises(UserError, match="the list holds no design"):
+        load_design(path)
 
 
 def test_a_single_design_takes_its_name_from_the_file(tmp_path):

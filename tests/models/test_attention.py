@@ -89,6 +89,7 @@ def loss_of(model, gates):
     return jax.value_and_grad(loss), params
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gated", [False, True])
 def test_the_model_and_its_gradient_agree_between_forms(monkeypatch, gated):
     model = CLIP(SMALL, rngs=nnx.Rngs(0))

@@ -42,9 +42,7 @@ def traced_macs(config, image):
     return found
 
 
-@pytest.mark.parametrize(
-    ("config", "image"), [(TINY, 9), (ResNetConfig(depth=14, width=4), 32)]
-)
+@pytest.mark.parametrize(("config", "image"), [(TINY, 9), (ResNetConfig(depth=14, width=4), 32)])
 def test_products_of_every_layer_are_those_of_the_traced_network(config, image):
     macs = layer_macs(config, image)
     assert macs.keys() == kernel_specs(nnx.state(shapes(config), nnx.Param)).keys()

@@ -16,9 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from codesign.architecture import TOWERS, Architecture, Tower
+from codesign.models import slice_to
 from codesign.models.clip import CLIP, ClipOutput
 from codesign.models.gates import Gates, gates_for
-from codesign.models.slicing import slice_to
 from codesign.models.transformer import LayerRank
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")

@@ -309,6 +309,7 @@ def test_bad_input_of_a_packed_clip(file: Path, batch: tuple) -> None:
         member.encode_text(batch[1].astype(float))
 
 
+@pytest.mark.slow
 def test_cost_of_a_packed_family_takes_the_shares_of_its_own_subnets(
     file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

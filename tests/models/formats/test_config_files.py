@@ -13,7 +13,7 @@ import pytest
 
 from codesign.errors import UserError
 from codesign.models.formats import load_clip, save_clip
-from codesign.models.formats.processor import image_settings
+from codesign.models.formats.image_settings import image_settings
 from simulators.mutations import GONE, changed, mutations
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")

@@ -33,7 +33,8 @@ def test_convert_tells_what_it_assumed(
     told = json.loads(capsys.readouterr().out)
     assert "assumed are heads of 64 channels" in told["notes"][0]
     assert main(args) == 2
-    assert "is there already" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "is there already" in said and "--overwrite" in said
     options = ["--overwrite", "--head-dim", "32", "64", "--activation", "quick_gelu"]
     assert main([*args, *options]) == 0
     told = json.loads(capsys.readouterr().out)

@@ -32,7 +32,10 @@ def arrays(path: Path) -> dict[str, np.ndarray]:
 
 
 def refused(
-    read: Callable[[Path], Any], path: Path, mutated: Callable[[], bytes], times: int,
+    read: Callable[[Path], Any],
+    path: Path,
+    mutated: Callable[[], bytes],
+    times: int,
     same: Callable[[Any], bool],
 ) -> int:
     """How many of so many damaged files are refused, in one line; of the others all are `same`."""

@@ -25,7 +25,8 @@ from codesign.errors import UserError
 from codesign.models.formats import deploy
 from codesign.models.formats.assemble import parameter_axes, variables
 from codesign.models.formats.deploy import encoders, export_program, export_stablehlo
-from codesign.models.formats.processor import ImageSettings, make_processor
+from codesign.models.formats.image_settings import ImageSettings
+from codesign.models.formats.processor import make_processor
 from codesign.runs import read_json, write_json
 
 Image = pytest.importorskip("PIL.Image")

@@ -38,6 +38,26 @@ def test_safetensors_of_every_dtype(tmp_path: Path) -> None:
     assert_equal(arrays(tmp_path / "x.safetensors"), stored)
 
 
+@pytest.mark.parametrize("kind", ["safetensors", "zip", "legacy"])
+@pytest.mark.parametrize("change", ["cut", "removed"])
+def test_a_file_that_changes_before_it_is_read_is_a_line(
+    kind: str, change: str, tmp_path: Path
+) -> None:
+    """A mapped one would end the process by a signal."""
+    torch = pytest.importorskip("torch")
+    path, values = tmp_path / "x.pt", np.ones((500, 500), np.float32)
+    if kind == "safetensors":
+        save_file({"a": values}, path)
+    else:
+        new = kind == "zip"
+        torch.save({"a": torch.tensor(values)}, path, _use_new_zipfile_serialization=new)
+    tensor = read_tensors(path).tensors["a"]
+    np.testing.assert_array_equal(tensor.read(), values)
+    os.truncate(path, 5000) if change == "cut" else path.unlink()
+    with pytest.raises(UserError, match=r"x\.pt"):
+        tensor.read()
+
+
 def entry(begin: Any, end: Any, shape: Any = (1,), dtype: str = "F32") -> dict[str, Any]:
     return {"dtype": dtype, "shape": list(shape), "data_offsets": [begin, end]}
 

@@ -100,7 +100,7 @@ def test_what_is_assumed_is_said(files: dict[str, Path]) -> None:
 
 def test_wide_heads_of_openclips_large_towers(write: Callable, plain: Arrays) -> None:
     """1664 = 26 x 64 = 16 x 104: OpenCLIP's bigG has the latter, which shapes do not tell."""
-    from codesign.models.formats.config_files import Said
+    from codesign.models.formats.config_files import StatedConfig
     from codesign.models.formats.layout import OPENCLIP, Sizes, TowerSizes
     from codesign.models.formats.load import _head_dims
     from codesign.models.formats.names import Named
@@ -110,7 +110,8 @@ def test_wide_heads_of_openclips_large_towers(write: Callable, plain: Arrays) ->
     named = Named(OPENCLIP, {}, {}, {}, tinyclip=False)
     assumed: list[str] = []
     sizes = Sizes(vision, text, 14, 3, 49408)
-    assert _head_dims(sizes, named, Said(), None, "x", assumed) == {"vision": 104, "text": 64}
+    found = _head_dims(sizes, named, StatedConfig(), None, "x", assumed)
+    assert found == {"vision": 104, "text": 64}
     assert assumed[0] == "heads of 104 channels in the vision tower"
 
 

@@ -23,6 +23,7 @@ from codesign.errors import UserError
 from codesign.models.formats.files import read_tensors
 from codesign.models.formats.pickles import Inert
 from codesign.models.formats.torch_file import read_torch
+from simulators.limits import bounded
 
 
 class Colour(enum.Enum):
@@ -235,6 +236,37 @@ def test_a_memo_of_any_index_costs_nothing(tmp_path: Path) -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     assert read_torch(tmp_path / "x.pt") == {"a": 1}
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kB
+
+
+def doubled(times: int) -> bytes:
+    """Opcodes for a tuple of a tuple twice, and that twice, and so on."""
+    steps = (b"h%ch%c\x86q%c0" % (i, i, i + 1) for i in range(times))
+    return b"\x80\x02)q\x00" + b"".join(steps) + b"h" + bytes([times])
+
+
+SIZE = b"ctorch\nSize\nq\xfa0"
+EVER_LARGER = {
+    "key": doubled(90) + b"}hZK\x01s.",
+    "member of a set": doubled(90) + b"\x8f(hZ\x90.",
+    "name": doubled(90) + b"0((X\x07\0\0\0storageX\x05\0\0\0floathZX\x03\0\0\0cpuK\x01tQ.",
+    "deep": b"\x80\x02})" + b"\x85" * 1_000_000 + b"K\x01s.",
+    "shape": b"\x80\x02" + SIZE + b")q\x00h\xfa](h\x00h\x00e\x85R.",
+    "claimed": b"\x80\x05\x96" + (1 << 40).to_bytes(8, "little") + b".",
+}
+
+
+@pytest.mark.parametrize("case", EVER_LARGER)
+def test_a_few_bytes_take_neither_long_nor_much(tmp_path: Path, case: str) -> None:
+    with bounded(20), pytest.raises(UserError, match=r"damaged, cut off or not") as error:
+        read_tensors(write_zip(tmp_path / "a.pt", EVER_LARGER[case]))
+    assert len(str(error.value)) < 300
+
+
+def test_tuples_may_be_keys_and_hold_tuples(tmp_path: Path) -> None:
+    saved = {("a", (1, (2,))): 3, "b": bytearray(b"xyz"), "c": tuple([(1, 2)] * 9000)}
+    assert read_torch(write_zip(tmp_path / "a.pt", pickle.dumps(saved, 5))) == saved
+    del saved["b"]
+    assert read_torch(write_zip(tmp_path / "a.pt", pickle.dumps(saved, 2))) == saved
 
 
 def test_what_is_compressed_is_bounded_before_it_is_expanded(tmp_path: Path) -> None:

@@ -16,7 +16,8 @@ import transformers
 
 from codesign.errors import UserError
 from codesign.models.formats import ImageSettings, load_processor, save_clip
-from codesign.models.formats.processor import image_settings, make_processor
+from codesign.models.formats.image_settings import image_settings
+from codesign.models.formats.processor import make_processor
 from codesign.train.data import load_tokenizer, train_tokenizer
 
 Image = pytest.importorskip("PIL.Image")
@@ -80,7 +81,9 @@ def expected_pixels(picture: Any, settings: ImageSettings) -> np.ndarray:
         scaled = int(size * long / short)
         shape = (size, scaled) if width <= height else (scaled, size)
         picture = picture.resize(shape, code)
-        left, top = ((n - size) // 2 for n in picture.size)
+        # torchvision's CenterCrop rounds to the even of two, transformers down.
+        even = settings.half_pixel == "even"
+        left, top = (round((n - size) / 2) if even else (n - size) // 2 for n in picture.size)
         picture = picture.crop((left, top, left + size, top + size))
     else:
         scale = size / max(width, height)
@@ -204,6 +207,7 @@ def test_settings_survive_both_spellings(tmp_path: Path) -> None:
         ImageSettings(64, resize="squash", interpolation="bilinear"),
         ImageSettings(64, resize="longest", fill=9),
         ImageSettings(8, (0.3,), (0.4,)),
+        ImageSettings(8, half_pixel="even"),
     ):
         path = tmp_path / "open_clip_config.json"
         path.write_text(json.dumps({"preprocess_cfg": settings.openclip()}))
@@ -252,13 +256,30 @@ def test_saving_beside_the_processors_config(words: Any, tmp_path: Path) -> None
     assert image_settings(tmp_path) == settings
 
 
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+@pytest.mark.parametrize("shape", [(11, 8), (8, 11), (13, 8), (9, 8), (8, 8), (27, 16), (120, 8)])
+def test_openclip_cuts_the_middle_as_torchvision_does(
+    shape: tuple[int, int], interpolation: str, words: Any, tmp_path: Path
+) -> None:
+    """Of 3 pixels 2 come off before the middle, where transformers takes 1."""
+    config = {"preprocess_cfg": {"size": 8, "interpolation": interpolation}}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(config))
+    settings = image_settings(tmp_path)
+    assert settings == ImageSettings(8, interpolation=interpolation, half_pixel="even")
+    noise = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
+    found = make_processor(settings, words, 6).images(noise)[0]
+    # Extreme shapes by bounded work, which may differ by one level in 255.
+    atol = 1 / (255 * min(settings.std)) + 1e-6 if max(shape) > 64 else 1e-6
+    np.testing.assert_allclose(found, expected_pixels(Image.fromarray(noise), settings), atol=atol)
+
+
 def test_openclips_rectangles_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "open_clip_config.json"
     path.write_text(json.dumps({"preprocess_cfg": {"size": [256, 64]}}))
     with pytest.raises(UserError, match=r"preprocess_cfg.size is \[256, 64\]; only squares"):
         image_settings(tmp_path)
     path.write_text(json.dumps({"preprocess_cfg": {"size": [64, 64]}}))
-    assert image_settings(tmp_path) == ImageSettings(64)
+    assert image_settings(tmp_path) == ImageSettings(64, half_pixel="even")
 
 
 def test_no_tokenizer_and_no_network(
@@ -284,12 +305,37 @@ def test_no_tokenizer_and_no_network(
         {"resample": 0},
         {"rescale_factor": 1.0},
         {"size": {"height": 224, "width": 112}},
+        {"size": {"shortest_edge": 224, "longest_edge": 336}},
+        {"size": {"longest_edge": 224}},
+        {"do_center_crop": False},
+        {"do_resize": False},
+        {"do_rescale": False},
+        {"crop_size": {"height": 224, "width": 112}},
     ],
 )
 def test_other_preprocessing_is_refused(tmp_path: Path, config: dict) -> None:
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(config))
-    with pytest.raises(UserError, match="asks for another preprocessing"):
+    (field,) = config
+    field = "crop_size" if config.get(field) == {"shortest_edge": 256} else field
+    with pytest.raises(UserError, match=f"asks for another preprocessing by its {field}"):
         image_settings(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["ViTImageProcessor", "SiglipImageProcessorFast"])
+def test_other_processors_cut_nothing_and_say_all(tmp_path: Path, name: str) -> None:
+    """A network's own: they have other defaults than CLIP's."""
+    said = {
+        "image_processor_type": name, "size": {"height": 96, "width": 96}, "resample": 2,
+        "image_mean": [0.5] * 3, "image_std": [0.5] * 3,
+    }  # fmt: skip
+    path = tmp_path / "preprocessor_config.json"
+    path.write_text(json.dumps(said))
+    expected = ImageSettings(96, (0.5,) * 3, (0.5,) * 3, "squash", "bilinear")
+    assert image_settings(tmp_path) == expected
+    for field in ("resample", "image_mean", "image_std", "size"):
+        path.write_text(json.dumps({key: value for key, value in said.items() if key != field}))
+        with pytest.raises(UserError, match=rf"ImageProcessor without {field}, which is not"):
+            image_settings(tmp_path)
 
 
 def test_tokenizers_of_other_models(

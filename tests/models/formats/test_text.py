@@ -31,6 +31,9 @@ IDS = {
     ],
     "a photo\nof a  cat\r\n": [320, 1125, 539, 320, 2368],
     "A Photo of a CAT": [320, 1125, 539, 320, 2368],
+    # A sigma that ends a word becomes the final one, 139 480, else 139 225.
+    "ΟΔΟΣ ΣΑ": [138, 123, 138, 112, 138, 123, 139, 480, 139, 225, 138, 365],
+    "&Sigma;Α&Sigma;": [139, 225, 138, 109, 139, 480],
     "   ": [],
 }  # fmt: skip
 CLEANED = {
