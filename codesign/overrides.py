@@ -1,7 +1,8 @@
 """Configs by name or path, and `--a.b value` overrides of any of their fields.
 
 A config is a Python module that defines `config`, an instance of a frozen dataclass
-whose fields are numbers, strings, tuples, Optionals or further frozen dataclasses.
+whose fields are numbers, strings, tuples, Optionals or further frozen dataclasses; or the
+config.json of a run, which repeats it.
 An override replaces one field of that instance; everything else stays the very object
 the module made.
 """
@@ -24,7 +25,7 @@ from typing import Any
 
 from codesign.constraints import type_name
 from codesign.errors import UserError, did_you_mean
-from codesign.renamed import current
+from codesign.renamed import RETIRED_OF_SCENARIO, current, warn_retired
 from codesign.runs import jsonable
 from codesign.userfile import load_file
 
@@ -60,16 +61,21 @@ def config_names() -> list[str]:
 
 
 def config_name(name_or_path: str) -> str:
-    """The short name of a config: the module's, or the file's without ".py"."""
+    """The short name of a config: the module's, the file's without ".py", or the run folder's."""
+    if _is_record(name_or_path):
+        return Path(name_or_path).resolve().parent.name
     return Path(name_or_path).stem if _is_path(name_or_path) else name_or_path
 
 
-def load_config(name_or_path: str, argv: Sequence[str] = ()) -> Any:
+def load_config(name_or_path: str, argv: Sequence[str] = (), command: str = "") -> Any:
     """A config with overrides applied.
 
     Args:
-      name_or_path: a module of codesign.configs, or the path of a .py file.
+      name_or_path: a module of codesign.configs, or the path of a .py file or of a run's
+        config.json.
       argv: overrides, ["--optim.lr", "3e-4", "--space.layers=[1,2]"].
+      command: that runs it; a module may define a config for it alone under its name, such as
+        `search`.
 
     Returns:
       An instance of the dataclass that the module's `config` is.
@@ -77,7 +83,15 @@ def load_config(name_or_path: str, argv: Sequence[str] = ()) -> Any:
     Raises:
       UserError: for an unknown config or field, or a value of the wrong type.
     """
-    config = _load_instance(name_or_path)
+    return overridden(_load_instance(name_or_path, command), argv)
+
+
+def overridden(config: Any, argv: Sequence[str]) -> Any:
+    """A config with overrides applied.
+
+    Raises:
+      UserError: for an unknown field, or a value of the wrong type.
+    """
     fields = {field.path: field for field in config_fields(config)}
     given = dict(_pairs(argv, fields))
     values = {path: _parse(fields[path], text) for path, text in given.items()}
@@ -91,12 +105,12 @@ def given_fields(config: Any, argv: Sequence[str]) -> frozenset[str]:
       UserError: for an unknown field or an option without a value.
     """
     fields = {field.path: field for field in config_fields(config)}
-    return frozenset(path for path, _ in _pairs(argv, fields))
+    return frozenset(path for path, _ in _pairs(argv, fields, told=True))
 
 
-def format_overrides(name_or_path: str) -> str:
+def format_overrides(name_or_path: str, command: str = "") -> str:
     """Help for the fields of a config: name, type, default, meaning; one block of text."""
-    config = _load_instance(name_or_path)
+    config = _load_instance(name_or_path, command)
     parser = _new_parser()
     groups: dict[str, Any] = {}
     for field in config_fields(config):
@@ -157,10 +171,34 @@ def _attribute_docs(cls: type) -> dict[str, str]:
 
 
 def _is_path(name_or_path: str) -> bool:
-    return name_or_path.endswith(".py") or "/" in name_or_path or "\\" in name_or_path
+    return name_or_path.endswith((".py", ".json")) or "/" in name_or_path or "\\" in name_or_path
 
 
-def _load_instance(name_or_path: str) -> Any:
+def _is_record(name_or_path: str) -> bool:
+    return name_or_path.endswith(".json")
+
+
+def _recorded(path: Path) -> Any:
+    """The config that a run's config.json holds.
+
+    Raises:
+      UserError: no such file, or one that holds no config, or a function, which is in no file.
+    """
+    from codesign.decode import decode
+    from codesign.kinds import kind_of_run
+    from codesign.runs import CONFIG, read_record
+
+    if path.name != CONFIG or not path.is_file():
+        raise UserError(f"{path}: expected a .py file, or the {CONFIG} of a run")
+    config = read_record(path).get("config")
+    if not isinstance(config, Mapping):
+        raise UserError(f"{path} is no run's: it holds no config")
+    return decode(kind_of_run(path.parent).config_class(), config, str(path), at="config")
+
+
+def _load_instance(name_or_path: str, command: str = "") -> Any:
+    if _is_record(name_or_path):
+        return _recorded(Path(name_or_path))
     if _is_path(name_or_path):
         module = load_file(Path(name_or_path), "config file")
     else:
@@ -169,34 +207,53 @@ def _load_instance(name_or_path: str) -> Any:
             hint = did_you_mean(name_or_path, names)
             raise UserError(
                 f"there is no config '{name_or_path}'; {hint} "
-                f"(configs: {', '.join(names) or 'none'}; or the path of a .py file)"
+                f"(configs: {', '.join(names) or 'none'}; or the path of a .py file, or of a run's "
+                "config.json)"
             )
         module = importlib.import_module(f"{_PACKAGE}.{name_or_path}")
-    config = getattr(module, "config", None)
+    config = getattr(module, command, None) if command else None
+    if not dataclasses.is_dataclass(config) or isinstance(config, type):
+        config = getattr(module, "config", None)
     if not dataclasses.is_dataclass(config) or isinstance(config, type):
         raise UserError(f"{name_or_path} defines no 'config', an instance of a dataclass")
     return config
 
 
-def _pairs(argv: Sequence[str], fields: dict[str, Field]) -> Iterator[tuple[str, str]]:
-    """(path, text) for each override in `argv`."""
+def _pairs(
+    argv: Sequence[str], fields: dict[str, Field], *, told: bool = False
+) -> Iterator[tuple[str, str]]:
+    """(path, text) for each override in `argv`; of retired ones, unless it was `told`, a line."""
     rest, spelled = list(argv), dict[str, str]()
     while rest:
         option = rest.pop(0)
         if not option.startswith("--") or option == "--":
             raise UserError(f"unexpected argument '{option}'; overrides look like --field value")
-        given, equals, text = option[2:].partition("=")
+        written, equals, text = option[2:].partition("=")
+        # As the options of commands are written, with dashes.
+        given = written.replace("-", "_")
         path = given if given in fields else current(given)
-        if path not in fields:
-            raise UserError(_unknown(given, fields))
+        retired = _retired(path, fields)
+        if path not in fields and retired is None:
+            raise UserError(_unknown(written, fields))
         if spelled.setdefault(path, given) != given:
             old = given if given != path else spelled[path]
             raise UserError(f"--{old} is the old name of --{path}; give one of them")
         if not equals:
             if not rest or rest[0].startswith("--"):
-                raise UserError(f"--{given} needs a value ({type_name(fields[path].kind)})")
+                kind = "" if retired else f" ({type_name(fields[path].kind)})"
+                raise UserError(f"--{given} needs a value{kind}")
             text = rest.pop(0)
-        yield path, text
+        if retired is None:
+            yield path, text
+        elif not told:
+            warn_retired(f"--{given}", retired)
+
+
+def _retired(path: str, fields: dict[str, Field]) -> str | None:
+    """What has taken the place of a scenario's field that is no more; None for any other path."""
+    group, _, name = path.rpartition(".")
+    of_a_scenario = f"{group}.use_grid" in fields
+    return RETIRED_OF_SCENARIO.get(name) if of_a_scenario else None
 
 
 def _unknown(path: str, fields: dict[str, Field]) -> str:
@@ -247,9 +304,7 @@ def _add(parser: Any, field: Field) -> None:
     parser.add_argument(f"--{field.path}", type=field.kind, default=field.value, help=text)
 
 
-def _replaced(
-    config: Any, prefix: str, values: Mapping[str, Any], given: Mapping[str, str]
-) -> Any:
+def _replaced(config: Any, prefix: str, values: Mapping[str, Any], given: Mapping[str, str]) -> Any:
     """The config with all values in place at once: a dataclass may check them together."""
     inside = [path for path in values if path.startswith(prefix)]
     changes: dict[str, Any] = {}

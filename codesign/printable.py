@@ -23,9 +23,7 @@ def printable(text: Any) -> str:
     What is none (escape sequences, line breaks, marks of writing direction, halves of surrogate
     pairs) is written as Python's escape for it, as "\\x1b".
     """
-    return "".join(
-        c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text)
-    )
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
 
 
 def printable_lines(text: str) -> str:

@@ -2,6 +2,9 @@
 
 RENAMED is the one table. Classes with such fields are marked `accepts_old_names`; whatever
 reads files or command lines passes its keys through `current` or `current_keys`.
+
+Fields that are no more are passed over wherever they may stand, with a line that says what has
+taken their place: `passes_over`, `without_retired`.
 """
 
 from __future__ import annotations
@@ -24,11 +27,61 @@ RENAMED: Mapping[str, str] = MappingProxyType({
     "dram_words_per_cycle": "dram_bytes_per_cycle",
     "glb_words_per_cycle": "glb_bytes_per_cycle",
     "dram_words": "dram_bytes",
+    # As of all other training.
+    "lr_warmup_steps": "warmup_steps",
     # Told of 8-bit words only.
     "register_bytes": "register_words",
 })  # fmt: skip
+RETIRED_OF_SCENARIO: Mapping[str, str] = MappingProxyType({
+    "dram_bytes_per_cycle": "the bandwidth of DRAM is now that of accelerator.channels (2 where "
+    "none are stated) of scenario.dram_technology, at its data rate and usable share",
+})  # fmt: skip
 # These call a class's constructor on behalf of whoever called them.
 _REPLACING = ("copy", "dataclasses")
+
+
+class RetiredWarning(UserWarning):
+    """A file, a command or a program sets what is no more: the line says what it now means."""
+
+
+def warn_retired(name: str, instead: str, depth: int = 2) -> None:
+    """Says in a line that a field is passed over, and what has taken its place."""
+    warnings.warn(f"{name} is passed over: {instead}", RetiredWarning, stacklevel=depth + 1)
+
+
+def without_retired(obj: Mapping[str, Any], retired: Mapping[str, str], where: str) -> dict:
+    """The mapping, by present names, without fields that are no more; warns of each in a line.
+
+    Args:
+      obj: what a file holds.
+      retired: what has taken the place of each such field.
+      where: path of `obj` in the file.
+    """
+    for name in retired.keys() & obj.keys():
+        warn_retired(_join(where, name), retired[name])
+    return {key: value for key, value in obj.items() if key not in retired}
+
+
+def passes_over(retired: Mapping[str, str]) -> Callable[[C], C]:
+    """Class decorator: constructor and `dataclasses.replace` take fields that are no more.
+
+    By their last name or an older one, and warn (`RetiredWarning`). Below `accepts_old_names`.
+    """
+
+    def decorate(cls: C) -> C:
+        made = cls.__init__  # type: ignore[misc]
+
+        @functools.wraps(made)
+        def taking(self: Any, *args: Any, **kwargs: Any) -> None:
+            for name in [key for key in kwargs if current(key) in retired]:
+                warn_retired(f"{cls.__name__}: {name}", retired[current(name)], depth=3)
+                del kwargs[name]
+            made(self, *args, **kwargs)
+
+        cls.__init__ = taking  # type: ignore[misc]
+        return cls
+
+    return decorate
 
 
 def current(name: str) -> str:

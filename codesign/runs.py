@@ -30,8 +30,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from codesign.decode import decode
+from codesign.defaults import with_defaults
 from codesign.errors import RunError, UserError
+from codesign.found import Found
 from codesign.json_text import parse_json, read_json
+from codesign.kinds import kind_of_run
+from codesign.openers import unwaiting
 from codesign.renamed import current_nest
 
 if TYPE_CHECKING:
@@ -166,6 +170,7 @@ class RunFolder:
         config_json: Mapping[str, Any],
         resume: bool = False,
         name: str | None = None,
+        kind: str | None = None,
     ) -> RunFolder:
         """Opens `path` for a new run, or for the continuation of the run it holds.
 
@@ -174,6 +179,7 @@ class RunFolder:
           config_json: the config as plain JSON values (`overrides.config_to_json`).
           resume: continue the run in the folder; where there is none, start one.
           name: the config's name, for the report; default: the folder's.
+          kind: of run; see codesign.kinds.
 
         Raises:
           UserError: where the folder cannot be written, already holds a run, holds
@@ -195,7 +201,7 @@ class RunFolder:
         if held:
             _check_same_config(path, config)
         else:
-            record = {
+            record = ({} if kind is None else {"kind": kind}) | {
                 "name": name or path.name,
                 "seed": config.get("seed"),
                 "config": config,
@@ -253,7 +259,8 @@ class RunFolder:
         """
         if not self.metrics.exists():
             return step + 1
-        data = self.metrics.read_bytes()
+        with open(self.metrics, "rb", opener=unwaiting) as file:
+            data = file.read()
         kept = [row for row in _readable_metrics(data) if row["step"] <= step]
         text = _encoded("".join(map(_metrics_line, kept)))
         if text != data:
@@ -273,7 +280,8 @@ def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
       UserError: where another line is no JSON object with a whole "step".
     """
     try:
-        data = Path(path).read_bytes()
+        with open(path, "rb", opener=unwaiting) as file:
+            data = file.read()
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
     return [_parse_metrics(line, path, i + 1) for i, line in enumerate(_lines(data)) if line]
@@ -359,13 +367,20 @@ def _owner(path: Path) -> str:
 
 
 def _clear_aside(path: Path) -> None:
-    """Removes what killed processes left half written: whoever holds the lock is alone here."""
-    for aside in [found for found in path.rglob(".*") if _ASIDE.fullmatch(found.name)]:
-        with contextlib.suppress(OSError):
-            if aside.is_dir() and not aside.is_symlink():
-                shutil.rmtree(aside)
-            else:
-                aside.unlink()
+    """Removes what killed processes left half written: whoever holds the lock is alone here.
+
+    Folders of other runs within this one are left alone, since others may be writing there.
+    """
+    for place, below, names in os.walk(path):
+        if Path(place) != path and _LOCK in names:
+            below.clear()
+            continue
+        for aside in (Path(place, name) for name in [*names, *below] if _ASIDE.fullmatch(name)):
+            with contextlib.suppress(OSError):
+                if aside.is_dir() and not aside.is_symlink():
+                    shutil.rmtree(aside)
+                else:
+                    aside.unlink()
 
 
 def _check_same_config(path: Path, config: dict[str, Any]) -> None:
@@ -374,7 +389,9 @@ def _check_same_config(path: Path, config: dict[str, Any]) -> None:
     record = _read_json(path / CONFIG)
     if not isinstance(record, dict) or not isinstance(record.get("config"), dict):
         raise UserError(f"{path / CONFIG} holds no config; it cannot be resumed")
-    before = {key: value for key, value in record["config"].items() if key not in _FREE}
+    kind = kind_of_run(path).config_class()
+    written = jsonable(with_defaults(kind, record["config"], config))
+    before = {key: value for key, value in written.items() if key not in _FREE}
     now = {key: value for key, value in config.items() if key not in _FREE}
     different = list(_differences(before, now))
     if different:
@@ -397,12 +414,12 @@ def _differences(old: Any, new: Any, where: str = "") -> Iterator[str]:
 
 
 @dataclasses.dataclass(frozen=True)
-class Run:
+class Run(Found):
     """What a run folder holds, read back; absent files are empty.
 
     Attributes:
       path: the folder.
-      record: config.json: name, seed, config, versions.
+      record: config.json: kind, name, seed, config, versions.
       metrics: the rows of metrics.jsonl.
       designs: the entries of designs.json.
       summary: summary.json.

@@ -13,7 +13,8 @@ import argparse
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from codesign import compilation_cache
@@ -26,19 +27,23 @@ from codesign.cli import (
     dress,
     evaluate,
     finetune,
+    front,
     prune,
     report,
     search,
     workload,
 )
 from codesign.cli.arguments import Parser
+from codesign.cli.completion import SHELLS, PrintCompletion
 from codesign.cli.output import only_results, spell_what_no_stream_holds
 from codesign.errors import RunError, UserError, did_you_mean, out_of_memory, out_of_space
 from codesign.printable import printable
+from codesign.renamed import RetiredWarning
 from codesign.termination import Terminated
 
 _COMMANDS = {
     "search": search,
+    "front": front,
     "cost": cost,
     "workload": workload,
     "ablate": ablate,
@@ -49,6 +54,8 @@ _COMMANDS = {
     "convert": convert,
     "report": report,
 }
+# As long as a name of a file may be on most systems, times the folders of a readable line.
+_MOST_OF_A_NAME = 500
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -84,6 +91,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _fail(full + (f": {name}" if name else ""), 1)
         if (large := out_of_memory(error)) is not None:
             return _fail(f"not enough memory ({large}); make batches, networks or files smaller", 1)
+        if isinstance(error, OSError) and error.filename is not None:
+            return _fail(f"{str(error.filename)[:_MOST_OF_A_NAME]}: {error.strerror}", 1)
         raise
     except Terminated as terminated:
         print(terminated, file=sys.stderr)
@@ -102,13 +111,31 @@ def _run(argv: list[str]) -> int:
     _check_command(argv)
     args, extra = _parser().parse_known_args(argv)
     compilation_cache.start(wanted=not args.no_compilation_cache)
-    if extra and not hasattr(args, "config"):
+    if extra and not args.overridable:
         help_of = f"codesign {args.command_name} --help"
         raise UserError(f"unexpected argument '{extra[0]}'; see {help_of}")
     args.overrides = extra
     command: Callable[[argparse.Namespace], int] = args.command
-    with only_results() if args.json else contextlib.nullcontext():
+    results = only_results() if args.json else contextlib.nullcontext()
+    with _retired_in_a_line(), results:
         return command(args)
+
+
+@contextlib.contextmanager
+def _retired_in_a_line() -> Iterator[None]:
+    """What a file or an option sets that is no more is said in one line each, once."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("default", RetiredWarning)
+        usual = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *rest: Any, **more: Any) -> None:
+            if issubclass(category, RetiredWarning):
+                print(f"codesign: warning: {printable(message)}", file=sys.stderr)
+            else:
+                usual(message, category, *rest, **more)
+
+        warnings.showwarning = show
+        yield
 
 
 class _Version(argparse.Action):
@@ -137,6 +164,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "-V", "--version", action=_Version, nargs=0, help="show the version and exit"
     )
+    parser.add_argument(
+        "--print-completion", action=PrintCompletion, choices=SHELLS, metavar="SHELL",
+        help=f"print what {', '.join(SHELLS)} read to complete commands and options, and exit",
+    )  # fmt: skip
     parser.add_argument(
         "--no-compilation-cache", action="store_true",
         help="compile every program anew, and keep none for the next command",

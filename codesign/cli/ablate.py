@@ -1,16 +1,21 @@
-"""`codesign ablate`: how accurate the surrogates are."""
+"""`codesign ablate`: how accurate the surrogates are, and which effects of the model decide."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from codesign.cli import configured
 from codesign.cli.arguments import add_config_command
 from codesign.cli.output import console, print_json
+from codesign.errors import UserError
+from codesign.kinds import ABLATION, EFFECTS
 from codesign.termination import Terminated, raised
+
+if TYPE_CHECKING:
+    from codesign.search.effects import EffectsConfig
 
 
 def add(commands: Any) -> None:
@@ -19,7 +24,8 @@ def add(commands: Any) -> None:
         commands,
         "ablate",
         run,
-        "how accurate the surrogates are against the oracles; writes a run folder",
+        "how accurate the surrogates are against the oracles, or which effects of the cost model "
+        "decide the choice of an accelerator (effects); writes a run folder",
         example="--seeds 1",
     )
 
@@ -29,13 +35,17 @@ def run(args: argparse.Namespace) -> int:
     from codesign.overrides import config_name, config_to_json
 
     config = configured.load(args)  # Before what takes seconds to import: it may be misspelt.
+    from codesign.search.effects import EffectsConfig
+
+    if isinstance(config, EffectsConfig):
+        return _ablate_effects(config, args)
     from codesign.report.ablation import write_report
     from codesign.runs import RunFolder
     from codesign.surrogate.run import check_new, run_ablation
 
     name, out = config_name(args.config), configured.out_folder(args)
     check_new(out)
-    folder = RunFolder.create(out, config_to_json(config), name=name)
+    folder = RunFolder.create(out, config_to_json(config), name=name, kind=ABLATION.name)
     kept = f"what was bought and compared is kept, the latter in {out}"
     try:
         with raised():
@@ -47,6 +57,42 @@ def run(args: argparse.Namespace) -> int:
         raise Terminated(f"stopped by SIGTERM; {kept}") from None
     print_ablations([folder.path], args.json)
     return 0
+
+
+def _ablate_effects(config: EffectsConfig, args: argparse.Namespace) -> int:
+    """`codesign ablate effects`: what there is to do is codesign.search.effects'."""
+    from codesign.overrides import config_name, config_to_json
+    from codesign.report.effects import write_report
+    from codesign.runs import RunFolder
+    from codesign.search.effects import RESULT, ablate_effects
+
+    name, out = config_name(args.config), configured.out_folder(args)
+    if (out / RESULT).exists():
+        raise UserError(f"{out} already holds an ablation of effects; --out FOLDER for another")
+    folder = RunFolder.create(out, config_to_json(config), name=name, kind=EFFECTS.name)
+    progress = console(stderr=True)
+    found = ablate_effects(config, lambda line: progress.print(line, soft_wrap=True))
+    folder.write_json(RESULT, found)
+    write_report(folder.path)
+    print_effects([folder.path], args.json)
+    return 0
+
+
+def print_effects(folders: Sequence[Path], as_json: bool) -> None:
+    """The table of each ablation of effects, and where its report is."""
+    from codesign.report.effects import effects_table, notes, read_result
+    from codesign.runs import REPORT
+
+    results = {folder: read_result(folder) for folder in folders}
+    if as_json:
+        found = [{"run": str(f), "report": str(f / REPORT)} | r for f, r in results.items()]
+        print_json(found[0] if len(found) == 1 else found)
+        return
+    out = console()
+    for folder, result in results.items():
+        out.print(effects_table(result))
+        for text in (*notes(result), f"report: {folder / REPORT}"):
+            out.print(text, soft_wrap=True)
 
 
 def print_ablations(folders: Sequence[Path], as_json: bool) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import sys
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from codesign.errors import UserError
@@ -19,7 +21,23 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse whose errors are one line, raised like every other bad input."""
+    """argparse whose errors are one line, raised like every other bad input.
+
+    Options are read with underscores as well, since the fields of configs are written so.
+    """
+
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """As of argparse, after options got their own spelling."""
+        given = sys.argv[1:] if args is None else args
+        return super().parse_known_args([self._spelt(word) for word in given], namespace)
+
+    def _spelt(self, word: str) -> str:
+        name, equals, value = word.partition("=")
+        dashed = name.replace("_", "-")
+        known = name.startswith("--") and dashed in self._option_string_actions
+        return f"{dashed}{equals}{value}" if known else word
 
     def error(self, message: str) -> NoReturn:
         """Raises what argparse would have printed."""
@@ -35,7 +53,7 @@ class _ConfigHelp(argparse.Action):
         from codesign.overrides import config_names, format_overrides
 
         if getattr(namespace, "config", None):
-            more = format_overrides(namespace.config).rstrip()
+            more = format_overrides(namespace.config, namespace.command_name).rstrip()
         else:
             more = f"configs: {', '.join(config_names()) or 'none'}"
         print(f"{parser.format_help()}\n{more}")
@@ -51,7 +69,7 @@ def add_command(commands: Any, name: str, run: Any, summary: str, **more: Any) -
     parser.add_argument(
         "--json", action="store_true", help="print the result as JSON, and nothing else, on stdout"
     )
-    parser.set_defaults(command=run, command_name=name)
+    parser.set_defaults(command=run, command_name=name, overridable=False)
     return parser
 
 
@@ -65,7 +83,11 @@ def add_config_command(
         epilog=f"codesign {name} CONFIG --help lists the config's fields; any of them is "
         f"overridden by --FIELD VALUE, such as {example}.",
     )  # fmt: skip
-    parser.add_argument("config", metavar="CONFIG", help="name of a config, or path of a .py file")
+    parser.add_argument(
+        "config", metavar="CONFIG",
+        help="name of a config, or path of a .py file or of a run's config.json",
+    )  # fmt: skip
     parser.add_argument("--out", metavar="DIR", help="run folder (default: runs/CONFIG)")
     parser.add_argument("-h", "--help", action=_ConfigHelp, nargs=0, help="show this and exit")
+    parser.set_defaults(overridable=True)
     return parser

@@ -7,11 +7,9 @@ import contextlib
 import sys
 import warnings
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from codesign.compilation_cache import ignore_damage
-from codesign.errors import UserError
 from codesign.printable import printable
 
 if TYPE_CHECKING:
@@ -42,45 +40,15 @@ def add_checkpoint_options(parser: argparse.ArgumentParser) -> None:
 
 def load(args: argparse.Namespace, path: str, **more: Any) -> CLIP:
     """The checkpoint at `path`, under these options."""
-    from codesign.models.formats import load_clip
+    from codesign.api import load_network
 
-    if args.subnet is not None:
-        return _subnet(args, path, **more)
-    _check_no_family(path)
     head_dim = args.head_dim
     if head_dim is not None:
         head_dim = head_dim[0] if len(head_dim) == 1 else tuple(head_dim)
-    return load_clip(
-        path, image=args.image, activation=args.activation, head_dim=head_dim,
+    return load_network(
+        path, subnet=args.subnet, image=args.image, activation=args.activation, head_dim=head_dim,
         weights=args.weights, **more,
     )  # fmt: skip
-
-
-def _check_no_family(path: str) -> None:
-    """Raises UserError for a family, which holds several networks."""
-    from codesign.dress.packed import described
-    from codesign.models.subnets import FAMILY
-
-    place = Path(path).expanduser()
-    about = described(place / FAMILY if place.is_dir() else place)
-    if about is not None:
-        last = len(about["sparsities"]) - 1
-        raise UserError(f"{path} is a family of subnets: choose one with --subnet, 0 to {last}")
-
-
-def _subnet(args: argparse.Namespace, path: str, **more: Any) -> CLIP:
-    from codesign.models.formats import with_image_size
-    from codesign.models.subnets import load_family
-
-    family = load_family(path)
-    if not 0 <= args.subnet < len(family):
-        raise UserError(f"--subnet {args.subnet}: {path} has subnets 0 to {len(family) - 1}")
-    if args.activation is not None or args.head_dim is not None:
-        raise UserError(f"{path} tells its activation and head width itself; leave them out")
-    if args.weights is not None:
-        raise UserError(f"{path} holds one set of weights; leave --weights out")
-    clip = family.clip(args.subnet, **more)
-    return clip if args.image is None else with_image_size(clip, args.image)
 
 
 @contextlib.contextmanager

@@ -9,24 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from codesign.errors import UserError
 from codesign.termination import Terminated, raised
-
-# Which command runs a config of which class, by name: to import them all would take seconds.
-_COMMANDS = {
-    "codesign.search.hardware.HardwareConfig": "search",
-    "codesign.surrogate.config.AblationConfig": "ablate",
-    "codesign.train.config.SearchConfig": "search",
-    "codesign.train.dress.classifier_config.ClassifierDressConfig": "dress",
-    "codesign.train.dress.config.DressConfig": "dress",
-    "codesign.train.finetune.config.FinetuneConfig": "finetune",
-}
-_NOUNS = {
-    "ablate": "ablation",
-    "dress": "training of subnets",
-    "finetune": "fine-tuning",
-    "search": "search",
-}
 
 
 def load(args: argparse.Namespace) -> Any:
@@ -36,31 +19,9 @@ def load(args: argparse.Namespace) -> Any:
       UserError: a config that cannot be read, one of another command or of none, or a field
         that holds what it may not.
     """
-    from codesign.constraints import check_config
-    from codesign.overrides import load_config
+    from codesign.api import config_of
 
-    config = load_config(args.config, args.overrides)
-    command = _command_of(type(config))
-    if command != args.command_name:
-        noun, kind = _NOUNS[args.command_name], type(config).__name__
-        if command is not None:
-            raise UserError(f"{args.config} is no {noun}; try codesign {command} {args.config}")
-        raise UserError(
-            f"{args.config} is no {noun}: its config is a {kind}, where codesign "
-            f"{args.command_name} runs a {_classes(args.command_name)}"
-        )
-    check_config(config)
-    return config
-
-
-def _command_of(kind: type) -> str | None:
-    """The command that runs a config of this class, or of one that it derives from."""
-    names = (f"{base.__module__}.{base.__qualname__}" for base in kind.__mro__)
-    return next((_COMMANDS[name] for name in names if name in _COMMANDS), None)
-
-
-def _classes(command: str) -> str:
-    return " or ".join(name for name, runs in _COMMANDS.items() if runs == command)
+    return config_of(args.command_name, args.config, args.overrides)
 
 
 def out_folder(args: argparse.Namespace) -> Path:

@@ -16,9 +16,7 @@ if TYPE_CHECKING:
 
 def add(commands: Any) -> None:
     """The parser of the command."""
-    parser = add_command(
-        commands, "convert", run, "rewrite a CLIP checkpoint in another format"
-    )
+    parser = add_command(commands, "convert", run, "rewrite a CLIP checkpoint in another format")
     parser.add_argument("source", metavar="IN", help="a checkpoint: file, folder or hub name")
     parser.add_argument("out", metavar="OUT", help="a new folder, or for openclip NAME.safetensors")
     parser.add_argument(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from codesign.cli.output import console, print_json
 from codesign.cli.training import add_training_command, trained
+from codesign.kinds import CLASSIFIER_DRESS, kind_of_run
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -27,7 +28,7 @@ def add(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """`codesign dress`: the run itself is train.run's."""
-    folder, summary = trained(args, _runner)
+    folder, summary = trained(args)
     from codesign.report.finetune import subnets_table
     from codesign.runs import REPORT
 
@@ -36,17 +37,11 @@ def run(args: argparse.Namespace) -> int:
         print_json({"run": str(folder)} | summary | {"family": family, "report": report})
         return 0
     out = console()
-    is_classifier = "macs" in summary
+    is_classifier = kind_of_run(folder) is CLASSIFIER_DRESS
     out.print(_classifiers_table(summary) if is_classifier else subnets_table(summary))
     out.print(f"family: {family}", markup=False, highlight=False, soft_wrap=True)
     out.print(f"report: {report}", markup=False, highlight=False, soft_wrap=True)
     return 0
-
-
-def _runner() -> Callable[..., dict[str, Any]]:
-    from codesign.train.run import run_training
-
-    return run_training
 
 
 def _classifiers_table(summary: Mapping[str, Any]) -> Table:

@@ -97,31 +97,21 @@ def run(args: argparse.Namespace) -> int:
 
 def _run_classifier(args: argparse.Namespace, family: ResNetFamily, dtype: Any) -> int:
     """The accuracy of one subnet of a classifier's family."""
-    from codesign.models.formats.processor import Pictures
+    from codesign.api import check_subnet, evaluate_classifier, open_labelled_source
     from codesign.report.text import share_of
-    from codesign.train.classifier import split_classifier
-    from codesign.train.classifier_subject import measure, open_labelled
     from codesign.train.progress import counting
 
     for option in ("image", "activation", "head_dim", "weights", "tokenizer"):
         if getattr(args, option) is not None:
             name = option.replace("_", "-")
             raise UserError(f"--{name} is for a CLIP; {args.checkpoint} is a ResNet's family")
-    last = len(family) - 1
-    if args.subnet is None:
-        raise UserError(f"{args.checkpoint} is a family: choose --subnet, 0 to {last}")
-    if not 0 <= args.subnet <= last:
-        raise UserError(f"--subnet {args.subnet}: {args.checkpoint} has subnets 0 to {last}")
-    source = open_labelled(source_config(args), family.config.classes, shards_to_stderr())
+    check_subnet(args.checkpoint, args.subnet, len(family))
+    source = open_labelled_source(family, source_config(args), shards_to_stderr())
     with counting(console(stderr=True), "evaluating", len(source)) as progress:
-        settings = family.pictures
-        classifier, variables = split_classifier(
-            family.at(args.subnet, dtype=dtype), settings.mean, settings.std
-        )
-        result = measure(
-            [variables], classifier, Pictures(settings), source,
-            batch_size=args.batch_size, threads=args.threads, progress=progress,
-        )[0]  # fmt: skip
+        result = evaluate_classifier(
+            family, args.subnet, source, dtype=dtype, batch_size=args.batch_size,
+            threads=args.threads, progress=progress,
+        )  # fmt: skip
     if args.json:
         print_json({
             "checkpoint": args.checkpoint, "subnet": args.subnet, "data": args.data,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from typing import Any
 
 from codesign.cli.output import console, print_json
@@ -23,7 +22,7 @@ def add(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """`codesign finetune`: the run itself is train.run's."""
-    folder, summary = trained(args, _runner)
+    folder, summary = trained(args)
     from codesign.report.finetune import measures_table
     from codesign.runs import REPORT
 
@@ -37,9 +36,3 @@ def run(args: argparse.Namespace) -> int:
     out.print(f"checkpoint: {clip}", markup=False, highlight=False, soft_wrap=True)
     out.print(f"report: {report}", markup=False, highlight=False, soft_wrap=True)
     return 0
-
-
-def _runner() -> Callable[..., dict[str, Any]]:
-    from codesign.train.run import run_training
-
-    return run_training

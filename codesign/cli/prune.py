@@ -43,7 +43,8 @@ def add(commands: Any) -> None:
         "slower, or by the weights' size, which needs no data",
     )  # fmt: skip
     parser.add_argument(
-        "--importance", metavar="FILE",
+        "--importance",
+        metavar="FILE",
         help="read the scores from this file, or where it is missing write them there",
     )
     parser.add_argument("--data", metavar="DATA", help="pictures to measure importance on")

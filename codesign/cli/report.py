@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeAlias
 
-from codesign.cli.ablate import print_ablations
+from codesign.cli.ablate import print_ablations, print_effects
 from codesign.cli.arguments import add_command
 from codesign.cli.output import console, print_json
 from codesign.cli.search import print_run
 from codesign.errors import UserError
+from codesign.kinds import ABLATION, EFFECTS, FINETUNE, SEARCH, kind_of_run
+
+# Writes the report of a run's folder.
+Reporter: TypeAlias = Callable[[str | Path], Path]
 
 
 def add(commands: Any) -> None:
@@ -26,29 +32,28 @@ def run(args: argparse.Namespace) -> int:
 
     for path in args.runs:
         check_folder(path)
-    from codesign.report import ablation, finetune
-
-    for is_one, what, report in (
-        (ablation.is_ablation, "an ablation", _report_ablations),
-        (finetune.is_finetuning, "a fine-tuning", _report_finetunings),
-    ):
-        of_kind = [path for path in args.runs if is_one(path)]
-        if of_kind and len(of_kind) < len(args.runs):
-            raise UserError(f"{of_kind[0]} is {what}, others are not: report on them apart")
-        if of_kind:
-            return report(args)
-    return _report_searches(args)
+    kinds = [kind_of_run(path) for path in args.runs]
+    others = next((k for k in kinds if k.a_run != kinds[0].a_run), None)
+    if others is not None:
+        raise UserError(
+            f"{args.runs[0]} is {kinds[0].a_run}, {args.runs[kinds.index(others)]} is "
+            f"{others.a_run}: report on them apart"
+        )
+    return _REPORTS[kinds[0].a_run](args, kinds[0].reporter())
 
 
-def _report_ablations(args: argparse.Namespace) -> int:
-    from codesign.report.ablation import write_report
-
+def _report_ablations(args: argparse.Namespace, write_report: Reporter) -> int:
     print_ablations([write_report(path).parent for path in args.runs], args.json)
     return 0
 
 
-def _report_finetunings(args: argparse.Namespace) -> int:
-    from codesign.report.finetune import comparison_table, write_report
+def _report_effects(args: argparse.Namespace, write_report: Reporter) -> int:
+    print_effects([write_report(path).parent for path in args.runs], args.json)
+    return 0
+
+
+def _report_finetunings(args: argparse.Namespace, write_report: Reporter) -> int:
+    from codesign.report.finetune import comparison_table
     from codesign.runs import read_run
 
     runs = [read_run(path) for path in args.runs]
@@ -65,9 +70,8 @@ def _report_finetunings(args: argparse.Namespace) -> int:
     return 0
 
 
-def _report_searches(args: argparse.Namespace) -> int:
+def _report_searches(args: argparse.Namespace, write_report: Reporter) -> int:
     from codesign.report.claims import run_claims
-    from codesign.report.html import write_report
     from codesign.report.seeds import run_groups
     from codesign.report.tables import comparison_table, run_summary, seeds_table
     from codesign.runs import jsonable, read_run
@@ -99,3 +103,11 @@ def _report_searches(args: argparse.Namespace) -> int:
     if groups:
         console().print(seeds_table(groups))
     return 0
+
+
+_REPORTS = {
+    ABLATION.a_run: _report_ablations,
+    EFFECTS.a_run: _report_effects,
+    FINETUNE.a_run: _report_finetunings,
+    SEARCH.a_run: _report_searches,
+}

@@ -11,6 +11,7 @@ from typing import Any
 from codesign.cli import configured, peers
 from codesign.cli.arguments import add_config_command, add_run_options
 from codesign.cli.output import console, stdout_to_stderr
+from codesign.kinds import kind_of
 
 
 def add_training_command(
@@ -29,16 +30,8 @@ def add_training_command(
     )  # fmt: skip
 
 
-def trained(
-    args: argparse.Namespace, runner: Callable[[], Callable[..., dict[str, Any]]]
-) -> tuple[Path, dict[str, Any]]:
-    """The run folder and its summary.
-
-    Args:
-      args: of the command line.
-      runner: imports the run's function, (config, folder, console, check) -> summary, when it
-        is due.
-    """
+def trained(args: argparse.Namespace) -> tuple[Path, dict[str, Any]]:
+    """Trains by the config of the command line; the run folder and what its runner returns."""
     from codesign.overrides import config_name, config_to_json
 
     if args.distributed:
@@ -61,5 +54,9 @@ def trained(
         if args.distributed:
             join_processes()
             joined()
-        folder = shared_folder(out, config_to_json(config), resume=args.resume, name=name)
-        return folder.path, runner()(config, folder, console(stderr=True), check=args.check)
+        kind = kind_of(type(config))
+        assert kind is not None, "refused as it was loaded"
+        folder = shared_folder(
+            out, config_to_json(config), resume=args.resume, name=name, kind=kind.name
+        )
+        return folder.path, kind.runner()(config, folder, console(stderr=True), check=args.check)

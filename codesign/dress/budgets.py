@@ -94,9 +94,7 @@ def uniform_counts(
     return {name: of_size(size) for name, size in sizes.items()}
 
 
-def uniform_count(
-    weights: int | jax.Array, sparsities: jax.Array, floor: int = 1
-) -> jax.Array:
+def uniform_count(weights: int | jax.Array, sparsities: jax.Array, floor: int = 1) -> jax.Array:
     """Weights that a row of so many keeps, int32; shapes broadcast, all may be traced."""
     return jnp.maximum(weights - _share(sparsities, weights).astype(jnp.int32), floor)
 

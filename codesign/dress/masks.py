@@ -22,6 +22,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from codesign.dress.budgets import (
     BUDGETS,
@@ -34,6 +35,7 @@ from codesign.dress.budgets import (
 )
 from codesign.dress.rows import RowSpec, from_rows, to_rows
 from codesign.dress.trees import pick, replace_leaves
+from codesign.printable import short_repr
 
 Tree = TypeVar("Tree")
 
@@ -59,8 +61,15 @@ def checked_sparsities(sparsities: Sequence[float] | jax.Array) -> tuple[float, 
     """The sparsities of a family, as floats.
 
     Raises:
-      ValueError: none, too many, outside [0, 1), or not strictly increasing.
+      ValueError: no list of numbers; none, too many, outside [0, 1), or not strictly increasing.
     """
+    try:
+        listed = np.asarray(sparsities)
+    except ValueError:  # lists of several lengths
+        listed = np.asarray(None)
+    if listed.ndim != 1 or listed.dtype.kind not in "fiu":
+        shown = short_repr(sparsities)
+        raise ValueError(f"sparsity is {shown}: it must be a list of shares such as [0.5, 0.9]")
     values = tuple(float(s) for s in sparsities)
     if not 1 <= len(values) <= _MOST_SUBNETS:
         raise ValueError(f"there are {len(values)} sparsities, expected 1 to {_MOST_SUBNETS}")

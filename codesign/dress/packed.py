@@ -329,6 +329,8 @@ def described(path: str | os.PathLike[str]) -> dict[str, Any] | None:
     """
     from safetensors import SafetensorError, safe_open
 
+    if not Path(path).is_file():  # a pipe would keep the library waiting
+        return None
     try:
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}

@@ -21,6 +21,7 @@ from codesign.constraints import Natural
 from codesign.decode import decode
 from codesign.errors import UserError
 from codesign.json_text import read_json
+from codesign.openers import unwaiting
 from codesign.printable import printable
 from codesign.report import ablation_plots as plots
 from codesign.report.html import Picture, environment, write_page
@@ -167,16 +168,9 @@ def headline(result: Mapping[str, Any]) -> dict[str, list[Row]]:
     keep = lambda rows, *names: [{n: row[n] for n in names} for row in rows]  # noqa: E731
     return {
         "errors": keep(errors, *keys, "count", *_ACCURACY),
-        "gradients": keep(
-            slopes, *_TRIAL, "metric", "estimate", "pairs", "directed", *_SLOPES
-        ),
+        "gradients": keep(slopes, *_TRIAL, "metric", "estimate", "pairs", "directed", *_SLOPES),
         "regrets": keep(regrets, *_TRIAL, "metric", "pool", "regret"),
     }
-
-
-def is_ablation(folder: str | os.PathLike[str]) -> bool:
-    """Whether the folder holds an ablation, not a search."""
-    return (Path(folder) / RESULT).is_file()
 
 
 def write_report(folder: str | os.PathLike[str]) -> Path:
@@ -202,7 +196,7 @@ def write_report(folder: str | os.PathLike[str]) -> Path:
 
 def _read_points(path: Path) -> list[Row]:
     try:
-        with open(path, encoding="utf-8", newline="") as file:
+        with open(path, encoding="utf-8", newline="", opener=unwaiting) as file:
             rows = list(csv.DictReader(file))
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
@@ -304,8 +298,7 @@ def headline_table(result: Mapping[str, Any]) -> Table:
     for heading in ("samples", "mean error", "worst", "Kendall", "Spearman", "top-k", "regret"):
         table.add_column(heading, justify="right")
     regret = {
-        (row["oracle"], row["surrogate"], row["metric"]): row["regret"]
-        for row in short["regrets"]
+        (row["oracle"], row["surrogate"], row["metric"]): row["regret"] for row in short["regrets"]
     }
     for row in short["errors"]:
         # The area is no surrogate's: one row is enough.

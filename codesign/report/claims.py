@@ -19,6 +19,7 @@ import numpy as np
 from codesign.printable import printable
 from codesign.report.correct import read_correct
 from codesign.report.entries import number
+from codesign.report.fidelity import Fidelity
 from codesign.report.front import (
     LEVELS,
     Box,
@@ -49,6 +50,7 @@ class Claims:
       equal: groups of designs of which no two differ by more than noise, by name.
       savings: how each reference compares.
       images: test images that the intervals are over; None: there are no intervals.
+      fidelity: of the ranking that designs were chosen by, where there was one.
     """
 
     box: Box | None
@@ -58,6 +60,7 @@ class Claims:
     equal: list[list[str]]
     savings: list[Saving]
     images: int | None
+    fidelity: Fidelity | None = None
 
     def lines(self) -> list[str]:
         """What is to be said beside the figures, a line each."""
@@ -67,6 +70,7 @@ class Claims:
             for group in self.equal
         ]
         said += [str(saving) for saving in self.savings]
+        said += [str(self.fidelity)] if self.fidelity else []
         if self.images is None and (self.matched or self.savings):
             said.append("no intervals over test images: the run kept no correct.json")
         return said
@@ -86,7 +90,7 @@ class Claims:
             ],
             "equal_within_noise": self.equal,
         })  # fmt: skip
-        return plain
+        return plain | ({"rank_fidelity": self.fidelity.json()} if self.fidelity else {})
 
 
 def claims(designs: Sequence[Row], summary: Row, right: np.ndarray | None) -> Claims:
@@ -113,6 +117,7 @@ def claims(designs: Sequence[Row], summary: Row, right: np.ndarray | None) -> Cl
         equal=[[design_name(designs[i]) for i in group] for group in groups],
         savings=savings(designs, right, box),
         images=None if right is None else right.shape[1],
+        fidelity=Fidelity.of(designs, box.metric) if box else None,
     )
 
 

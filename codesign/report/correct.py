@@ -39,9 +39,7 @@ def correct_json(right: Mapping[str, np.ndarray]) -> dict[str, Any]:
     return {"images": images, "right": packed}
 
 
-def scores(
-    designs: Sequence[Mapping[str, Any]], right: Mapping[str, np.ndarray]
-) -> np.ndarray:
+def scores(designs: Sequence[Mapping[str, Any]], right: Mapping[str, np.ndarray]) -> np.ndarray:
     """How far each design is right on each image: float64 [D, N] in [0, 1].
 
     Args:

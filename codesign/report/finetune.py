@@ -16,7 +16,6 @@ from rich.text import Text
 
 from codesign.constraints import Natural
 from codesign.decode import decode
-from codesign.json_text import read_json
 from codesign.printable import printable
 from codesign.report import footprint, text
 from codesign.report.html import Picture, environment, write_page
@@ -24,8 +23,6 @@ from codesign.report.plots import new_figure, png
 from codesign.runs import CONFIG, METRICS, REPORT, SUMMARY, Run, read_run, write_bytes
 
 _TEMPLATE = "finetune.html"
-# The sign of a fine-tuning's config.json among other runs'.
-_SIGN = ("train", "optim", "loss")
 _MEASURES: dict[tuple[str, ...], str] = {
     ("zero_shot", "top_1"): "zero-shot top-1",
     ("zero_shot", "top_5"): "zero-shot top-5",
@@ -141,15 +138,6 @@ def _read(folder: str | os.PathLike[str]) -> Run:
             where = f"{run.path / METRICS}: step {row['step']}"
             decode(kind, result, where, at="validation")
     return run
-
-
-def is_finetuning(folder: str | os.PathLike[str]) -> bool:
-    """Whether a folder holds a fine-tuning run."""
-    if not (Path(folder) / CONFIG).is_file():
-        return False
-    record = read_json(Path(folder) / CONFIG)
-    config = record.get("config") if isinstance(record, Mapping) else None
-    return isinstance(config, Mapping) and all(key in config for key in _SIGN)
 
 
 def write_report(folder: str | os.PathLike[str]) -> Path:
@@ -317,9 +305,7 @@ def _losses(metrics: Sequence[Mapping[str, Any]]) -> Picture | None:
     )
 
 
-def _validation(
-    metrics: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]
-) -> Picture | None:
+def _validation(metrics: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]) -> Picture | None:
     results = [
         (row["step"] + 1, row["validation"]) for row in metrics if row.get("phase") == "validation"
     ]

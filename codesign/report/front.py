@@ -97,9 +97,7 @@ class Matched:
     interval: Interval | None = None
 
 
-def matched(
-    designs: Sequence[Row], box: Box, level: float, draws: np.ndarray | None
-) -> Matched:
+def matched(designs: Sequence[Row], box: Box, level: float, draws: np.ndarray | None) -> Matched:
     """The front at a share of the reference's cost.
 
     Args:

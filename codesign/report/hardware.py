@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from matplotlib.axes import Axes
 from rich import box
 from rich.table import Table
 
@@ -51,9 +52,7 @@ def hardware_designs(
     names = [objective(mode).name for mode in found.objectives]
     best = [design(f"least-{name}", found.best[name]) for name in names]
     digits = len(str(len(found.front)))
-    front = [
-        design(f"front-{i:0{digits}d}", index) for i, index in enumerate(found.front, start=1)
-    ]
+    front = [design(f"front-{i:0{digits}d}", index) for i, index in enumerate(found.front, start=1)]
     return best + front
 
 
@@ -83,11 +82,22 @@ def hardware_table(designs: Sequence[Row]) -> Table:
 
 def front_figure(designs: Sequence[Row]) -> bytes:
     """Latency against total carbon: the front, and the best of each cost; PNG."""
-    figure, axes = plots.new_figure(7.0, 4.5)
+    return plots.png(plots.figure_of(front_axes(designs)))
+
+
+def front_axes(designs: Sequence[Row], axes: Axes | None = None) -> Axes:
+    """`front_figure`, drawn on `axes` or on those of a new figure."""
+    axes = plots.new_figure(7.0, 4.5)[1] if axes is None else axes
     at = lambda d: (1e3 * d["costs"]["latency_s"], d["costs"]["carbon_kgco2e"])  # noqa: E731
     front = [at(d) for d in designs if d["name"].startswith("front")]
-    axes.step(*zip(*front, strict=True), where="post", color=plots.BLUE, label="Pareto front",
-              marker="o", markersize=4)
+    axes.step(
+        *zip(*front, strict=True),
+        where="post",
+        color=plots.BLUE,
+        label="Pareto front",
+        marker="o",
+        markersize=4,
+    )
     colours = itertools.cycle((plots.GREEN, plots.VERMILION, plots.ORANGE))
     best = [d for d in designs if d["name"].startswith("least")]
     for design, colour in zip(best, colours, strict=False):
@@ -98,4 +108,4 @@ def front_figure(designs: Sequence[Row]) -> bytes:
     axes.set_ylabel("total carbon, kgCO2e")
     axes.grid(color=plots.LIGHT, linewidth=0.6, zorder=0)
     axes.legend(fontsize=8)
-    return plots.png(figure)
+    return axes

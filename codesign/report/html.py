@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from codesign.printable import printable
+from codesign.printable import printable, printable_lines
 from codesign.quantities import unit_of, without_unit
 from codesign.report import entries, footprint, plots, tables, text
 from codesign.report.claims import run_claims
@@ -127,12 +127,16 @@ def line_names(designs: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[st
 
 
 def environment() -> Environment:
-    """Templates of this package; what they are given is escaped, what they lack is an error."""
+    """Templates of this package; what they lack is an error.
+
+    What they are given is escaped, and what is not printable in it is written as `printable` does.
+    """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     return Environment(
         loader=PackageLoader("codesign.report", "."),
         autoescape=True,
+        finalize=lambda value: printable_lines(value) if type(value) is str else value,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

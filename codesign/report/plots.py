@@ -27,7 +27,7 @@ from codesign.report.text import is_number, si
 DPI = 150
 BLUE, ORANGE, GREEN, VERMILION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 GREY, LIGHT = "#555555", "#DDDDDD"
-_PHASES = {"warmup": "#F3F3F3", "joint": "#E3EEF6", "tune": "#FBF1DD"}
+_PHASES = {"warmup": "#F3F3F3", "elastic": "#E9F2E4", "joint": "#E3EEF6", "tune": "#FBF1DD"}
 # Networks that are trained beside the searched designs: black lines.
 _FIXED = ("-", ":", "--", "-.")
 # More lines than this are told apart by a colour bar, not by a legend.
@@ -42,10 +42,17 @@ Row = Mapping[str, Any]
 
 def pareto(designs: Sequence[Row]) -> bytes | None:
     """Accuracy against total carbon, coloured by latency, with the Pareto front."""
+    axes = pareto_axes(designs)
+    return None if axes is None else png(figure_of(axes))
+
+
+def pareto_axes(designs: Sequence[Row], axes: Axes | None = None) -> Axes | None:
+    """`pareto`, drawn on `axes` or on those of a new figure; None where there are no points."""
     points = [_Point(d) for d in designs if _Point.complete(d)]
     if not points:
         return None
-    figure, axes = new_figure(8.0, 5.0)
+    axes = new_figure(8.0, 5.0)[1] if axes is None else axes
+    figure = figure_of(axes)
     found = [p for p in points if not p.reference]
     references = [p for p in points if p.reference]
     latencies = [p.latency_ms for p in points]
@@ -78,7 +85,7 @@ def pareto(designs: Sequence[Row]) -> bytes | None:
             handle.set_edgecolor(GREY)
     labelled = references + [p for p in found if p.on_front]
     _label(figure, axes, labelled, points)
-    return png(figure)
+    return axes
 
 
 def _scatter(
@@ -176,9 +183,11 @@ def _steps(points: list[_Point]) -> list[tuple[float, float]]:
 
 def _label(figure: Figure, axes: Axes, labelled: list[_Point], points: list[_Point]) -> None:
     """Names beside the points, each in the first place free of other names and points."""
+    shown_by = figure.canvas
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     renderer = canvas.get_renderer()
+    figure.set_canvas(shown_by)  # It may be a window's.
     inside = axes.get_window_extent(renderer)
     legend = axes.get_legend()
     taken = [legend.get_window_extent(renderer).padded(2)] if legend else []
@@ -483,6 +492,14 @@ def new_figure(width: float, height: float) -> tuple[Figure, Axes]:
     axes = figure.subplots()
     axes.spines[["top", "right"]].set_visible(False)
     return figure, axes
+
+
+def figure_of(axes: Axes) -> Figure:
+    """The figure that the axes are on, in whichever of its parts."""
+    figure: Any = axes.figure
+    while not isinstance(figure, Figure):
+        figure = figure.figure
+    return figure
 
 
 def png(figure: Figure) -> bytes:

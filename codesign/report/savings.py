@@ -94,9 +94,7 @@ class Saving:
         if self.design is None or self.saved_kgco2e is None:
             return "no feasible design found measured as accurate"
         accuracy = share(self.design_accuracy, self.design_accuracy_standard_error)
-        design = (
-            f"{printable(self.design)} ({accuracy}, {si(self.design_carbon_kgco2e, 'kgCO2e')})"
-        )
+        design = f"{printable(self.design)} ({accuracy}, {si(self.design_carbon_kgco2e, 'kgCO2e')})"
         cheapest = f"the cheapest measured no less accurate, {design},"
         if self.saved_kgco2e < 0:
             return f"{cheapest} costs {si(-self.saved_kgco2e, 'kgCO2e')} more"
@@ -131,7 +129,10 @@ def savings(
 
 
 def _saving(
-    designs: Sequence[Row], index: int, right: np.ndarray | None, draws: np.ndarray | None,
+    designs: Sequence[Row],
+    index: int,
+    right: np.ndarray | None,
+    draws: np.ndarray | None,
     box: Box | None,
 ) -> Saving:
     reference = designs[index]

@@ -38,7 +38,7 @@ def tower_text(tower: Any) -> str:
 
 
 def accelerator_text(accelerator: Any) -> tuple[str, str]:
-    """An accelerator in short: its cores and arrays, and its memories."""
+    """An accelerator in short: its cores and arrays; its memories, the DRAM's channels last."""
     if not isinstance(accelerator, Mapping):
         return MISSING, ""
     keys = ("cores", "pe_x", "pe_y", "l2_kib", "l2_bytes_per_cycle")
@@ -46,7 +46,9 @@ def accelerator_text(accelerator: Any) -> tuple[str, str]:
     glb = accelerator.get("glb_mib")
     glb_text = _capacity(glb) if is_number(glb) else MISSING
     plural = "" if cores == "1" else "s"
-    return f"{cores} core{plural} {pe_x}x{pe_y}", f"L2 {l2}K/{rate} G {glb_text}"
+    # Designs of before there was a choice of channels have none.
+    channels = f" D {_plain(accelerator['channels'])}" if "channels" in accelerator else ""
+    return f"{cores} core{plural} {pe_x}x{pe_y}", f"L2 {l2}K/{rate} G {glb_text}{channels}"
 
 
 def _capacity(mib: float) -> str:
@@ -147,8 +149,27 @@ def stacked(titles: Iterable[Iterable[str]]) -> list[list[Column]]:
     return [[by_title[title] for title in stack] for stack in titles]
 
 
-def designs_table(designs: Sequence[Mapping[str, Any]], title: str = "") -> Table:
-    """The designs as a rich table for a terminal of 105 characters."""
+def designs_table(
+    designs: Sequence[Mapping[str, Any]], title: str = "", *, tuned: bool = True
+) -> Table:
+    """The designs as a rich table for a terminal of 105 characters.
+
+    Args:
+      designs: entries of designs.json.
+      title: above it.
+      tuned: whether networks were trained and measured; else only their proxies are known.
+    """
+    return _stacks_table(designs, stacked(_TERMINAL_STACKS) if tuned else _UNTUNED_STACKS, title)
+
+
+def priced_table(designs: Sequence[Mapping[str, Any]]) -> Table:
+    """What designs cost as a rich table, a row each, as narrow as `designs_table`."""
+    return _stacks_table(designs, _PRICED_STACKS)
+
+
+def _stacks_table(
+    designs: Sequence[Mapping[str, Any]], stacks: Sequence[Sequence[Column]], title: str = ""
+) -> Table:
     table = Table(
         title=Text(printable(title)) if title else None,
         box=box.HORIZONTALS,
@@ -157,7 +178,6 @@ def designs_table(designs: Sequence[Mapping[str, Any]], title: str = "") -> Tabl
         caption=_CAPTION,
         caption_justify="left",
     )
-    stacks = stacked(_TERMINAL_STACKS)
     for stack in stacks:
         heading = "\n".join(_SHORT.get(column.title, column.title) for column in stack)
         table.add_column(heading, justify="left" if stack[0].left else "right", no_wrap=True)
@@ -167,11 +187,17 @@ def designs_table(designs: Sequence[Mapping[str, Any]], title: str = "") -> Tabl
     return table
 
 
+_UNTUNED_STACKS = [
+    *stacked(_TERMINAL_STACKS[:3]),
+    [Column("proxy", lambda d: percent(d.get("proxy_accuracy")))],
+    *stacked(_TERMINAL_STACKS[4:7]),
+]
+_PRICED_STACKS = stacked((("design",), *_TERMINAL_STACKS[1:3], *_TERMINAL_STACKS[4:7]))
 _CAPTION = (
     "Towers: layers x width, h heads, f FFN units. Array: PEs of a core. Memory: L2 capacity / "
-    "bytes a cycle, G global buffer. Carbon: CO2e over the device's life, in use and embodied. "
-    "Per cents beside a role: zeros in the weights of its subnets, whose accuracy and energy are "
-    "means by their shares of use."
+    "bytes a cycle, G global buffer, D DRAM channels. Carbon: CO2e over the device's life, in use "
+    "and embodied. Per cents beside a role: zeros in the weights of its subnets, whose accuracy "
+    "and energy are means by their shares of use."
 )
 
 
@@ -215,7 +241,9 @@ def _level(share: Any) -> str:
 
 
 def run_summary(
-    name: str, designs: Sequence[Mapping[str, Any]], summary: Mapping[str, Any],
+    name: str,
+    designs: Sequence[Mapping[str, Any]],
+    summary: Mapping[str, Any],
     found: Claims | None = None,
 ) -> dict[str, Any]:
     """One run in a comparison of runs, as plain JSON values.
@@ -237,13 +265,17 @@ def run_summary(
     accuracies = [a for d in good if (a := number(d, "accuracy")) is not None]
     carbons = [c for d in good if (c := cost(d, "carbon_kgco2e")) is not None]
     kept = ("hypervolume", "reference_point", "wall_time_s", "run_carbon_kgco2e")
-    return {
-        "name": name,
-        "designs": len(feasible),
-        "feasible": len(good),
-        "accuracy": max(accuracies, default=None),
-        "carbon_kgco2e": min(carbons, default=None),
-    } | {key: summary.get(key) for key in kept} | (found.summary() if found else {})
+    return (
+        {
+            "name": name,
+            "designs": len(feasible),
+            "feasible": len(good),
+            "accuracy": max(accuracies, default=None),
+            "carbon_kgco2e": min(carbons, default=None),
+        }
+        | {key: summary.get(key) for key in kept}
+        | (found.summary() if found else {})
+    )
 
 
 def comparison_table(runs: Sequence[Mapping[str, Any]]) -> Table:
@@ -373,6 +405,22 @@ def costs_table(costs: Mapping[str, Any]) -> Table:
         table.add_row(Text(name, style="bold"), text or si(total, unit), "")
         for part, value in breakdown.get(field, {}).items():
             table.add_row(f"  {part}", si(value, unit), percent(value / total if total else None))
+    return table
+
+
+def intervals_table(intervals: Mapping[str, tuple[float, float]]) -> Table:
+    """Intervals of costs as a rich table.
+
+    Args:
+      intervals: least and greatest by field of designs.json.
+    """
+    table = Table(box=box.HORIZONTALS, padding=(0, 2, 0, 0))
+    table.add_column("by the components' ranges (90 %)")
+    table.add_column("from", justify="right")
+    table.add_column("to", justify="right")
+    for field, name, unit in _TOTALS:
+        if field in intervals:
+            table.add_row(name, *(si(end, unit) for end in intervals[field]))
     return table
 
 

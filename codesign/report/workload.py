@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from rich import box
@@ -24,8 +25,8 @@ def model_to_json(model: Model) -> dict[str, Any]:
             "macs": model.macs,
             "dram_words": model.memory._asdict(),
             "architecture": model.architecture,
-            "gemms": [g._asdict() | {"macs": _macs(g)} for g in model.operators.gemms],
-            "vector_ops": [op._asdict() for op in _vector_ops(model)],
+            "gemms": [_plain(g) | {"macs": _macs(g)} for g in model.operators.gemms],
+            "vector_ops": [_plain(op) for op in _vector_ops(model)],
         }
     )
     return plain
@@ -66,6 +67,15 @@ def _vector_ops(model: Model) -> list[VectorOp]:
     """The element-wise operators, less those that do nothing at inference."""
     counted = set(model.workload.vector_names)
     return [op for op in model.operators.vector_ops if op.name in counted]
+
+
+def _plain(operator: Gemm | VectorOp) -> dict[str, Any]:
+    """An operator's fields; what is alive by operand, null where it comes from DRAM anyway."""
+    live = {
+        name: words if math.isfinite(words) else None
+        for name, words in operator.live._asdict().items()
+    }
+    return operator._asdict() | {"live": live}
 
 
 def _macs(gemm: Gemm) -> int:

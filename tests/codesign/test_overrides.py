@@ -7,13 +7,16 @@ import pytest
 
 from codesign import overrides
 from codesign.errors import UserError
+from codesign.kinds import KINDS, kind_of
 from codesign.overrides import (
     config_hash,
     config_name,
+    config_names,
     config_to_json,
     format_overrides,
     load_config,
 )
+from codesign.runs import RunFolder
 
 CONFIG = '''
 from __future__ import annotations
@@ -212,3 +215,35 @@ def test_what_a_config_prints_is_not_the_programs_output(tmp_path, capsys):
     (tmp_path / "loud.py").write_text(CONFIG + "print('hello')\n")
     load_config(str(tmp_path / "loud.py"))
     assert capsys.readouterr() == ("", "hello\n")
+
+
+@pytest.mark.parametrize("name", config_names())
+def test_a_runs_own_record_is_a_config(name, tmp_path):
+    commands = {kind.command for kind in KINDS}
+    for command in sorted(commands):
+        config = load_config(name, (), command)
+        kind = kind_of(type(config))
+        if kind is None or kind.command != command:
+            continue
+        out = tmp_path / command / "of-before"
+        RunFolder.create(out, config_to_json(config), kind=kind.name)
+        again = load_config(str(out / "config.json"), (), command)
+        assert again == config and type(again) is type(config)
+        assert config_name(str(out / "config.json")) == "of-before"
+        if hasattr(config, "seed"):
+            assert load_config(str(out / "config.json"), ["--seed", "7"], command).seed == 7
+
+
+def test_a_record_that_is_no_config_is_one_line(tmp_path):
+    path = tmp_path / "config.json"
+    for text, message in (
+        ("[]", "should hold a JSON object"),
+        ("{}", "holds no config"),
+        ('{"kind": "finetune", "config": {"optim": {"lr": "fast"}}}', "optim.lr"),
+    ):
+        path.write_text(text)
+        with pytest.raises(UserError) as caught:
+            load_config(str(path))
+        assert message in str(caught.value) and "\n" not in str(caught.value)
+    with pytest.raises(UserError, match=r"expected a \.py file, or the config\.json of a run"):
+        load_config(str(tmp_path / "designs.json"))

@@ -14,26 +14,36 @@ import numpy as np
 import pytest
 
 from codesign.accelerator import Accelerator
+from codesign.cli import main
 from codesign.design_file import design_to_json, load_design, parse_design
 from codesign.errors import UserError
 from codesign.oracle import cache
 from codesign.oracle.interface import Constants, Events, Point, Sample
 from codesign.oracle.zigzag import ZigZag
 from codesign.overrides import load_config
-from codesign.renamed import RENAMED, accepts_old_names, current, current_keys, current_nest
+from codesign.renamed import (
+    RENAMED,
+    RetiredWarning,
+    accepts_old_names,
+    current,
+    current_keys,
+    current_nest,
+)
 from codesign.runs import CONFIG, DESIGNS, METRICS, RunFolder, read_run, write_json
 from codesign.scenario import Scenario
 from codesign.space import AcceleratorChoices
+from codesign.train.config import OptimConfig
 
 CONSTANTS = Constants(*(float(i) for i in range(1, 12)))
 # One of each class, and its renamed fields.
 MARKED = (
     (Accelerator(), ["l2_words_per_cycle"]),
     (AcceleratorChoices(), ["l2_words_per_cycle"]),
-    (Scenario(), ["dram_words_per_cycle", "glb_words_per_cycle"]),
+    (Scenario(), ["glb_words_per_cycle"]),
     (CONSTANTS, ["dram_words_per_cycle", "glb_words_per_cycle"]),
     (Events(1, 2, 3, 4, 5, 6), ["dram_words"]),
     (ZigZag(), ["register_bytes"]),
+    (OptimConfig(), ["lr_warmup_steps"]),
 )
 CASES = [(obj, old) for obj, olds in MARKED for old in olds]
 
@@ -109,7 +119,7 @@ def test_keys_of_files():
 
 def design(**changes):
     chip = {"cores": 2, "l2_words_per_cycle": 32} | changes
-    scenario = {"dram_words_per_cycle": 64, "glb_words_per_cycle": 256}
+    scenario = {"glb_words_per_cycle": 256}
     return {"architecture": {}, "accelerator": chip, "scenario": scenario}
 
 
@@ -118,7 +128,7 @@ def test_design_files(tmp_path):
     file.write_text(json.dumps([design() | {"name": "a", "costs": {}}]))
     found = load_design(file, name="a")
     assert found.accelerator == Accelerator(cores=2, l2_bytes_per_cycle=32)
-    assert found.scenario == Scenario(dram_bytes_per_cycle=64, glb_bytes_per_cycle=256)
+    assert found.scenario == Scenario(glb_bytes_per_cycle=256)
     written = json.dumps(design_to_json(found))
     assert "words_per_cycle" not in written
     assert parse_design(json.loads(written)) == parse_design(json.loads(old_json(written))) == found
@@ -136,24 +146,23 @@ def test_design_files(tmp_path):
 
 def test_overrides():
     config = load_config("quickstart", [
-        "--scenario.dram_words_per_cycle", "8", "--space.accelerator.l2_words_per_cycle=[16,32]",
+        "--space.accelerator.l2_words_per_cycle=[16,32]",
         "--scenario.glb_bytes_per_cycle=64", "--scenario.glb_bytes_per_cycle=128",
     ])  # fmt: skip
-    assert config.scenario.dram_bytes_per_cycle == 8.0
     assert config.scenario.glb_bytes_per_cycle == 128.0  # the last of the same option holds
     assert config.space.accelerator.l2_bytes_per_cycle == (16, 32)
-    pair = ["--scenario.dram_words_per_cycle=8", "--scenario.dram_bytes_per_cycle=8"]
+    pair = ["--scenario.glb_words_per_cycle=8", "--scenario.glb_bytes_per_cycle=8"]
     for both in (pair, pair[::-1]):
         with pytest.raises(UserError) as caught:
             load_config("quickstart", both)
         assert str(caught.value) == (
-            "--scenario.dram_words_per_cycle is the old name of --scenario.dram_bytes_per_cycle; "
+            "--scenario.glb_words_per_cycle is the old name of --scenario.glb_bytes_per_cycle; "
             "give one of them"
         )
     with pytest.raises(UserError, match=r"unknown option --optim\.dram_words_per_cycle"):
         load_config("quickstart", ["--optim.dram_words_per_cycle=8"])
-    with pytest.raises(UserError, match=r"--scenario\.dram_words_per_cycle needs a value"):
-        load_config("quickstart", ["--scenario.dram_words_per_cycle"])
+    with pytest.raises(UserError, match=r"--scenario\.glb_words_per_cycle needs a value"):
+        load_config("quickstart", ["--scenario.glb_words_per_cycle"])
 
 
 def test_config_files(tmp_path):
@@ -164,7 +173,7 @@ from codesign.search.hardware import HardwareConfig
 from codesign.space import AcceleratorChoices
 config = HardwareConfig(
     space=AcceleratorChoices(l2_words_per_cycle=(16, 32){both}),
-    scenario=dataclasses.replace(Scenario(), dram_words_per_cycle=32.0),
+    scenario=dataclasses.replace(Scenario(), glb_words_per_cycle=32.0),
 )
 """
     file = tmp_path / "own.py"
@@ -173,7 +182,7 @@ config = HardwareConfig(
         config = load_config(str(file))
     assert {w.filename for w in caught} == {str(file)} and len(caught) == 2
     assert config.space.l2_bytes_per_cycle == (16, 32)
-    assert config.scenario.dram_bytes_per_cycle == 32.0
+    assert config.scenario.glb_bytes_per_cycle == 32.0
     file.write_text(text.format(both=", l2_bytes_per_cycle=(8,)"))
     with pytest.raises(UserError) as error:
         load_config(str(file))
@@ -218,6 +227,8 @@ def test_bought_samples_of_an_earlier_version(tmp_path):
     sample = Sample(100.0, Events(1, 2, 3, 4, 5, 6).energy_pj(asked), Events(1, 2, 3, 4, 5, 6))
     cache.write(tmp_path / "new.csv", oracle, [(asked, sample)], digits=9)
     lines = [line.split(",") for line in (tmp_path / "new.csv").read_text().splitlines()[2:]]
+    assert lines[0].pop() == cache.CHECK
+    lines[1].pop()
     at = lines[0].index("precision_bits")
     older = [",".join(line[:at] + line[at + 1 :]) for line in lines]
     head = [cache._title(oracle), "# units"]
@@ -236,9 +247,53 @@ def test_bought_samples_of_an_earlier_version(tmp_path):
 
 def test_numbers_are_the_same_by_either_name():
     with pytest.warns(DeprecationWarning, match="is now called"):
-        old = Scenario(dram_words_per_cycle=4.0, glb_words_per_cycle=32.0)
-    new = Scenario(dram_bytes_per_cycle=4.0, glb_bytes_per_cycle=32.0)
+        old = Scenario(glb_words_per_cycle=32.0)
+    new = Scenario(glb_bytes_per_cycle=32.0)
     assert old == new and hash(old) == hash(new)
     leaves = np.array(jax.tree.leaves(Accelerator()))
     with pytest.warns(DeprecationWarning, match="is now called"):
         assert (leaves == np.array(jax.tree.leaves(Accelerator(l2_words_per_cycle=64)))).all()
+
+
+# --- fields that are no more ----------------------------------------------------------------
+
+
+def test_a_file_that_states_the_old_bandwidth_is_read_with_a_line(tmp_path, capsys):
+    """And one that names the technology of the carbon alone; both as runs once wrote them."""
+    file = tmp_path / "old.json"
+    for name in ("dram_bytes_per_cycle", "dram_words_per_cycle"):
+        scenario = {name: 128.0, "dram_technology": "lpddr3_20nm", "dram_gb": 1.0}
+        file.write_text(json.dumps({"architecture": {}, "accelerator": {}, "scenario": scenario}))
+        with pytest.warns(RetiredWarning) as caught:
+            assert load_design(file).scenario == Scenario(dram_gb=1.0)
+        lines = [str(w.message) for w in caught]
+        assert lines[0].startswith("scenario.dram_bytes_per_cycle is passed over: the bandwidth ")
+        assert "accelerator.channels" in lines[0] and "lpddr4 is taken" in lines[1]
+    # The reference's costing keeps its technologies.
+    scenario |= {"costing": "catransformers"}
+    file.write_text(json.dumps({"architecture": {}, "accelerator": {}, "scenario": scenario}))
+    with pytest.warns(RetiredWarning) as caught:
+        assert load_design(file).scenario.dram_technology == "lpddr3_20nm"
+    assert len(caught) == 1
+
+
+def test_the_command_line_says_it_in_one_line(tmp_path, capsys):
+    file = tmp_path / "old.json"
+    file.write_text(json.dumps({
+        "architecture": {"nonsense": 1}, "accelerator": {}, "scenario": {},
+    }))  # fmt: skip
+    config = ["search", "hardware", "--scenario.dram_words_per_cycle", "64", "--model", str(file)]
+    assert main(config) == 2
+    first, second, *rest = capsys.readouterr().err.splitlines()
+    assert first.startswith("codesign: warning: --scenario.dram_words_per_cycle is passed over: ")
+    assert "nonsense" in second and not rest
+
+
+def test_the_old_bandwidth_in_python():
+    for name in ("dram_bytes_per_cycle", "dram_words_per_cycle"):
+        with pytest.warns(RetiredWarning, match=f"Scenario: {name} is passed over"):
+            assert Scenario(**{name: 4.0}) == Scenario()
+        with pytest.warns(RetiredWarning, match="passed over"):
+            assert dataclasses.replace(Scenario(), **{name: 4.0}) == Scenario()
+    with pytest.raises(TypeError):
+        Scenario(nonsense=4.0)

@@ -1,5 +1,6 @@
 """Run folders: what a kill leaves behind, and what a resume accepts."""
 
+import copy
 import json
 import os
 import signal
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from codesign.errors import RunError, UserError
+from codesign.overrides import config_to_json, load_config
 from codesign.runs import (
     RunFolder,
     jsonable,
@@ -216,6 +218,9 @@ def test_what_killed_processes_left_half_written_is_removed(tmp_path):
     others = [tmp_path / ".notes", tmp_path / "a.tmp", tmp_path / ".mine.tmp"]
     for path in others:
         path.write_text("a user's own")
+    RunFolder.create(tmp_path / "another", CONFIG)
+    others.append(tmp_path / "another" / ".designs.json.123.tmp")  # which lives, perhaps
+    others[-1].write_text("being written")
     RunFolder.create(tmp_path, CONFIG)
     assert not any(path.exists() for path in left) and all(path.exists() for path in others)
 
@@ -248,3 +253,19 @@ def test_a_run_resumes_with_other_threads(tmp_path):
     other = config | {"optim": {"lr": 0.1, "threads": 2}}
     with pytest.raises(UserError, match=r"optim\.threads was 1, is 2"):
         RunFolder.create(tmp_path, other, resume=True)
+
+
+def test_fields_that_a_config_has_gained_had_their_defaults(tmp_path):
+    """A run from before a field was there resumes under its default, and under no other value."""
+    config = config_to_json(load_config("quickstart"))
+    before = copy.deepcopy(config)
+    del before["schedule"]["elastic_steps"], before["checkpoint"]
+    before["limits"]["functions"] = ["one of a config file"]  # which no reader can call
+    limits = {"limits": before["limits"]}
+    RunFolder.create(tmp_path, before, kind="search")
+    assert RunFolder.create(tmp_path, config | limits, resume=True).resumed
+    schedule = config["schedule"] | {"elastic_steps": 5}
+    with pytest.raises(UserError, match=r"schedule\.elastic_steps was 0, is 5"):
+        RunFolder.create(tmp_path, config | limits | {"schedule": schedule}, resume=True)
+    with pytest.raises(UserError, match='checkpoint was null, is "here"'):
+        RunFolder.create(tmp_path, config | limits | {"checkpoint": "here"}, resume=True)

@@ -203,6 +203,8 @@ def _compiled(compiler: Sequence[str], folder: Path) -> Path:
     compile_one("call.cc", "call.o", "-isystem", jax.ffi.include_dir())
     result = folder / _LIBRARY
     _run([*compiler, "-shared", "-pthread", *objects, "-o", str(result)])
+    if not result.is_file():
+        raise CannotCompile(f"{compiler[0]} makes no library")
     return result
 
 
@@ -213,7 +215,10 @@ def _run(command: Sequence[str]) -> str:
       CannotCompile: it fails, with its first line of complaint.
     """
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_PATIENCE_S)
+        done = subprocess.run(
+            command, capture_output=True, stdin=subprocess.DEVNULL, text=True, errors="replace",
+            timeout=_PATIENCE_S,
+        )  # fmt: skip
     except (OSError, subprocess.TimeoutExpired) as error:
         raise CannotCompile(f"{command[0]} does not run: {error}") from None
     if done.returncode:

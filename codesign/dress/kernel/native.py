@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import shutil
 import warnings
 
 import jax
@@ -13,7 +14,7 @@ import numpy as np
 from codesign.dress.kernel.build import CannotCompile, library
 
 # The numbers of tile.h.
-ACTIVATIONS = {None: 0, "gelu": 1, "quick_gelu": 2}
+ACTIVATION_NUMBERS = {None: 0, "gelu": 1, "quick_gelu": 2}
 ROWS = TOKENS = 16
 BASELINE, AVX2, AVX512 = range(3)  # instruction sets, of which the best one present is taken
 
@@ -26,12 +27,16 @@ def available() -> bool:
 
     Where it is not, says so and why, once.
     """
+    built = None
     try:
-        loaded = ctypes.CDLL(str(library()))
+        built = library()
+        loaded = ctypes.CDLL(str(built))
         jax.ffi.register_ffi_target(
             _TARGET, jax.ffi.pycapsule(loaded.RowSparseProduct), platform="cpu"
         )
     except (CannotCompile, OSError, AttributeError) as error:
+        if built is not None:  # what a compiler that fails silently has made: again next time
+            shutil.rmtree(built.parent, ignore_errors=True)
         warnings.warn(f"sparse products run as dense ones, which is slower: {error}", stacklevel=2)
         return False
     return True
@@ -57,7 +62,7 @@ def product(
       n: int32 [], columns of the panels that count; clipped to 0 ... n1.
       bias: float32 [R], or [0] for none.
       rows: R, of which the last panel may hold fewer than 16.
-      activation: a key of `ACTIVATIONS`.
+      activation: a key of `ACTIVATION_NUMBERS`.
       most: the best instruction set to take.
 
     Returns:
@@ -74,6 +79,6 @@ def product(
     )
     result, _ = call(
         x, values, columns, n, bias,
-        activation=np.int32(ACTIVATIONS[activation]), most=np.int32(most),
+        activation=np.int32(ACTIVATION_NUMBERS[activation]), most=np.int32(most),
     )  # fmt: skip
     return result

@@ -75,9 +75,9 @@ def _check(
         raise ValueError(f"x is {x.dtype} {x.shape}, the rows need floats [..., {weights.inputs}]")
     if bias is not None and jnp.shape(bias) != (weights.rows,):
         raise ValueError(f"bias has shape {jnp.shape(bias)}, expected ({weights.rows},)")
-    if activation not in native.ACTIVATIONS:
+    if activation not in native.ACTIVATION_NUMBERS:
         raise ValueError(
-            f"activation is {activation!r}, expected one of {list(native.ACTIVATIONS)}"
+            f"activation is {activation!r}, expected one of {list(native.ACTIVATION_NUMBERS)}"
         )
     most = weights.values.shape[1] if isinstance(weights, Panels) else weights.inputs
     if isinstance(n, int) and not 0 <= n <= most:

@@ -32,9 +32,7 @@ def design(name, correct, carbon, role="found", **more):
 
 def nested(designs):
     """The designs' correctness where the harder images are the same for all."""
-    return {
-        d["name"]: (np.arange(IMAGES) < round(d["accuracy"] * IMAGES))[None] for d in designs
-    }
+    return {d["name"]: (np.arange(IMAGES) < round(d["accuracy"] * IMAGES))[None] for d in designs}
 
 
 DESIGNS = [
@@ -151,6 +149,25 @@ def test_a_family_is_as_right_as_its_subnets_by_use():
     assert set(np.unique(found)) == {0.0, 0.75, 1.0}
 
 
+def test_a_ranking_is_held_against_what_tuned_designs_reach():
+    """By hand: one pair of four is ranked the wrong way; references are not ranked."""
+    ranked = [
+        design(str(i), right, carbon, proxy_loss=loss)
+        for i, (right, carbon, loss) in enumerate(
+            [(310, 0.2, 2.0), (350, 0.3, 1.2), (340, 0.25, 1.4), (380, 0.5, 1.3)]
+        )
+    ]  # fmt: skip
+    reference = design("supernet", 390, 1.0, role="reference", proxy_loss=9.0)
+    found = claims([*ranked, reference], SUMMARY, None).fidelity
+    assert found.designs == 4 and found.spearman == pytest.approx(1 - 6 * 2 / (4 * 15))
+    # Cost ranks as accuracy does: nothing is left of either.
+    assert np.isnan(found.at_equal_cost) and found.json()["at_equal_cost"] is None
+    assert "4 designs: Spearman's correlation 0.80" in str(found)
+    assert "at equal cost" not in str(found)
+    assert claims(ranked[:2], SUMMARY, None).fidelity is None
+    assert claims(DESIGNS, SUMMARY, None).fidelity is None, "no proxy"
+
+
 def folder_of(path, designs=DESIGNS, seed=0, keep=True, **config):
     made = RunFolder.create(path, {"seed": seed} | config, name="digits")
     made.append_metrics([{"step": 0, "phase": "tune", "loss": [1.0] * len(designs)}])
@@ -232,8 +249,7 @@ def test_runs_of_one_config_are_grouped_by_all_but_the_seed(tmp_path):
 def moved(by):
     """DESIGNS with some images more right."""
     return [
-        d | {"accuracy": d["accuracy"] + by / IMAGES} if d["name"] == "high" else d
-        for d in DESIGNS
+        d | {"accuracy": d["accuracy"] + by / IMAGES} if d["name"] == "high" else d for d in DESIGNS
     ]
 
 

@@ -312,7 +312,8 @@ def test_names_in_figures_are_no_formulas_and_not_hidden():
 
 
 @pytest.mark.parametrize(
-    "number", [1e308, -1e308, 1.79e308, 5e-324, 10**299],
+    "number",
+    [1e308, -1e308, 1.79e308, 5e-324, 10**299],
     ids=["1e308", "-1e308", "1.79e308", "5e-324", "10**299"],
 )
 def test_any_number_is_reported(number, tmp_path):

@@ -13,6 +13,7 @@ import time
 import types
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from codesign.cli import main
@@ -59,6 +60,7 @@ class FakeCosts:
     operational_kgco2e: float = 0.1
     embodied_kgco2e: float = 0.2
     carbon_kgco2e: float = 0.3
+    dram_gb: float = 0.25
     breakdown: dict = dataclasses.field(
         default_factory=lambda: {"embodied_kgco2e": {"chip": 0.15, "dram": 0.05}}
     )
@@ -100,7 +102,7 @@ def search(monkeypatch):
         folder.write_json("summary.json", {"hypervolume": 0.5})
         return {"designs": designs, "summary": {"hypervolume": 0.5}}
 
-    module(monkeypatch, "codesign.train.joint", run_search=run_search)
+    module(monkeypatch, "codesign.train.search.run", run_search=run_search)
 
 
 def design_file(tmp_path, **accelerator):
@@ -175,6 +177,52 @@ def test_cost_as_json_can_be_priced_again(tmp_path, estimate, capsys):
     assert json.loads(capsys.readouterr().out) == result
 
 
+def test_cost_of_every_design_of_a_list(tmp_path, estimate, capsys):
+    file = tmp_path / "designs.json"
+    both = [{"name": name, "architecture": {}, "accelerator": {"pe_x": pe_x}}
+            for name, pe_x in (("phone", 32), ("watch", 8))]  # fmt: skip
+    file.write_text(json.dumps(both))
+    assert main(["cost", str(file)]) == 0
+    text = capsys.readouterr().out
+    assert all(word in text for word in ("phone", "watch", "1 core 32x16", "1 core 8x16"))
+    assert text.count("1.50 ms") == 2 and text.count("300 g") == 2
+    assert main(["cost", str(file), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [design["name"] for design in found] == ["phone", "watch"]
+    assert main(["cost", str(file), "--name", "watch", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == found[1]
+    file.write_text(json.dumps(both[:1]))
+    assert main(["cost", str(file), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == found[:1]
+    file.write_text(json.dumps([both[0], {"name": "broken", "accelerator": {}}]))
+    assert main(["cost", str(file)]) == 2
+    assert "designs.json, broken: missing key 'architecture'" in one_line(capsys)
+
+
+@pytest.mark.parametrize("spelling", ["--target-s", "--target_s"])
+def test_fields_are_spelt_with_dashes_or_underscores(spelling, tmp_path, monkeypatch, search):
+    monkeypatch.chdir(tmp_path)
+    text = CONFIG.replace("rate", "target_s")
+    (tmp_path / "tiny.py").write_text(text)
+    module_of = sys.modules["codesign.train.search.run"]
+    seen = []
+    monkeypatch.setattr(
+        module_of, "run_search",
+        lambda config, folder, console, check=None: (
+            seen.append(config.target_s), folder.write_json("designs.json", []),
+            {"designs": [], "summary": {}},
+        )[-1],
+    )  # fmt: skip
+    assert main(["search", "./tiny.py", spelling, "0.25", "--out", "run", "--json"]) == 0
+    assert seen == [0.25]
+
+
+@pytest.mark.parametrize("spelling", ["--no-check", "--no_check"])
+def test_options_are_spelt_with_dashes_or_underscores(spelling, config, search, capsys):
+    assert main(["search", config, spelling, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["designs"][0]["name"] == "seed-0"
+
+
 def test_cost_of_a_design_off_the_grid(tmp_path, capsys):
     assert main(["cost", design_file(tmp_path, pe_x=100), "--json"]) == 2
     assert "accelerator.pe_x: 100 is off the grid; use 64 or 128" in one_line(capsys)
@@ -222,7 +270,7 @@ def test_ctrl_c_says_how_to_go_on(config, monkeypatch, capsys):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    module(monkeypatch, "codesign.train.joint", run_search=interrupted)
+    module(monkeypatch, "codesign.train.search.run", run_search=interrupted)
     assert main(["search", config, "--seed", "7", "--out", "a b"]) == 130
     expected = "codesign search ./tiny.py --seed 7 --out 'a b' --resume continues it"
     assert one_line(capsys) == f"interrupted; the run is kept: {expected}\n"
@@ -233,7 +281,7 @@ def test_failures_are_one_line_and_bugs_are_not_hidden(config, monkeypatch, caps
         def run_search(*_, **__):
             raise error
 
-        module(monkeypatch, "codesign.train.joint", run_search=run_search)
+        module(monkeypatch, "codesign.train.search.run", run_search=run_search)
 
     raising(RunError("the loss is nan at step 7; lower --rate"))
     assert main(["search", config]) == 1
@@ -310,6 +358,7 @@ def test_an_error_as_a_process(tmp_path):
     assert done.returncode == 2 and lines == ["codesign: there is no design file absent.json"]
 
 
+@pytest.mark.slow
 def test_the_smallest_buffers_still_map_every_product(tmp_path, capsys):
     path = tmp_path / "large.json"
     chip = {"cores": 4, "pe_x": 256, "pe_y": 64, "l2_kib": 1, "glb_mib": 1 / 64}
@@ -337,6 +386,7 @@ def test_a_dataclass_of_another_kind_is_no_config(command, noun, tmp_path, capsy
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 def test_with_json_stdout_holds_the_result_alone_whoever_prints(tmp_path):
     """As a process, since libraries print below Python too."""
     (tmp_path / "loud.py").write_text(
@@ -355,7 +405,7 @@ def test_sigterm_says_how_to_go_on_and_is_no_failure(config, monkeypatch, capsys
         time.sleep(10)
 
     before = signal.getsignal(signal.SIGTERM)
-    module(monkeypatch, "codesign.train.joint", run_search=terminated)
+    module(monkeypatch, "codesign.train.search.run", run_search=terminated)
     assert main(["search", config, "--seed", "7"]) == 0
     expected = "codesign search ./tiny.py --seed 7 --resume continues it"
     assert one_line(capsys) == f"stopped by SIGTERM; the run is kept: {expected}\n"
@@ -394,3 +444,19 @@ def test_a_model_is_priced_by_its_name_or_folder(tmp_path, capsys, estimate):
     assert "codesign search hardware --model vit-b-16" in capsys.readouterr().err
     assert main(["cost", "tinyclip-39m"]) == 2
     assert "did you mean 'tinyclip-39m-16'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("what", ["arrays of NumPy", "arrays of JAX"])
+def test_memory_that_is_not_there_is_one_line(what, monkeypatch, capsys):
+    """Real allocations of 2 ** 50 bytes, in place of a command."""
+
+    def run(args):
+        import jax.numpy as jnp
+
+        return (np if what == "arrays of NumPy" else jnp).zeros(1 << 48, np.float32).sum()
+
+    monkeypatch.setattr("codesign.cli.cost.run", run)
+    assert main(["cost", "design.json"]) == 1
+    out, err = capsys.readouterr()
+    assert out == "" and len(err.splitlines()) == 1
+    assert err.startswith("codesign: not enough memory (") and "make batches" in err

@@ -461,6 +461,39 @@ def test_a_folder_that_others_can_write_to_is_not_used(
         assert build.library() == library
 
 
+@pytest.mark.skipif(os.getuid() != 0, reason="gives a folder to another user")
+def test_a_folder_in_that_of_another_user_is_not_used(builds: list[Path]) -> None:
+    library = build.library()
+    os.chown(library.parent.parent.parent, 1, -1)
+    with pytest.raises(build.CannotCompile, match=r"others can replace .*kernel, as .* another's"):
+        build.library()
+
+
+MISTAKEN = {  # what a compiler does
+    "fails in another encoding": ("printf 'err \\351\\n' >&2; exit 1", "fails: err"),
+    "makes nothing": ("exit 0", "makes no library"),
+    "makes garbage": (
+        'for last; do :; done; case "$*" in *-shared*) echo x > "$last";; esac', "row_sparse.so: "
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", MISTAKEN)
+def test_a_compiler_that_fails_is_a_line_and_tried_again(
+    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    does, said = MISTAKEN[case]
+    compiler = tmp_path / "compiler"
+    compiler.write_text(f"#!/bin/sh\n{does}\n")
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CXX", str(compiler))
+    monkeypatch.setenv("CODESIGN_CACHE", str(tmp_path / "cache"))
+    with pytest.warns(UserWarning, match=f"run as dense ones.*{said}") as told:
+        assert not native.available.__wrapped__()
+    assert len(told) == 1 and "\n" not in str(told[0].message)
+    assert not list(tmp_path.rglob("row_sparse*"))
+
+
 COMMANDS = {  # CXX, and the command that compiles: its program's words and its last options
     "fake": (["fake"], []),
     "fake -O2": (["fake", "-O2"], ["-O2"]),
@@ -482,7 +515,14 @@ def test_the_compiler_may_have_a_launcher_and_options(
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setenv("CXX", chosen)
     said: list[list[str]] = []
-    monkeypatch.setattr(build, "_run", lambda command: said.append([*command]) or "")
+
+    def run(command: list[str]) -> str:
+        said.append([*command])
+        if "-o" in command:
+            Path(command[-1]).touch()
+        return ""
+
+    monkeypatch.setattr(build, "_run", run)
     words, options = COMMANDS[chosen]
     words = [str(tmp_path / words[0]), *words[1:]]
     compiler = build._compiler()

@@ -110,7 +110,32 @@ def ablation(path: Path) -> RunFolder:
     return run
 
 
-@pytest.mark.parametrize("make", [finetuning, dressing, search, ablation])
+def effects(path: Path) -> RunFolder:
+    run = RunFolder.create(path, {"models": ["a"]}, kind="effects")
+    chip = {"cores": 1, "pe_x": 64, "pe_y": 16, "l2_kib": 64, "l2_bytes_per_cycle": 64,
+            "glb_mib": 2, "channels": 2}  # fmt: skip
+    where = {"model": "a", "latency_s": 0.01}
+    priced = {"predicted": 0.9, "actual": 1.0, "regret": 0.1, "misses": {}}
+    missed = {"predicted": 0.9, "actual": 1.0, "regret": None, "misses": {"latency_s": 0.3}}
+    run.write_json("effects.json", {
+        "objective": "carbon_kgco2e", "accelerators": 9, "limits": {"tops": 20.0},
+        "effects": [{"name": name, "without": f"no {name}"} for name in ("bus", "wire")],
+        "best": [where | {"accelerator": chip, "taken_s": 0.01, "value": 1.0}],
+        "choices": [
+            where | {"effect": name, "accelerator": chip, "same": False, "fits": True} | costs
+            for name, costs in (("bus", priced), ("wire", missed))
+        ],
+    })  # fmt: skip
+    return run
+
+
+def hardware(path: Path) -> RunFolder:
+    run = RunFolder.create(path, {"model": "x"}, kind="hardware")
+    run.write_json("designs.json", [DESIGN | {"name": n} for n in ("front-0", "least-carbon")])
+    return run
+
+
+@pytest.mark.parametrize("make", [finetuning, dressing, search, ablation, effects, hardware])
 def test_a_report_or_one_line(make: Any, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     run = make(tmp_path / "run")
     assert main(["report", str(run.path)]) == 0
