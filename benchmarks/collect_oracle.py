@@ -22,15 +22,15 @@ from pathlib import Path
 
 import numpy as np
 
-from codesign.accelerator import Accelerator
+from codesign.accelerator import ON_CHIP, Accelerator
 from codesign.architecture import Architecture, Tower, clip_vit_b16
-from codesign.oracle import cache
+from codesign.oracle import SAMPLED_SCENARIO, cache
 from codesign.oracle.collect import collect
 from codesign.oracle.interface import Point, Sample
 from codesign.oracle.stored import StoredDesign, gemms, points, write_designs
 from codesign.oracle.zigzag import ZigZag
 from codesign.scenario import Scenario
-from codesign.space import ACCELERATOR_FIELDS, AcceleratorChoices
+from codesign.space import AcceleratorChoices
 
 SEED = 20261123
 DESIGNS, REGRET, PAIRS = 36, 40, 800
@@ -72,13 +72,13 @@ def random_clip(rng: np.random.Generator) -> Architecture:
 def random_accelerator(rng: np.random.Generator) -> Accelerator:
     """Any of the grid."""
     grid = AcceleratorChoices()
-    return Accelerator(*(rng.choice(getattr(grid, f)).item() for f in ACCELERATOR_FIELDS))
+    return Accelerator(*(rng.choice(getattr(grid, f)).item() for f in ON_CHIP))
 
 
 def neighbours(centre: Accelerator) -> list[Accelerator]:
     """`centre` and what is one step away in one dimension."""
     found = [centre]
-    for field in ACCELERATOR_FIELDS:
+    for field in ON_CHIP:
         choices = getattr(AcceleratorChoices(), field)
         at = choices.index(getattr(centre, field))
         for value in choices[max(at - 1, 0) : at + 2]:
@@ -141,7 +141,7 @@ def main() -> None:
     arguments = parser.parse_args()
     oracle = ZigZag()
     designs, pairs = chosen()
-    wanted = in_turn(designs, pairs, Scenario())
+    wanted = in_turn(designs, pairs, SAMPLED_SCENARIO)
     folder = cache.default_cache()
     if arguments.only_ship:
         rows = cache.read_folder(folder, oracle)

@@ -1,4 +1,4 @@
-"""Speed of the cost model on this machine; what the README and docs/cost-model.md quote.
+"""Speed of the cost model on this machine; what docs/results.md and docs/cost-model.md quote.
 
     python benchmarks/cost_model.py           a minute or two on two CPU cores
     python benchmarks/cost_model.py --json    the same numbers, one JSON object

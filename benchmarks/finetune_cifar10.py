@@ -27,6 +27,7 @@ import codesign
 from codesign.architecture import Architecture
 from codesign.configs.cifar10_clip import config as scratch_config
 from codesign.configs.quickstart import config as search_config
+from codesign.cost.capacity import contents_bytes
 from codesign.costing import costing_of
 from codesign.models import CLIP
 from codesign.models.importance import score_units
@@ -40,7 +41,7 @@ from codesign.train.data import SourceConfig, open_source
 from codesign.train.finetune.config import FinetuneConfig, LossConfig, ScheduleConfig
 from codesign.train.run import run_training
 from codesign.train.zero_shot import evaluate_source
-from codesign.workload.clip import clip_workload
+from codesign.workload.clip import CLIP_FAMILY, clip_workload
 from machine import here
 
 CONSOLE = Console(stderr=True)
@@ -60,7 +61,10 @@ def trained(config: FinetuneConfig, folder: Path) -> Path:
 def carbon_kgco2e(architecture: Architecture) -> float:
     """Of the network on the accelerator of the grid that suits it best."""
     workload = clip_workload(architecture, costing_of(SCENARIO))
-    found = search_hardware(workload, search_config.space.accelerator, SCENARIO, Limits())
+    contents = contents_bytes(CLIP_FAMILY.memory(architecture, SCENARIO), SCENARIO)
+    found = search_hardware(
+        workload, search_config.space.accelerator, SCENARIO, Limits(), contents=contents
+    )
     return found.at(found.best["carbon"])[1].carbon_kgco2e
 
 

@@ -50,9 +50,9 @@ def design_matrix(capacity_kib: np.ndarray, width_bytes: np.ndarray) -> np.ndarr
 def differences(order: int) -> np.ndarray:
     """Differences of that order between neighbouring coefficients, along either axis."""
     each = np.eye(np.prod(SHAPE)).reshape(*SHAPE, -1)
-    return np.concatenate([
-        np.diff(each, order, axis=axis).reshape(-1, each.shape[-1]) for axis in (0, 1)
-    ])
+    return np.concatenate(
+        [np.diff(each, order, axis=axis).reshape(-1, each.shape[-1]) for axis in (0, 1)]
+    )
 
 
 def fit(matrix: np.ndarray, target: np.ndarray) -> np.ndarray:
@@ -62,8 +62,10 @@ def fit(matrix: np.ndarray, target: np.ndarray) -> np.ndarray:
     pull = matrix.T @ target
     start = np.add.outer(0.8 * np.arange(SHAPE[0]), 0.8 * np.arange(SHAPE[1])).ravel()
     best = minimize(
-        lambda p: 0.5 * p @ curvature @ p - pull @ p, start - start.mean() + target.mean(),
-        jac=lambda p: curvature @ p - pull, method="SLSQP",
+        lambda p: 0.5 * p @ curvature @ p - pull @ p,
+        start - start.mean() + target.mean(),
+        jac=lambda p: curvature @ p - pull,
+        method="SLSQP",
         constraints={"type": "ineq", "fun": lambda p: rises @ p, "jac": lambda p: rises},
         options={"maxiter": 1000, "ftol": 1e-12},
     )
@@ -82,14 +84,19 @@ def of_the_grid(capacity: np.ndarray, width: np.ndarray) -> np.ndarray:
 
 def node_ratios(quantity: str, arrays: np.ndarray, others: np.ndarray) -> dict[int, float]:
     """Geometric mean of a quantity at 32 and 45 nm over the same at 22 nm."""
-    at_22 = {
-        row["capacity_bytes"]: row[quantity] for row in arrays if row["width_bits"] == 64
-    }
+    at_22 = {row["capacity_bytes"]: row[quantity] for row in arrays if row["width_bits"] == 64}
     return {
-        node: float(np.exp(np.mean([
-            np.log(row[quantity] / at_22[row["capacity_bytes"]])
-            for row in others if row["node_nm"] == node and row["capacity_bytes"] >= 65536
-        ])))
+        node: float(
+            np.exp(
+                np.mean(
+                    [
+                        np.log(row[quantity] / at_22[row["capacity_bytes"]])
+                        for row in others
+                        if row["node_nm"] == node and row["capacity_bytes"] >= 65536
+                    ]
+                )
+            )
+        )
         for node in (32, 45)
     }
 
@@ -113,11 +120,15 @@ def main() -> None:
         target = np.log2(arrays[quantity])
         coefficients = fit(matrix[~held], target[~held])
         error = np.exp2(matrix @ coefficients.ravel() - target) - 1
-        print(f"{quantity:20}" + "; ".join(
-            f"{name} mean {100 * abs(error[some]).mean():4.1f} % worst "
-            f"{100 * abs(error[some]).max():3.0f} %"
-            for name, some in (("fitted", ~held), ("held out", held), ("design grid", grid))
-        ) + f"; bias {100 * error.mean():+.1f} %")
+        print(
+            f"{quantity:20}"
+            + "; ".join(
+                f"{name} mean {100 * abs(error[some]).mean():4.1f} % worst "
+                f"{100 * abs(error[some]).max():3.0f} %"
+                for name, some in (("fitted", ~held), ("held out", held), ("design grid", grid))
+            )
+            + f"; bias {100 * error.mean():+.1f} %"
+        )
         for column, bytes_ in zip(coefficients.T, sram.WIDTHS_BYTES, strict=True):
             values = ",".join(f"{x:.6g}" for x in np.exp2(column))
             law.append(f"{quantity},{bytes_:g},{values}")

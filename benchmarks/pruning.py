@@ -30,8 +30,11 @@ from codesign.models import CLIP, Gates, clamp_logit_scale, full_gates
 from codesign.models.calibration import Calibration
 from codesign.models.importance import METHODS, score_units
 from codesign.models.prune import prune, scaled
-from codesign.train.data import augment, batch_indices, load_data, template_indices
+from codesign.train.clip_subject import start
+from codesign.train.data import augment, batch_indices, template_indices
+from codesign.train.data.named import open_named
 from codesign.train.evaluate import class_embeddings, zero_shot_accuracy
+from codesign.train.feed import caption_ids, pixels_of_all
 from codesign.train.losses import contrastive_loss
 from machine import here
 
@@ -61,18 +64,21 @@ class Subject(NamedTuple):
 
 def digits_subjects(steps: int, samples: int, batch_size: int) -> Iterator[Subject]:
     """The quickstart's supernet, trained from several seeds."""
-    data = load_data(config.data)
+    data = open_named(config.data)
     largest = config.design_space(
-        image=data.image_size, channels=data.channels, context=config.data.context,
-        vocab=data.tokenizer.vocab_size,
-    ).largest()  # fmt: skip
-    train, templates = data.train, data.caption_ids.shape[1]
+        image=data.settings.size, channels=1, context=config.data.context, vocab=1
+    ).largest()
+    begun = start(data.train, checkpoint=None, untrained=largest, settings=data.settings)
+    largest, processor = begun.model.architecture, begun.processor
+    ids = caption_ids(data.train, processor)
+    splits = data.train, data.validation, data.test
+    train, *others = (processor.normalise(pixels_of_all(split, processor)) for split in splits)
 
     def drawn(seed: int, first: int, count: int, size: int) -> Calibration:
-        chosen = batch_indices(seed, first, count, size, len(train.labels))
-        labels = train.labels[chosen]
-        template = template_indices(seed, first, count, size, templates)
-        return Calibration(train.images[chosen], data.caption_ids[labels, template], labels)
+        chosen = batch_indices(seed, first, count, size, len(train))
+        labels = data.train.labels[chosen]
+        template = template_indices(seed, first, count, size, ids.shape[1])
+        return Calibration(train[chosen], ids[labels, template], labels)
 
     for seed in range(NETWORKS):
         model = CLIP(largest, rngs=nnx.Rngs(seed))
@@ -80,9 +86,9 @@ def digits_subjects(steps: int, samples: int, batch_size: int) -> Iterator[Subje
         yield Subject(
             model=trained,
             batches=drawn(seed, 10**6, -(-samples // batch_size), batch_size),
-            images=np.concatenate([data.validation.images, data.test.images]),
-            labels=np.concatenate([data.validation.labels, data.test.labels]),
-            prompts=data.caption_ids,
+            images=np.concatenate(others),
+            labels=np.concatenate([split.labels for split in splits[1:]]),
+            prompts=ids,
         )
 
 

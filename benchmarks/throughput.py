@@ -179,9 +179,9 @@ def jax_calls(folder: Path, batch: int, dtype: str, threads: int) -> dict[str, C
 
     def step(state: tuple[Any, Any], images: jax.Array, ids: jax.Array) -> tuple[Any, jax.Array]:
         params, opt_state = state
-        loss, grads = jax.value_and_grad(
-            lambda p: contrastive_loss(*merged(p)(images, ids)[0])
-        )(params)
+        loss, grads = jax.value_and_grad(lambda p: contrastive_loss(*merged(p)(images, ids)[0]))(
+            params
+        )
         updates, opt_state = optimizer.update(grads, opt_state, params)
         return (clamp_logit_scale(optax.apply_updates(params, updates)), opt_state), loss
 

@@ -28,30 +28,22 @@ def step_cpu_ms(fusions: str) -> float:
     import time
 
     import jax
-    from flax import nnx
     from rich.console import Console
 
     from codesign.configs.quickstart import config
-    from codesign.train.data import batch_indices, template_indices
-    from codesign.train.family import Draw, train_chunk
     from codesign.train.progress import Display
-    from codesign.train.setup import prepare, start_family
+    from codesign.train.search.population import population_chunk
+    from codesign.train.search.setup import prepare, start_population
 
     setup = prepare(config, Display(Console(stderr=True)))
-    _, params, rest = nnx.split(setup.model, nnx.Param, ...)
-    size, images = config.optim.batch_size, len(setup.data.train.labels)
-    draw = Draw(
-        batch_indices(0, 0, STEPS, size, images),
-        template_indices(0, 0, STEPS, size, len(setup.data.templates)),
-    )
-    family, times = start_family(setup, params, 0), []
+    chunk = setup.feed.read(0, STEPS)
+    population, times = start_population(setup, setup.params, 0), []
     for _ in range(1 + ROUNDS):
         before = time.process_time()
-        family, metrics = train_chunk(
-            family, setup.members, draw, setup.dataset, jax.random.key(0), rest, setup.tables,
-            setup.trainer, True,
-        )  # fmt: skip
-        jax.block_until_ready((family, metrics))
+        population, metrics = population_chunk(
+            population, setup.goals, chunk, jax.random.key(0), setup.constants, setup.trainer
+        )
+        jax.block_until_ready((population, metrics))
         times.append((time.process_time() - before) / STEPS * 1e3)
     return statistics.median(times[1:])  # the first compiles
 

@@ -147,7 +147,10 @@ class Trainers:
         tensor_masks = functools.partial(unstructured_masks, specs=specs, sparsities=SPARSITIES)
 
         def trainer(
-            masks_of: Callable[[Any], Masks], lr: float, steps: int, subnets: int = 4,
+            masks_of: Callable[[Any], Masks],
+            lr: float,
+            steps: int,
+            subnets: int = 4,
             in_place: float = 0.0,
         ) -> SubnetTrainer:
             post = warmup_cosine(subject.post_lr, 0, scale.post_steps, 0.0)
@@ -205,8 +208,13 @@ class Trainers:
         return trainer.begin(*jax.tree.map(jnp.copy, (start.params, start.stats)))
 
     def jointly(
-        self, start: Variables, seed: int, trainer: SubnetTrainer, steps: int,
-        members: list[int], weights: Array,
+        self,
+        start: Variables,
+        seed: int,
+        trainer: SubnetTrainer,
+        steps: int,
+        members: list[int],
+        weights: Array,
     ) -> JointState:
         """After training some subnets together from a dense network."""
         state, key = self._begun(start, trainer), jax.random.key(seed)
@@ -253,9 +261,7 @@ class Trainers:
             parts.append(self.finished(seed, self.post_alone, post))
         return self.results(parts, kind, shared=False)
 
-    def sandwiched(
-        self, start: Variables, seed: int, trainer: SubnetTrainer, steps: int
-    ) -> Any:
+    def sandwiched(self, start: Variables, seed: int, trainer: SubnetTrainer, steps: int) -> Any:
         """The slimmable network."""
         subject, key = self.subject, jax.random.key(seed)
         state = self._begun(start, trainer)

@@ -107,8 +107,10 @@ def resnet(scale: Scale) -> Subject:
 
     def slim(share: float) -> dict[str, tuple[int, ...]]:
         def open_of(channels: int) -> int:
-            return channels if channels in (config.channels, config.classes) else max(
-                1, round(share * channels)
+            return (
+                channels
+                if channels in (config.channels, config.classes)
+                else max(1, round(share * channels))
             )
 
         leaves = named_leaves(params)
