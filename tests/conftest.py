@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"  # see codesign/compilation_cache.py
 
 import jax
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 
 @pytest.fixture(scope="module")
@@ -18,13 +22,23 @@ def quick_compilation() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def programs_of_the_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Processes that tests start share their programs, and leave the user's cache alone."""
+def programs_of_the_session(
+    tmp_path_factory: pytest.TempPathFactory, worker_id: str
+) -> Iterator[None]:
+    """Tests, in every worker, and processes that they start compile a program once.
+
+    It is kept in JAX_COMPILATION_CACHE_DIR where the caller sets that, as .ci/run does for several
+    runs of pytest; the user's own cache is left alone.
+    """
+    session = tmp_path_factory.getbasetemp()
+    session = session if worker_id == "master" else session.parent  # one of several workers
+    folder = os.environ.get("JAX_COMPILATION_CACHE_DIR", str(session / "programs"))
     with pytest.MonkeyPatch.context() as patch:
-        folder = tmp_path_factory.getbasetemp() / "programs"
-        patch.setenv("JAX_COMPILATION_CACHE_DIR", str(folder))
+        patch.setenv("JAX_COMPILATION_CACHE_DIR", folder)
         patch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
-        patch.setenv("TF_CPP_MIN_LOG_LEVEL", "3")  # see codesign/compilation_cache.py
+        jax.config.update("jax_compilation_cache_dir", folder)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+        compilation_cache.reset_cache()
         yield
 
 

@@ -17,7 +17,7 @@ ABSENT = [
 NEEDED = (
     "codesign.models", "codesign.models.formats", "codesign.models.subnets",
     "codesign.train.step", "codesign.train.subnets",
-    "codesign.train.dress.classifier_step", "codesign.train.family", "codesign.cost",
+    "codesign.train.dress.classifier_step", "codesign.train.search.population", "codesign.cost",
     "codesign.cost.table", "codesign.dress", "codesign.dress.linear",
 )  # fmt: skip
 BARE = f"""

@@ -14,7 +14,8 @@ from codesign.design_file import parse_design
 from codesign.renamed import RENAMED
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
+README = ROOT / "README.md"
 FOLDERS = "tests|benchmarks|codesign|configs|models|train|docs"
 # What else is called test_...: arrays of a file of images.
 NO_TESTS = {"test_images", "test_labels"}
@@ -48,9 +49,49 @@ def test_what_a_document_names_exists(document):
     assert list(missing(document.read_text(encoding="utf-8"))) == []
 
 
+def local_links(document: Path) -> Iterator[tuple[str, Path]]:
+    """Links and pictures of a document that lead to the repository, and where."""
+    text = re.sub(r"```.*?```", "", document.read_text(encoding="utf-8"), flags=re.DOTALL)
+    for link in re.findall(r"\]\(([^)\s]+)\)", text):
+        if not re.match(r"\w+:|#", link):
+            yield link, document.parent / link.partition("#")[0]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_to_files(document):
+    assert [link for link, place in local_links(document) if not place.exists()] == []
+
+
+def test_readme_is_read_in_three_minutes():
+    text = README.read_text(encoding="utf-8")
+    assert len(text.split()) < 1000
+
+
+def test_every_page_is_reached_from_the_index():
+    docs = ROOT / "docs"
+    index = (docs / "index.md").read_text(encoding="utf-8")
+    listed = {
+        line
+        for block in re.findall(r"```\{toctree\}\n(.*?)```", index, flags=re.DOTALL)
+        for line in block.split()
+        if not line.startswith(":")
+    }
+    pages = {str(path.relative_to(docs).with_suffix("")) for path in docs.rglob("*.md")}
+    assert pages - {"index"} <= listed
+
+
+def test_readme_is_on_the_command_line_what_the_program_is():
+    """Its table of commands is the program's list."""
+    from codesign.cli import _COMMANDS
+
+    text = README.read_text(encoding="utf-8")
+    assert re.findall(r"^\| `codesign (\w+) ", text, flags=re.MULTILINE) == list(_COMMANDS)
+
+
 def test_names_of_nothing_are_found():
     text = (
-        "`tests/codesign/test_costs.py`, `tests/train/test_pruning.py::test_none_such`, see "
+        "`tests/codesign/cost/test_costs.py`, "
+        "`tests/train/search/test_subnets.py::test_none_such`, see "
         "`test_workload_torch.py` (`test_docs.py`), `benchmarks/none.py`, `codesign/cost/`, "
         "test_names_of_nothing_are_found and test_nothing."
     )
