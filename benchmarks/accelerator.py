@@ -183,9 +183,10 @@ def main() -> None:
     os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.92")
     if args.child:
         run_here(
-            args.child, known[args.child],
+            args.child,
+            known[args.child],
             lambda _, result: print(MARK + json.dumps(result), flush=True),
-        )  # fmt: skip
+        )
         return
     began = time.monotonic()
     path = args.out or RESULTS / f"{'tiny-' if args.tiny else ''}{datetime.date.today()}.json"
@@ -203,8 +204,7 @@ def main() -> None:
             run_apart(name, left_s, [], record.add)
     results = record.content["results"]
     failed = [r for r in results if r.get("passed") is False or (args.tiny and "failed" in r)]
-    print(f"{path}: {len(results)} results, "
-          f"{time.monotonic() - began:.0f} s")  # fmt: skip
+    print(f"{path}: {len(results)} results, {time.monotonic() - began:.0f} s")
     if failed:
         raise SystemExit(f"{len(failed)} results are failures")
 

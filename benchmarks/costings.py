@@ -38,9 +38,16 @@ PUBLISHED = (
     ("CLIP-B/16", B_VISION, B_TEXT, 16, (1, 256, 8, 64, 128, 2), 0.54, 18.5),
     ("CLIP-B/16, two cores", B_VISION, B_TEXT, 16, (2, 256, 16, 256, 128, 4), 0.69, 5.4),
     ("CLIP-B/32", B_VISION, B_TEXT, 32, (1, 32, 32, 64, 64, 2), 0.42, 15.1),
-    ("CarbonCLIP-S", Tower(8, 672, 6, 1920), Tower(6, 512, 6, 1024), 16,
-     (1, 256, 4, 64, 64, 2), 0.36, 12.0),
-)  # fmt: skip
+    (
+        "CarbonCLIP-S",
+        Tower(8, 672, 6, 1920),
+        Tower(6, 512, 6, 1024),
+        16,
+        (1, 256, 4, 64, 64, 2),
+        0.36,
+        12.0,
+    ),
+)
 MODELS = (
     "clip-vit-b-16",
     "clip-vit-b-32",
@@ -105,13 +112,15 @@ def best_hardware() -> None:
                 f"| {name} | {costing} | {cores} x {rest[0]} x {rest[1]}, L2 {rest[2]} KiB at "
                 f"{rest[3]}, GLB {rest[4]} MiB, DRAM x{rest[5]} | {c.carbon_kgco2e:.3f} "
                 f"| {100 * c.operational_kgco2e / c.carbon_kgco2e:.0f} % "
-                f"| {1e3 * c.latency_s:.1f} | {c.area_mm2:.2f} |", flush=True,
-            )  # fmt: skip
+                f"| {1e3 * c.latency_s:.1f} | {c.area_mm2:.2f} |",
+                flush=True,
+            )
         theirs, best = chosen["catransformers"][0], chosen["physical"][1]
         alone = AcceleratorChoices(*((x,) for x in dataclasses.astuple(theirs)))
         _, priced = searched(name, "physical", alone).at(0)
-        regret.append((name, 100 * (priced.carbon_kgco2e / best.carbon_kgco2e - 1),
-                       1e3 * priced.latency_s))  # fmt: skip
+        regret.append(
+            (name, 100 * (priced.carbon_kgco2e / best.carbon_kgco2e - 1), 1e3 * priced.latency_s)
+        )
     print("\nThe reference's choice priced physically: total carbon above the best, and latency")
     for name, more, latency_ms in regret:
         print(f"  {name}: +{more:.1f} %, {latency_ms:.1f} ms")
@@ -120,8 +129,10 @@ def best_hardware() -> None:
 def resident_weights() -> None:
     """What a GLB for all weights of a model costs, and what it would save of DRAM reads."""
     where, small = Scenario(), Accelerator(2, 32, 16, 4, 64, 0.25, 2)
-    print("\n| model | GLB, MiB | mm2 more | g more | leaks, mW | saved an inference, mJ "
-          "| pays in energy from | in carbon from |")  # fmt: skip
+    print(
+        "\n| model | GLB, MiB | mm2 more | g more | leaks, mW | saved an inference, mJ "
+        "| pays in energy from | in carbon from |"
+    )
     print("|---|---|---|---|---|---|---|---|")
     for name in MODELS:
         weights = load_model(name).memory.weights * where.word_bytes
@@ -135,8 +146,10 @@ def resident_weights() -> None:
         life_s = where.lifetime_inferences / where.inferences_per_s
         g_per_j = use_grid_g_per_kwh(where) / 3.6e6
         rate = (grams / (life_s * g_per_j) + leaks_w) / saved_j
-        print(f"| {name} | {mib:g} | {float(more - less):.1f} | {grams:.0f} | {1e3 * leaks_w:.1f} "
-              f"| {1e3 * saved_j:.2f} | {leaks_w / saved_j:.1f}/s | {rate:.0f}/s |")  # fmt: skip
+        print(
+            f"| {name} | {mib:g} | {float(more - less):.1f} | {grams:.0f} | {1e3 * leaks_w:.1f} "
+            f"| {1e3 * saved_j:.2f} | {leaks_w / saved_j:.1f}/s | {rate:.0f}/s |"
+        )
 
 
 # Conventions that stand or fall together, by the fields of Costing.
@@ -151,7 +164,7 @@ CONVENTIONS = {
     "no minimum of L2": ("l2_kib",),
     "vector operators: steps, lanes, traffic": ("vector_steps", "vector_costs"),
     "activations wait in the GLB": ("hands_over",),
-}  # fmt: skip
+}
 
 
 def one_convention_at_a_time() -> None:
@@ -172,11 +185,14 @@ def one_convention_at_a_time() -> None:
     latency_s, energy_j = priced(theirs, CATRANSFORMERS)
     print("\n| exchanged for ours | latency | energy |\n|---|---|---|")
     cases = {
-        name: (theirs, dataclasses.replace(
-            CATRANSFORMERS, **{field: getattr(PHYSICAL, field) for field in fields}
-        ))
+        name: (
+            theirs,
+            dataclasses.replace(
+                CATRANSFORMERS, **{field: getattr(PHYSICAL, field) for field in fields}
+            ),
+        )
         for name, fields in CONVENTIONS.items()
-    }  # fmt: skip
+    }
     for name, rule in (
         ("attention's true dimensions", swap_attention),
         ("heads one by one", fold_batch),

@@ -38,9 +38,16 @@ from dress_study.subjects import FULL, SMALL, clip, resnet
 from machine import here
 
 METHODS = (
-    "dress", "uniform", "alone", "alone/K", "unstructured", "slimmable", "slim alone", "gamma 0",
+    "dress",
+    "uniform",
+    "alone",
+    "alone/K",
+    "unstructured",
+    "slimmable",
+    "slim alone",
+    "gamma 0",
     "gamma 2",
-)  # fmt: skip
+)
 
 
 def study(trainers: Trainers, seed: int, out: Path, methods: list[str]) -> None:

@@ -151,9 +151,11 @@ def main() -> None:
     masks: Masks = ours(kernels, sparsities)
     total = sum(kernel.size for kernel in kernels.values())
     temporary = ours.memory_analysis().temp_size_in_bytes / total
-    print(f"{total / 1e6:.1f} million weights, K = {len(SPARSITIES)}, densities "
-          f"{', '.join(f'{d:.4f}' for d in densities(masks))}; compiled in {seconds:.1f} s, "
-          f"{temporary:.1f} bytes a weight of temporary memory")  # fmt: skip
+    print(
+        f"{total / 1e6:.1f} million weights, K = {len(SPARSITIES)}, densities "
+        f"{', '.join(f'{d:.4f}' for d in densities(masks))}; compiled in {seconds:.1f} s, "
+        f"{temporary:.1f} bytes a weight of temporary memory"
+    )
 
     plain = {name: np.asarray(kernel) for name, kernel in kernels.items()}
     counts = {name: np.asarray(values) for name, values in masks.counts.items()}

@@ -112,9 +112,7 @@ def clip_subject(
         config, nnx.state(shapes, nnx.Param), config.schedule.steps, optim.lr, optim.warmup_steps
     )
     network = Network(nnx.graphdef(shapes), ImageSettings(size=architecture.image))
-    task = ClipTask(
-        network, config.loss, placement.make_mesh(), micro_batches=micro_batches
-    )  # fmt: skip
+    task = ClipTask(network, config.loss, placement.make_mesh(), micro_batches=micro_batches)
     trainer, specs = Trainer(task, optimizer, rate), subnet_specs(shapes)
     trainers = _subnet_trainers(task, optimizer, lambda p: subnet_masks(p, specs, SPARSITIES))
 
@@ -132,10 +130,13 @@ def clip_subject(
         return trainers[kind].begin(weights), (Fixed(rest), data, *_members(), key)
 
     return Subject(
-        name, batch, begin,
+        name,
+        batch,
+        begin,
         lambda kind: (train_step, trainer) if kind == DENSE else (joint_step, trainers[kind]),
-        lambda state: state.params, trainers[SCANNED].masks,
-    )  # fmt: skip
+        lambda state: state.params,
+        trainers[SCANNED].masks,
+    )
 
 
 def _members() -> tuple[jax.Array, jax.Array]:
@@ -170,10 +171,13 @@ def resnet_subject(name: str, config: ResNetConfig, batch: int) -> Subject:
         return trainers[kind].begin(*own), (rest, data, *_members(), key)
 
     return Subject(
-        name, batch, begin,
+        name,
+        batch,
+        begin,
         lambda kind: (train_step, trainer) if kind == DENSE else (joint_step, trainers[kind]),
-        lambda state: state.params, trainers[SCANNED].masks,
-    )  # fmt: skip
+        lambda state: state.params,
+        trainers[SCANNED].masks,
+    )
 
 
 def time_steps(subject: Subject, programs: dict[str, Any], rounds: int) -> dict[str, float]:
@@ -243,10 +247,12 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=128, help="of the two that are timed")
     parser.add_argument("--only", nargs="+", choices=known, default=list(known))
     args = parser.parse_args()
-    print(f"{here()}, "
-          f"jax {jax.__version__}, {jax.devices()[0].device_kind}, K = {K}\n")  # fmt: skip
-    print("| | step | ms an example and network | times dense | temporary MB | times dense |\n"
-          "|---|---|---:|---:|---:|---:|", flush=True)  # fmt: skip
+    print(f"{here()}, jax {jax.__version__}, {jax.devices()[0].device_kind}, K = {K}\n")
+    print(
+        "| | step | ms an example and network | times dense | temporary MB | times dense |\n"
+        "|---|---|---:|---:|---:|---:|",
+        flush=True,
+    )
     refreshes = []
     for key in args.only:
         name, make = known[key]
@@ -256,8 +262,10 @@ def main() -> None:
         print("\n".join(lines), flush=True)
         refreshes += [] if refresh is None else [refresh]
     if refreshes:
-        print("\n| | new masks, ms | joint step, ms | every ... steps | of a joint step |\n"
-              "|---|---:|---:|---:|---:|")  # fmt: skip
+        print(
+            "\n| | new masks, ms | joint step, ms | every ... steps | of a joint step |\n"
+            "|---|---:|---:|---:|---:|"
+        )
         print("\n".join(refreshes))
 
 

@@ -130,16 +130,19 @@ def main() -> None:
     teacher = str(whole_place)
     methods = {
         "from nothing": {
-            "untrained": small_architecture, "tokenizer": teacher,
+            "untrained": small_architecture,
+            "tokenizer": teacher,
         },
         "fine-tuned": {"checkpoint": str(pruned_place)},
         "fine-tuned, distribution distilled": {
-            "checkpoint": str(pruned_place), "loss": LossConfig(teacher=teacher),
+            "checkpoint": str(pruned_place),
+            "loss": LossConfig(teacher=teacher),
         },
         "fine-tuned, distribution and embeddings distilled": {
-            "checkpoint": str(pruned_place), "loss": LossConfig(teacher=teacher, features=1.0),
+            "checkpoint": str(pruned_place),
+            "loss": LossConfig(teacher=teacher, features=1.0),
         },
-    }  # fmt: skip
+    }
     found: dict[str, list[float]] = {name: [] for name in methods}
     for seed in range(args.seeds):
         for number, (name, changes) in enumerate(methods.items()):
@@ -152,9 +155,11 @@ def main() -> None:
             for t in (architecture.vision, architecture.text)
         )
 
-    print(f"{here()}, jax {jax.__version__}; {len(test):,} test images, "
-          f"{args.first_steps} + {args.steps} steps of {scratch.optim.batch_size}, "
-          f"{args.seeds} seeds")  # fmt: skip
+    print(
+        f"{here()}, jax {jax.__version__}; {len(test):,} test images, "
+        f"{args.first_steps} + {args.steps} steps of {scratch.optim.batch_size}, "
+        f"{args.seeds} seeds"
+    )
     for name, clip, place in (("whole", whole, whole_place), ("pruned", pruned, pruned_place)):
         print(
             f"{name}: {towers(clip.architecture)}; {parameters(clip):,} parameters, "

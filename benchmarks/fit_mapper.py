@@ -60,11 +60,15 @@ AT_ONCE = 256  # mappings
 WITHIN = 1.012  # of the best energy x delay: what the pool is to hold
 REPAIR = 1.015  # of the energy x delay on a chip with half of a resource
 TOLERANCES = {
-    ("default", "CLIP"): 1.004, ("default", "1 to 16,384"): 1.008,
-    ("small", "CLIP"): 1.008, ("small", "1 to 16,384"): 1.010,
-    ("accepted", "CLIP"): 1.018, ("accepted", "1 to 16,384"): 1.018,
-    ("wide", "CLIP"): 1.008, ("wide", "1 to 16,384"): 1.012,
-}  # fmt: skip
+    ("default", "CLIP"): 1.004,
+    ("default", "1 to 16,384"): 1.008,
+    ("small", "CLIP"): 1.008,
+    ("small", "1 to 16,384"): 1.010,
+    ("accepted", "CLIP"): 1.018,
+    ("accepted", "1 to 16,384"): 1.018,
+    ("wide", "CLIP"): 1.008,
+    ("wide", "1 to 16,384"): 1.012,
+}
 
 Rows = list[tuple]
 Mapping = tuple[int, tuple]  # number of a schedule and row of a Point

@@ -152,10 +152,12 @@ def accuracy(model: CLIP, subject: Subject) -> float:
     """Zero-shot accuracy on the held-out images, in percent."""
     graphdef, state = nnx.split(model)
     classes = _embedded_classes(graphdef, state, subject.prompts)
-    images = np.concatenate([
-        _embedded_images(graphdef, state, subject.images[i : i + BLOCK])
-        for i in range(0, len(subject.images), BLOCK)
-    ])  # fmt: skip
+    images = np.concatenate(
+        [
+            _embedded_images(graphdef, state, subject.images[i : i + BLOCK])
+            for i in range(0, len(subject.images), BLOCK)
+        ]
+    )
     return 100 * float(zero_shot_accuracy(images, classes, jnp.asarray(subject.labels)))
 
 
@@ -224,8 +226,10 @@ def report(subjects: list[Subject]) -> None:
     print("| scoring, once compiled | " + " | ".join(took) + " | |\n")
     count, size = subjects[0].batches.images.shape[:2]
     passes = " and ".join(str(_passes(getattr(a, tower))) for tower in TOWERS)
-    print(f"calibration: {count} batches of {size}; a batch costs taylor one pass of each tower "
-          f"forth and back, loss {passes} passes forth besides")  # fmt: skip
+    print(
+        f"calibration: {count} batches of {size}; a batch costs taylor one pass of each tower "
+        f"forth and back, loss {passes} passes forth besides"
+    )
 
 
 def _passes(tower: Any) -> int:
@@ -248,17 +252,24 @@ def main() -> None:
     args = parser.parse_args()
     if args.checkpoint and not args.data:
         parser.error("--checkpoint needs --data")
-    print(f"{here()}, jax {jax.__version__}, "
-          f"{jax.default_backend()}, {jax.device_count()} device(s)")  # fmt: skip
+    print(
+        f"{here()}, jax {jax.__version__}, {jax.default_backend()}, {jax.device_count()} device(s)"
+    )
     if args.digits:
         report(list(digits_subjects(args.steps, args.samples, args.batch_size)))
         return
-    report([
-        checkpoint_subject(
-            args.checkpoint, args.data, args.templates, args.held_out, args.samples,
-            args.batch_size,
-        )
-    ])  # fmt: skip
+    report(
+        [
+            checkpoint_subject(
+                args.checkpoint,
+                args.data,
+                args.templates,
+                args.held_out,
+                args.samples,
+                args.batch_size,
+            )
+        ]
+    )
 
 
 if __name__ == "__main__":

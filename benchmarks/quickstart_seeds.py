@@ -117,9 +117,13 @@ def rows(columns: Mapping[str, Mapping[int, Run]]) -> list[list[str]]:
             for runs in found.values()
         ]
         cells = [text(name, list(own.values())) for own in values]
-        table.append([
-            name, *cells, *([difference_text(name, *values)] if len(values) == 2 else []),
-        ])  # fmt: skip
+        table.append(
+            [
+                name,
+                *cells,
+                *([difference_text(name, *values)] if len(values) == 2 else []),
+            ]
+        )
     return table
 
 

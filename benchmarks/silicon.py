@@ -119,75 +119,127 @@ def product(size: int = 4096) -> Workload:
 def _at(node_nm: int, clock_mhz: float, glb: float, dram: float) -> Scenario:
     """A node, a clock, and bytes a cycle that the GLB has and that the chip gets of its DRAM."""
     return Scenario(
-        node_nm=node_nm, clock_mhz=clock_mhz, glb_bytes_per_cycle=glb, dram_channel_bits=8,
-        dram_data_rate_mts=dram * clock_mhz, dram_usable_share=1.0,
-    )  # fmt: skip
+        node_nm=node_nm,
+        clock_mhz=clock_mhz,
+        glb_bytes_per_cycle=glb,
+        dram_channel_bits=8,
+        dram_data_rate_mts=dram * clock_mhz,
+        dram_usable_share=1.0,
+    )
 
 
 ACCELERATORS = (
     Published(
-        "TPUv1", Accelerator(1, 256, 256, 4096, 256, 24), _at(28, 700, 256, 48.6), 222, 2.3,
+        "TPUv1",
+        Accelerator(1, 256, 256, 4096, 256, 24),
+        _at(28, 700, 256, 48.6),
+        222,
+        2.3,
         "Jouppi et al., ISCA 2017, figure 2 and table 2: matrix unit, buffers, activation and "
         "control, 67 % of a die of at most 331 mm2; 92 TOPS, 40 W busy",
         "systolic registers in every PE; it idles at 28 W",
     ),
     Published(
-        "NVDLA, 2,048 MACs, 28 nm", Accelerator(1, 32, 64, 512, 128, 1 / 64), _at(28, 1000, 64, 20),
-        5.5, None, "NVDLA primer, table of configurations; its SDRAM bandwidth is what it gets, as "
+        "NVDLA, 2,048 MACs, 28 nm",
+        Accelerator(1, 32, 64, 512, 128, 1 / 64),
+        _at(28, 1000, 64, 20),
+        5.5,
+        None,
+        "NVDLA primer, table of configurations; its SDRAM bandwidth is what it gets, as "
         "in its performance estimator",
         "planar, normalisation and single-point processors; one buffer level, which keeps images: "
         "products read the input of a 3 x 3 convolution nine times from DRAM",
-        resnet_50(224), 1e3 / 269,
+        resnet_50(224),
+        1e3 / 269,
     ),
     Published(
-        "NVDLA, 2,048 MACs, 16 nm", Accelerator(1, 32, 64, 512, 128, 1 / 64), _at(16, 1000, 64, 20),
-        3.3, 2 * 2.048 / 0.766, "NVDLA primer: peak 766 mW",
+        "NVDLA, 2,048 MACs, 16 nm",
+        Accelerator(1, 32, 64, 512, 128, 1 / 64),
+        _at(16, 1000, 64, 20),
+        3.3,
+        2 * 2.048 / 0.766,
+        "NVDLA primer: peak 766 mW",
         "the same; its own areas shrink by 0.6 from 28 nm, Stillmaker and Baas by 0.5",
-        resnet_50(224), 1e3 / 269,
+        resnet_50(224),
+        1e3 / 269,
     ),
     Published(
-        "NVDLA, 64 MACs, 28 nm", Accelerator(1, 8, 8, 128, 32, 1 / 64), _at(28, 1000, 32, 1),
-        0.91, None, "NVDLA primer", "the same", resnet_50(224), 1e3 / 7.3,
+        "NVDLA, 64 MACs, 28 nm",
+        Accelerator(1, 8, 8, 128, 32, 1 / 64),
+        _at(28, 1000, 32, 1),
+        0.91,
+        None,
+        "NVDLA primer",
+        "the same",
+        resnet_50(224),
+        1e3 / 7.3,
     ),
     Published(
-        "Eyeriss v2", Accelerator(16, 4, 6, 4, 32, 0.1875), _at(45, 200, 64, 64), None, None,
+        "Eyeriss v2",
+        Accelerator(16, 4, 6, 4, 32, 0.1875),
+        _at(45, 200, 64, 64),
+        None,
+        None,
         "Chen et al., JETCAS 2019, table 3: 65 nm, 2,695 k gates, 246 KB of SRAM",
         "sparse weights and activations in CSC form; a mesh with four kinds of routes",
         gates=2.695,
     ),
     Published(
-        "Simba, a chiplet", Accelerator(16, 8, 8, 43, 64, 1 / 16), _at(16, 1800, 64, 64), 1.77,
-        2 / 0.22 / (0.8 / 0.42) ** 2, "Shao et al., MICRO 2019, area breakdown: 16 PEs, global "
+        "Simba, a chiplet",
+        Accelerator(16, 8, 8, 43, 64, 1 / 16),
+        _at(16, 1800, 64, 64),
+        1.77,
+        2 / 0.22 / (0.8 / 0.42) ** 2,
+        "Shao et al., MICRO 2019, area breakdown: 16 PEs, global "
         "PE and core, of a die of 6 mm2; 0.11 pJ/op (Zimmer et al., VLSI 2019), taken at its "
         "lowest voltage of 0.42 V and brought to 0.8 V by V^2",
         "links to other chiplets, the rest of its die",
     ),
     Published(
-        "ITA", Accelerator(1, 16, 64, 64, 64, 1 / 16), _at(22, 500, 64, 64), 0.173, 16.9,
+        "ITA",
+        Accelerator(1, 16, 64, 64, 64, 1 / 16),
+        _at(22, 500, 64, 64),
+        0.173,
+        16.9,
         "Islamoglu et al., ISLPED 2023 (arXiv 2307.03493): without memories",
-        "two weights a PE, not 32; no memory of its own", without=(*UNCORE, *MEMORIES),
+        "two weights a PE, not 32; no memory of its own",
+        without=(*UNCORE, *MEMORIES),
     ),
     Published(
-        "ITA with 64 KiB", Accelerator(1, 16, 64, 64, 64, 1 / 64), _at(22, 500, 64, 64), 0.407,
-        8.46, "the same, its system", "two weights a PE, not 32; one level of memory",
+        "ITA with 64 KiB",
+        Accelerator(1, 16, 64, 64, 64, 1 / 64),
+        _at(22, 500, 64, 64),
+        0.407,
+        8.46,
+        "the same, its system",
+        "two weights a PE, not 32; one level of memory",
         without=UNCORE,
     ),
     Published(
-        "Samsung NPU", Accelerator(2, 32, 16, 256, 64, 1), _at(10, 933, 128, 32), 5.5,
-        6.937 / 1.553, "Song et al., ISSCC 2019: 8 nm, 1,024 MACs, 1,568 KB; 6.937 TOPS with zeros "
+        "Samsung NPU",
+        Accelerator(2, 32, 16, 256, 64, 1),
+        _at(10, 933, 128, 32),
+        5.5,
+        6.937 / 1.553,
+        "Song et al., ISSCC 2019: 8 nm, 1,024 MACs, 1,568 KB; 6.937 TOPS with zeros "
         "skipped at 1,553 mW and 0.8 V",
         "8 nm is priced as 10, where logic and SRAM shrink by less than the rule says; networks "
         "that route weights and inputs past zeros; a controller and DMA a core",
     ),
     Published(
-        "Edge TPU", Accelerator(1, 64, 64, 1024, 64, 7), _at(22, 480, 64, 0.83), None, 2.0,
+        "Edge TPU",
+        Accelerator(1, 64, 64, 1024, 64, 7),
+        _at(22, 480, 64, 0.83),
+        None,
+        2.0,
         "coral.ai, performance benchmarks: 4 TOPS, 0.5 W each TOPS; ResNet-50 v1 at 299 in 56 ms; "
         "PCIe 2.0 x1 at 80 %",
         "array, clock and node are estimates; weights that stay in its 8 MB; its power is the "
         "whole module's",
-        resnet_50(299), 56,
+        resnet_50(299),
+        56,
     ),
-)  # fmt: skip
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -212,15 +264,26 @@ class EdgeChip:
 
 EDGE_CHIPS = (
     EdgeChip(
-        "Hailo-8", Accelerator(8, 64, 64, 256, 128, 8, channels=1),
+        "Hailo-8",
+        Accelerator(8, 64, 64, 256, 128, 8, channels=1),
         # PCIe 3.0 x4: 3.94 GB/s in packets of 128 bytes with 24 of headers.
-        Scenario(node_nm=16, clock_mhz=400, dram_channel_bits=8, dram_data_rate_mts=3938,
-                 dram_usable_share=0.84),
+        Scenario(
+            node_nm=16,
+            clock_mhz=400,
+            dram_channel_bits=8,
+            dram_data_rate_mts=3938,
+            dram_usable_share=0.84,
+        ),
         {
-            ("clip-vit-b-32", "vision"): 34, ("tinyclip-61m-32", "vision"): 48,
-            ("tinyclip-39m-16", "vision"): 42, ("deit-b-16", ""): 28.5, ("deit-s-16", ""): 70.0,
-            ("deit-ti-16", ""): 89.1, ("clip-vit-b-16", "text"): 33.6,
-            ("tinyclip-61m-32", "text"): 44.7, ("tinyclip-39m-16", "text"): 68.3,
+            ("clip-vit-b-32", "vision"): 34,
+            ("tinyclip-61m-32", "vision"): 48,
+            ("tinyclip-39m-16", "vision"): 42,
+            ("deit-b-16", ""): 28.5,
+            ("deit-s-16", ""): 70.0,
+            ("deit-ti-16", ""): 89.1,
+            ("clip-vit-b-16", "text"): 33.6,
+            ("tinyclip-61m-32", "text"): 44.7,
+            ("tinyclip-39m-16", "text"): 68.3,
             ("tinyclip-8m-16", "text"): 358,
         },
         "hailo-ai/hailo_model_zoo, its public models for HAILO8, batch 1 (image encoders: compiler "
@@ -228,21 +291,30 @@ EDGE_CHIPS = (
         "arrays, clock and memories are estimates",
     ),
     EdgeChip(
-        "Hailo-10H", Accelerator(4, 64, 64, 256, 128, 8, channels=2),
+        "Hailo-10H",
+        Accelerator(4, 64, 64, 256, 128, 8, channels=2),
         Scenario(node_nm=16, clock_mhz=610, dram_technology="lpddr4x"),
         {
-            ("clip-vit-b-16", "vision"): 57.1, ("clip-vit-b-32", "vision"): 71.8,
-            ("clip-vit-l-14", "vision"): 15.4, ("tinyclip-61m-32", "vision"): 98.2,
-            ("tinyclip-40m-32", "vision"): 127, ("tinyclip-39m-16", "vision"): 86.3,
-            ("tinyclip-8m-16", "vision"): 149, ("deit-b-16", ""): 43, ("deit-s-16", ""): 105,
-            ("deit-ti-16", ""): 133, ("clip-vit-b-16", "text"): 46.9,
-            ("clip-vit-l-14", "text"): 28.5, ("tinyclip-61m-32", "text"): 54.9,
-            ("tinyclip-39m-16", "text"): 93.2, ("tinyclip-8m-16", "text"): 383,
+            ("clip-vit-b-16", "vision"): 57.1,
+            ("clip-vit-b-32", "vision"): 71.8,
+            ("clip-vit-l-14", "vision"): 15.4,
+            ("tinyclip-61m-32", "vision"): 98.2,
+            ("tinyclip-40m-32", "vision"): 127,
+            ("tinyclip-39m-16", "vision"): 86.3,
+            ("tinyclip-8m-16", "vision"): 149,
+            ("deit-b-16", ""): 43,
+            ("deit-s-16", ""): 105,
+            ("deit-ti-16", ""): 133,
+            ("clip-vit-b-16", "text"): 46.9,
+            ("clip-vit-l-14", "text"): 28.5,
+            ("tinyclip-61m-32", "text"): 54.9,
+            ("tinyclip-39m-16", "text"): 93.2,
+            ("tinyclip-8m-16", "text"): 383,
         },
         "hailo-ai/hailo_model_zoo, its public models for HAILO10H, batch 1 (compiler 5.2.0, DeiT: "
         "5.1.0); 20 TOPS, LPDDR4X; its width of 32 pins, arrays, clock and memories are estimates",
     ),
-)  # fmt: skip
+)
 
 
 # One program for all accelerators: what a scenario says is numbers of the technology.
@@ -306,12 +378,15 @@ def print_edge_chips() -> None:
             predicted.append(latency_ms(it, model, tower))
             ratio = published[-1] / predicted[-1]
             label = f"{model} {tower}".strip()
-            print(f"| {it.name} | {label} | {published[-1]:.3g} | {predicted[-1]:.3g} | "
-                  f"{ratio:.2f} |")  # fmt: skip
+            print(
+                f"| {it.name} | {label} | {published[-1]:.3g} | {predicted[-1]:.3g} | {ratio:.2f} |"
+            )
         ratios = np.array(published) / np.array(predicted)
         rank = float(spearmanr(published, predicted).statistic)
-        print(f"| {it.name} | all | | | rank {rank:.2f}; {int(np.sum(ratios <= 2))} of "
-              f"{len(ratios)} within 2; median {np.median(ratios):.2f} |")  # fmt: skip
+        print(
+            f"| {it.name} | all | | | rank {rank:.2f}; {int(np.sum(ratios <= 2))} of "
+            f"{len(ratios)} within 2; median {np.median(ratios):.2f} |"
+        )
     print()
     for it in EDGE_CHIPS:
         print(f"* {it.name}: {it.source}")
@@ -328,11 +403,15 @@ def main() -> None:
         published = it.area_mm2 if it.gates is None else it.gates
         unit = "" if it.gates is None else " M gates"
         cells = [
-            it.name, f"{published:.3g}{unit}" if published else "", f"{area:.3g}{unit}",
-            f"{it.tops_per_w:.3g}" if it.tops_per_w else "", f"{tops_per_w:.3g}",
+            it.name,
+            f"{published:.3g}{unit}" if published else "",
+            f"{area:.3g}{unit}",
+            f"{it.tops_per_w:.3g}" if it.tops_per_w else "",
+            f"{tops_per_w:.3g}",
             f"{it.latency_ms:.3g}" if it.latency_ms else "",
-            f"{latency_ms:.3g}" if latency_ms is not None else "", it.differs,
-        ]  # fmt: skip
+            f"{latency_ms:.3g}" if latency_ms is not None else "",
+            it.differs,
+        ]
         print("| " + " | ".join(cells) + " |")
     print()
     for it in ACCELERATORS:

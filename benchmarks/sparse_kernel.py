@@ -253,8 +253,7 @@ def main() -> None:
     clock = time.process_time if threads == 1 else time.perf_counter
     kind = "processor time" if threads == 1 else "wall time"
     kernel = "" if native.available() else ", WITHOUT the native kernel"
-    print(f"\n{here(threads)}, {kind}, "
-          f"jax {jax.__version__}, numpy {np.__version__}{kernel}\n")  # fmt: skip
+    print(f"\n{here(threads)}, {kind}, jax {jax.__version__}, numpy {np.__version__}{kernel}\n")
     if args.only != "tower":
         report_layers(args.rounds, clock)
         print()

@@ -274,9 +274,14 @@ def flops(towers: tuple[str, ...], training: bool) -> float:
         tower = getattr(a, name)
         tokens = a.vision_tokens if name == "vision" else a.context
         layers = tower_layer_workload(
-            tower, name=name, tokens=tokens, head_dim=a.head_dim, activation=a.activation,
-            causal=name == "text", layers=tower.layers,
-        )  # fmt: skip
+            tower,
+            name=name,
+            tokens=tokens,
+            head_dim=a.head_dim,
+            activation=a.activation,
+            causal=name == "text",
+            layers=tower.layers,
+        )
         macs = layers.macs + outside_workload(a, name).macs
     return 2 * float(macs) * (3 if training else 1)
 
@@ -327,9 +332,11 @@ def main() -> None:
     print("; ".join([here(args.threads or None), *about]))
     if tunables := os.environ.get("GLIBC_TUNABLES"):
         print(f"GLIBC_TUNABLES={tunables}")
-    print(f"CLIP ViT-B/16, {args.dtype}, batch {args.batch}, {args.clock} time, median of "
-          f"{args.rounds} turns; in brackets PyTorch's time by ours; embeddings within "
-          f"{error:.0e}\n")  # fmt: skip
+    print(
+        f"CLIP ViT-B/16, {args.dtype}, batch {args.batch}, {args.clock} time, median of "
+        f"{args.rounds} turns; in brackets PyTorch's time by ours; embeddings within "
+        f"{error:.0e}\n"
+    )
     peak = bf16_peak_flops(about[0]) if args.dtype == "bfloat16" else None
     programs = {"jax": ours, "sdpa": torch} | ({} if args.skip_eager else {"eager": torch})
     names = {"jax": "JAX", "sdpa": "PyTorch sdpa", "eager": "PyTorch eager"}

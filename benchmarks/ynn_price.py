@@ -52,9 +52,12 @@ def in_own_process(fusions: str) -> float:
     """The same, measured by a process of its own."""
     kept = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     done = subprocess.run(
-        [sys.executable, __file__, "--fusions", fusions], env=kept | {"JAX_PLATFORMS": "cpu"},
-        check=True, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        [sys.executable, __file__, "--fusions", fusions],
+        env=kept | {"JAX_PLATFORMS": "cpu"},
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     return float(done.stdout.split()[-1])
 
 

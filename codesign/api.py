@@ -200,9 +200,15 @@ def search_hardware(
     if objectives is not None:
         given["objectives"] = tuple(objectives) if isinstance(objectives, list) else objectives
     config = HardwareConfig(
-        **given, model=os.fspath(model), name=name, tokens=tokens, phase=phase, context=context,
-        scenario=scenario if scenario is not None else Scenario(), uncertainty=uncertainty,
-    )  # fmt: skip
+        **given,
+        model=os.fspath(model),
+        name=name,
+        tokens=tokens,
+        phase=phase,
+        context=context,
+        scenario=scenario if scenario is not None else Scenario(),
+        uncertainty=uncertainty,
+    )
     check_config(config)
     return hardware_of(config)
 
@@ -253,9 +259,13 @@ def evaluate(
     from codesign.train.data import SourceConfig, open_source
     from codesign.train.zero_shot import evaluate_source
 
-    config = data if isinstance(data, SourceConfig) else SourceConfig(
-        path=os.fspath(data), split=split, limit=limit, classes=classes, templates=templates
-    )  # fmt: skip
+    config = (
+        data
+        if isinstance(data, SourceConfig)
+        else SourceConfig(
+            path=os.fspath(data), split=split, limit=limit, classes=classes, templates=templates
+        )
+    )
     if isinstance(checkpoint, (str, os.PathLike)):
         path = os.fspath(checkpoint)
         if is_resnet_family(path):
@@ -274,9 +284,13 @@ def evaluate(
         clip = checkpoint
     source = open_source(config)
     return evaluate_source(
-        clip, processor, source, batch_size=batch_size, threads=threads,
+        clip,
+        processor,
+        source,
+        batch_size=batch_size,
+        threads=threads,
         progress=_Counted(progress, len(source)),
-    )  # fmt: skip
+    )
 
 
 def prune(
@@ -342,9 +356,13 @@ def prune(
             processor = load_processor(path, clip)
         config = data if isinstance(data, SourceConfig) else SourceConfig(path=os.fspath(data))
         batches = calibration_batches(
-            open_source(config), processor, samples=samples, batch_size=batch_size, seed=seed,
+            open_source(config),
+            processor,
+            samples=samples,
+            batch_size=batch_size,
+            seed=seed,
             threads=threads,
-        )  # fmt: skip
+        )
     try:
         if isinstance(keep, Architecture):
             small = dataclasses.replace(clip.architecture, vision=keep.vision, text=keep.text)
@@ -372,9 +390,9 @@ def config_of(command: str, config: Any, overrides: Sequence[str] = ()) -> Any:
     from codesign.overrides import load_config, overridden
 
     named = os.fspath(config) if isinstance(config, (str, os.PathLike)) else None
-    config = overridden(config, overrides) if named is None else load_config(
-        named, overrides, command
-    )  # fmt: skip
+    config = (
+        overridden(config, overrides) if named is None else load_config(named, overrides, command)
+    )
     found = kind_of(type(config))
     if found is None or found.command != command:
         noun, kind = _NOUNS[command], type(config).__name__
@@ -382,9 +400,11 @@ def config_of(command: str, config: Any, overrides: Sequence[str] = ()) -> Any:
             mend = f"try codesign {found.command} {named or ''}".rstrip()
             raise UserError(f"{named or f'a {kind}'} is no {noun}; {mend}")
         classes = " or ".join(kind.config for kind in KINDS if kind.command == command)
-        what = f"a {kind} is no {noun}" if named is None else (
-            f"{named} is no {noun}: its config is a {kind}"
-        )  # fmt: skip
+        what = (
+            f"a {kind} is no {noun}"
+            if named is None
+            else (f"{named} is no {noun}: its config is a {kind}")
+        )
         raise UserError(f"{what}, where codesign {command} runs a {classes}")
     check_config(config)
     return config
@@ -467,12 +487,18 @@ def evaluate_classifier(
     settings = family.pictures
     classifier, variables = split_classifier(
         family.at(subnet, dtype=jnp.float32 if dtype is None else dtype),
-        settings.mean, settings.std,
-    )  # fmt: skip
+        settings.mean,
+        settings.std,
+    )
     return measure(
-        [variables], classifier, Pictures(settings), source,
-        batch_size=batch_size, threads=threads, progress=progress,
-    )[0]  # fmt: skip
+        [variables],
+        classifier,
+        Pictures(settings),
+        source,
+        batch_size=batch_size,
+        threads=threads,
+        progress=progress,
+    )[0]
 
 
 def _check_no_family(path: str) -> None:
@@ -525,13 +551,19 @@ def _trained(
         raise UserError(f"{command}: resume continues the run in a folder: give out")
     with _folder(out) as (path, kept):
         folder = RunFolder.create(
-            path, config_to_json(config), resume=resume, kind=kind.name,
+            path,
+            config_to_json(config),
+            resume=resume,
+            kind=kind.name,
             name=name or (path.name if kept else kind.name),
-        )  # fmt: skip
+        )
         kind.runner()(
-            config, folder, Console(quiet=True, force_terminal=False), check=check,
+            config,
+            folder,
+            Console(quiet=True, force_terminal=False),
+            check=check,
             on_progress=progress,
-        )  # fmt: skip
+        )
         return read_run(path)
 
 

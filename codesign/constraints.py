@@ -108,9 +108,11 @@ def _holds(hint: Any, value: Any) -> bool:
     """Whether a value is of an annotated type, and in its range; numbers are finite."""
     from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-    options = None if dataclasses.is_dataclass(hint) else ConfigDict(
-        allow_inf_nan=False, arbitrary_types_allowed=True
-    )  # fmt: skip
+    options = (
+        None
+        if dataclasses.is_dataclass(hint)
+        else ConfigDict(allow_inf_nan=False, arbitrary_types_allowed=True)
+    )
     try:
         TypeAdapter(hint, config=options).validate_python(value, strict=True)
     except (ValidationError, TypeError):  # TypeError: no comparison of such a value
@@ -161,9 +163,12 @@ def type_name(kind: Any) -> str:
     if origin is tuple:
         return f"a list such as [1,2] ({kind})"
     names = {
-        type(None): "null", int: "a whole number", float: "a number", bool: "true or false",
+        type(None): "null",
+        int: "a whole number",
+        float: "a number",
+        bool: "true or false",
         str: "text",
-    }  # fmt: skip
+    }
     return names.get(kind) or str(getattr(kind, "__name__", kind))
 
 

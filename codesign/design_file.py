@@ -48,10 +48,22 @@ ACCELERATOR_BOUNDS: dict[str, tuple[float, float]] = {
     "channels": (1, 16),
 }
 # What a run adds to a design; see report/.
-RESULT_KEYS = frozenset((
-    "costs", "accuracy", "recall_at_1", "feasible", "pareto", "role", "target_carbon_kgco2e",
-    "limits", "limit_violation", "subnets", "seed", "costing",
-))  # fmt: skip
+RESULT_KEYS = frozenset(
+    (
+        "costs",
+        "accuracy",
+        "recall_at_1",
+        "feasible",
+        "pareto",
+        "role",
+        "target_carbon_kgco2e",
+        "limits",
+        "limit_violation",
+        "subnets",
+        "seed",
+        "costing",
+    )
+)
 _INPUT_KEYS = ("name", "architecture", "accelerator", "scenario", "sparsity")
 _MOST_INDEX_BITS = 32
 
@@ -190,14 +202,16 @@ def checked_design(
     """
     check_kinds(architecture, accelerator, scenario)
     towers: dict[str, Any] = {
-        name: Tower(**{
-            key: checks.dimension(
-                getattr(getattr(architecture, name), key), f"architecture.{name}.{key}"
-            )
-            for key in ELASTIC
-        })
+        name: Tower(
+            **{
+                key: checks.dimension(
+                    getattr(getattr(architecture, name), key), f"architecture.{name}.{key}"
+                )
+                for key in ELASTIC
+            }
+        )
         for name in TOWERS
-    }  # fmt: skip
+    }
     made = dataclasses.replace(architecture, **towers, **_checked_outside(architecture))
     chip = {key: _grid_value(key, getattr(accelerator, key)) for key in ACCELERATOR_BOUNDS}
     return made, Accelerator(**chip), checked_scenario(scenario)
@@ -225,9 +239,10 @@ def check_relaxed(architecture: Architecture, accelerator: Accelerator, scenario
 def check_kinds(architecture: Any, accelerator: Any, scenario: Any) -> None:
     """Refuses whatever is no design's part, such as a model's name."""
     parts: list[tuple[str, Any, type]] = [
-        ("architecture", architecture, Architecture), ("accelerator", accelerator, Accelerator),
+        ("architecture", architecture, Architecture),
+        ("accelerator", accelerator, Accelerator),
         ("scenario", scenario, Scenario),
-    ]  # fmt: skip
+    ]
     if isinstance(architecture, Architecture):
         parts += [(f"architecture.{name}", getattr(architecture, name), Tower) for name in TOWERS]
     for name, value, kind in parts:

@@ -61,9 +61,12 @@ def hardware_of(config: HardwareConfig, given: Collection[str] = ()) -> Hardware
       UserError: as of `search_hardware`.
     """
     model = load_model(
-        config.model, tokens=config.tokens, phase=config.phase, context=config.context,
+        config.model,
+        tokens=config.tokens,
+        phase=config.phase,
+        context=config.context,
         design=config.name,
-    )  # fmt: skip
+    )
     try:
         scenario = resolve_scenario(config, model.scenario, given)
         model = model.in_scenario(scenario)
@@ -72,9 +75,11 @@ def hardware_of(config: HardwareConfig, given: Collection[str] = ()) -> Hardware
             demand = sparse_demand(model.architecture, scenario, model.sparsity)
             workload, scenario = demand.workloads, demand.scenario
         scenario, contents = with_contents(
-            scenario, model.memory, 1 - min(model.sparsity, default=0),
+            scenario,
+            model.memory,
+            1 - min(model.sparsity, default=0),
             fixed="dram_gb" in set_fields(config, given),
-        )  # fmt: skip
+        )
         choices = config.choices(scenario.costing)
         found = search_hardware(
             workload,

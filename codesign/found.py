@@ -30,9 +30,10 @@ class Found:
         # A hardware search lists a chip of its front again where it is the best of something.
         repeated = any(_is_of_hardware(design) for design in self.designs)
         front = [
-            design for design in self.designs
+            design
+            for design in self.designs
             if design.get("pareto") and (not repeated or _is_of_hardware(design))
-        ]  # fmt: skip
+        ]
         if self._are_measured():
             from codesign.report.entries import cost
 

@@ -62,9 +62,12 @@ def parse_json(text: str | bytes, where: str) -> Any:
         characters = text.decode("utf-8") if isinstance(text, bytes) else text
         characters = characters.removeprefix("\ufeff")
         value = json.loads(
-            characters, object_pairs_hook=_unique, parse_constant=_constant,
-            parse_int=_number(int), parse_float=_number(float),
-        )  # fmt: skip
+            characters,
+            object_pairs_hook=_unique,
+            parse_constant=_constant,
+            parse_int=_number(int),
+            parse_float=_number(float),
+        )
         if _is_deeper(value, MOST_LEVELS):
             raise RecursionError
     except UnicodeDecodeError as error:

@@ -53,32 +53,54 @@ class Kind:
 
 _TRAINING = "codesign.train.run.run_training", "codesign.report.finetune.write_report"
 SEARCH = Kind(
-    "search", "search", "codesign.train.config.SearchConfig",
-    "codesign.train.search.run.run_search", "codesign.report.html.write_report", "a search",
-)  # fmt: skip
+    "search",
+    "search",
+    "codesign.train.config.SearchConfig",
+    "codesign.train.search.run.run_search",
+    "codesign.report.html.write_report",
+    "a search",
+)
 HARDWARE = Kind(
-    "hardware", "search", "codesign.search.hardware.HardwareConfig",
-    "", SEARCH.report, SEARCH.a_run,
-)  # fmt: skip
+    "hardware",
+    "search",
+    "codesign.search.hardware.HardwareConfig",
+    "",
+    SEARCH.report,
+    SEARCH.a_run,
+)
 ABLATION = Kind(
-    "ablation", "ablate", "codesign.surrogate.config.AblationConfig",
-    "", "codesign.report.ablation.write_report", "an ablation",
-)  # fmt: skip
+    "ablation",
+    "ablate",
+    "codesign.surrogate.config.AblationConfig",
+    "",
+    "codesign.report.ablation.write_report",
+    "an ablation",
+)
 EFFECTS = Kind(
-    "effects", "ablate", "codesign.search.effects.EffectsConfig",
-    "", "codesign.report.effects.write_report", "an ablation of effects",
-)  # fmt: skip
+    "effects",
+    "ablate",
+    "codesign.search.effects.EffectsConfig",
+    "",
+    "codesign.report.effects.write_report",
+    "an ablation of effects",
+)
 FINETUNE = Kind(
-    "finetune", "finetune", "codesign.train.finetune.config.FinetuneConfig", *_TRAINING,
+    "finetune",
+    "finetune",
+    "codesign.train.finetune.config.FinetuneConfig",
+    *_TRAINING,
     "a fine-tuning",
-)  # fmt: skip
+)
 DRESS = Kind(
     "dress", "dress", "codesign.train.dress.config.DressConfig", *_TRAINING, FINETUNE.a_run
 )
 CLASSIFIER_DRESS = Kind(
-    "classifier-dress", "dress", "codesign.train.dress.classifier_config.ClassifierDressConfig",
-    *_TRAINING, FINETUNE.a_run,
-)  # fmt: skip
+    "classifier-dress",
+    "dress",
+    "codesign.train.dress.classifier_config.ClassifierDressConfig",
+    *_TRAINING,
+    FINETUNE.a_run,
+)
 KINDS = (SEARCH, HARDWARE, ABLATION, EFFECTS, FINETUNE, DRESS, CLASSIFIER_DRESS)
 
 

@@ -15,10 +15,22 @@ import numpy as np
 MOST_BYTES = 1 << 30
 # Of NumPy, its readers of headers and of sizes that are not there, and of zip files.
 _DAMAGE = (
-    ValueError, TypeError, AttributeError, SyntaxError, tokenize.TokenError, MemoryError,
-    KeyError, IndexError, EOFError, OverflowError, RuntimeError, struct.error, zipfile.BadZipFile,
-    zlib.error, lzma.LZMAError,
-)  # fmt: skip
+    ValueError,
+    TypeError,
+    AttributeError,
+    SyntaxError,
+    tokenize.TokenError,
+    MemoryError,
+    KeyError,
+    IndexError,
+    EOFError,
+    OverflowError,
+    RuntimeError,
+    struct.error,
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+)
 
 
 def read_npz(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:

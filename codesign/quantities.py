@@ -4,8 +4,13 @@ from __future__ import annotations
 
 # Last words of names and the units they stand for.
 _UNITS = {
-    "s": "s", "j": "J", "js": "J s", "mm2": "mm²", "kgco2e": "kgCO2e", "kgco2es": "kgCO2e s",
-}  # fmt: skip
+    "s": "s",
+    "j": "J",
+    "js": "J s",
+    "mm2": "mm²",
+    "kgco2e": "kgCO2e",
+    "kgco2es": "kgCO2e s",
+}
 
 
 def unit_of(key: str) -> str | None:

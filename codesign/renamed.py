@@ -21,21 +21,25 @@ from codesign.errors import UserError
 
 C = TypeVar("C", bound=type)
 
-RENAMED: Mapping[str, str] = MappingProxyType({
-    # These were bytes all along.
-    "l2_words_per_cycle": "l2_bytes_per_cycle",
-    "dram_words_per_cycle": "dram_bytes_per_cycle",
-    "glb_words_per_cycle": "glb_bytes_per_cycle",
-    "dram_words": "dram_bytes",
-    # As of all other training.
-    "lr_warmup_steps": "warmup_steps",
-    # Told of 8-bit words only.
-    "register_bytes": "register_words",
-})  # fmt: skip
-RETIRED_OF_SCENARIO: Mapping[str, str] = MappingProxyType({
-    "dram_bytes_per_cycle": "the bandwidth of DRAM is now that of accelerator.channels (2 where "
-    "none are stated) of scenario.dram_technology, at its data rate and usable share",
-})  # fmt: skip
+RENAMED: Mapping[str, str] = MappingProxyType(
+    {
+        # These were bytes all along.
+        "l2_words_per_cycle": "l2_bytes_per_cycle",
+        "dram_words_per_cycle": "dram_bytes_per_cycle",
+        "glb_words_per_cycle": "glb_bytes_per_cycle",
+        "dram_words": "dram_bytes",
+        # As of all other training.
+        "lr_warmup_steps": "warmup_steps",
+        # Told of 8-bit words only.
+        "register_bytes": "register_words",
+    }
+)
+RETIRED_OF_SCENARIO: Mapping[str, str] = MappingProxyType(
+    {
+        "dram_bytes_per_cycle": "the bandwidth of DRAM is now that of accelerator.channels (2 "
+        "where none are stated) of scenario.dram_technology, at its data rate and usable share",
+    }
+)
 # These call a class's constructor on behalf of whoever called them.
 _REPLACING = ("copy", "dataclasses")
 

@@ -16,10 +16,20 @@ else:
     Number = float  # in files and on command lines
 
 # What chooses tables and formulas; everything else is a number, and a leaf.
-_STRUCTURE = frozenset({
-    "node_nm", "precision_bits", "gas_abatement_pct", "dram_capacity", "dram_technology",
-    "dram_between", "hand_over", "index_bits", "subnet_shares", "costing",
-})  # fmt: skip
+_STRUCTURE = frozenset(
+    {
+        "node_nm",
+        "precision_bits",
+        "gas_abatement_pct",
+        "dram_capacity",
+        "dram_technology",
+        "dram_between",
+        "hand_over",
+        "index_bits",
+        "subnet_shares",
+        "costing",
+    }
+)
 
 
 @accepts_old_names

@@ -275,10 +275,12 @@ class DesignSpace:
 
         def ended(name: str, choices: TowerChoices) -> TowerChoices:
             tower = self.family.tower(network, name)
-            return TowerChoices(**{
-                field: (*(c for c in getattr(choices, field) if c < size), size)
-                for field, size in ((field, getattr(tower, field)) for field in ELASTIC)
-            })  # fmt: skip
+            return TowerChoices(
+                **{
+                    field: (*(c for c in getattr(choices, field) if c < size), size)
+                    for field, size in ((field, getattr(tower, field)) for field in ELASTIC)
+                }
+            )
 
         towers: Any = {name: ended(name, choices) for name, choices in self.towers.items()}
         return dataclasses.replace(self, base=network, **towers)
@@ -323,10 +325,12 @@ class DesignSpace:
     def level_weights(self, z: Array) -> Array:
         """Interpolation weights of every subnet over `levels`, [K, levels] at z [d]."""
         own = self.part(self.weights(z), "sparsity")
-        return jnp.stack([
-            jnp.zeros(len(self.levels)).at[start : start + len(w)].set(w)
-            for start, w in zip(self.first_levels, own, strict=True)
-        ])  # fmt: skip
+        return jnp.stack(
+            [
+                jnp.zeros(len(self.levels)).at[start : start + len(w)].set(w)
+                for start, w in zip(self.first_levels, own, strict=True)
+            ]
+        )
 
     def indices(self, z: Array) -> Array:
         """z [..., d] in units of choices: 0 is the first choice, 1.5 halfway to the third."""
@@ -345,10 +349,12 @@ class DesignSpace:
         towers = (self.family.tower(architecture, name) for name in self.family.towers)
         values = [getattr(tower, field) for tower in towers for field in ELASTIC]
         axes = self.part(self.dimensions, "architecture")
-        return np.array([
-            int(np.argmin(np.abs(np.array(d.choices) - v)))
-            for d, v in zip(axes, values, strict=True)
-        ])  # fmt: skip
+        return np.array(
+            [
+                int(np.argmin(np.abs(np.array(d.choices) - v)))
+                for d, v in zip(axes, values, strict=True)
+            ]
+        )
 
 
 def interpolation_weights(z: Array, choices: int) -> Array:

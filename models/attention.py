@@ -101,9 +101,13 @@ def attend(
     # What comes after `length` is hidden by the causal mask already, from all that come before.
     hides = None if length is None or causal else jnp.full(batch, length, jnp.int32)
     out = jax.nn.dot_product_attention(
-        query, key, value, is_causal=causal, implementation=by,
+        query,
+        key,
+        value,
+        is_causal=causal,
+        implementation=by,
         key_value_seq_lengths=hides,
-    )  # fmt: skip
+    )
     return out if by == "cudnn" else kept(out)  # cuDNN's is kept by `remat.keep_products`
 
 

@@ -229,9 +229,13 @@ class CLIP(nnx.Module):
             architecture, dtype=self.dtype, remat=remat, rngs=rngs, dialect=dialect.vision
         )
         self.text = TextTower(
-            architecture, dtype=self.dtype, remat=remat, rngs=rngs, dialect=dialect.text,
+            architecture,
+            dtype=self.dtype,
+            remat=remat,
+            rngs=rngs,
+            dialect=dialect.text,
             end_of_text=dialect.end_of_text,
-        )  # fmt: skip
+        )
         self.logit_scale = constant("", {}, INITIAL_LOGIT_SCALE)
 
     def encode_image(
@@ -297,10 +301,13 @@ class CLIP(nnx.Module):
         check_fits(self.architecture, architecture)
         abstract = nnx.eval_shape(
             lambda: CLIP(
-                architecture, rngs=nnx.Rngs(0), dtype=self.dtype, remat=self.remat,
+                architecture,
+                rngs=nnx.Rngs(0),
+                dtype=self.dtype,
+                remat=self.remat,
                 dialect=self.dialect,
             )
-        )  # fmt: skip
+        )
         return nnx.merge(nnx.graphdef(abstract), sliced(nnx.state(self), architecture))
 
 

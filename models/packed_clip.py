@@ -71,9 +71,15 @@ class PackedBlocks:
         for layer in range(layers):
             weights = {name: values[layer] for name, values in self.weights.items()}
             rows = block(
-                rows, weights, self._affine(weights, layer), heads=heads, tokens=tokens,
-                causal=causal, activation=self.activation, epsilon=self.epsilon,
-            )  # fmt: skip
+                rows,
+                weights,
+                self._affine(weights, layer),
+                heads=heads,
+                tokens=tokens,
+                causal=causal,
+                activation=self.activation,
+                epsilon=self.epsilon,
+            )
         return rows.reshape(batch, tokens, width)
 
     def _affine(self, weights: Mapping[str, jax.Array], layer: int) -> Affine:
@@ -83,9 +89,12 @@ class PackedBlocks:
             if name not in self.kernels:
                 return dense(name, x, activation)
             return row_sparse_matmul(
-                x, self.kernels[name][layer], self.counts[name][layer],
-                bias=weights[f"{name}_bias"].reshape(-1), activation=activation,
-            )  # fmt: skip
+                x,
+                self.kernels[name][layer],
+                self.counts[name][layer],
+                bias=weights[f"{name}_bias"].reshape(-1),
+                activation=activation,
+            )
 
         return affine
 

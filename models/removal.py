@@ -59,11 +59,16 @@ def loss_increase(
         removals = 1 + max(int(numbers.max()) for numbers in jax.tree.leaves(units))
         losses = np.asarray(
             _mean_losses(
-                graphdef, state, batches, jax.tree.map(jnp.asarray, units),
-                jnp.arange(-1, removals), tower, loss,
+                graphdef,
+                state,
+                batches,
+                jax.tree.map(jnp.asarray, units),
+                jnp.arange(-1, removals),
+                tower,
+                loss,
             ),
             np.float64,
-        )  # fmt: skip
+        )
         scores = functools.partial(_scores, losses[1:] - losses[0])
         found[tower] = jax.tree.map(scores, units, cheaper)
     return Gates(**found)
@@ -100,9 +105,14 @@ def _ranks(order: np.ndarray) -> np.ndarray:
 
 @functools.partial(jax.jit, static_argnames=("graphdef", "tower", "loss"))
 def _mean_losses(
-    graphdef: Any, state: nnx.State, batches: Calibration, units: TowerGates,
-    removals: jax.Array, tower: str, loss: Loss,
-) -> jax.Array:  # fmt: skip
+    graphdef: Any,
+    state: nnx.State,
+    batches: Calibration,
+    units: TowerGates,
+    removals: jax.Array,
+    tower: str,
+    loss: Loss,
+) -> jax.Array:
     """Mean loss [R] over the batches without the units of each removal; -1 removes none."""
 
     def of_batch(batch: Calibration) -> jax.Array:

@@ -99,9 +99,7 @@ class ResNet(nnx.Module):
         self.config = nnx.static(config)
         self.stem = _conv(config.channels, config.width, 1, rngs, dtype)
         self.norm = _norm(config.width, rngs, dtype)
-        self.blocks = nnx.List([
-            Block(*shape, rngs=rngs, dtype=dtype) for shape in config.blocks
-        ])  # fmt: skip
+        self.blocks = nnx.List([Block(*shape, rngs=rngs, dtype=dtype) for shape in config.blocks])
         self.head = nnx.Linear(config.blocks[-1][1], config.classes, dtype=dtype, rngs=rngs)
 
     def __call__(self, images: jax.Array) -> jax.Array:
@@ -168,9 +166,16 @@ def _uses(config: ResNetConfig, image: int) -> dict[str, int]:
 
 def _conv(before: int, after: int, stride: int, rngs: nnx.Rngs, dtype: Any) -> nnx.Conv:
     return nnx.Conv(
-        before, after, (3, 3), stride, padding=_PADDING, use_bias=False, dtype=dtype,
-        kernel_init=nnx.initializers.he_normal(), rngs=rngs,
-    )  # fmt: skip
+        before,
+        after,
+        (3, 3),
+        stride,
+        padding=_PADDING,
+        use_bias=False,
+        dtype=dtype,
+        kernel_init=nnx.initializers.he_normal(),
+        rngs=rngs,
+    )
 
 
 def _norm(channels: int, rngs: nnx.Rngs, dtype: Any) -> nnx.BatchNorm:

@@ -83,9 +83,15 @@ def pack_resnet(
         "class_names": list(class_names),
     }
     return pack(
-        named_leaves(nnx.state(model)), masks.levels, specs, sparsities,
-        own=own, dtype=dtype, model=MODEL, about=about,
-    )  # fmt: skip
+        named_leaves(nnx.state(model)),
+        masks.levels,
+        specs,
+        sparsities,
+        own=own,
+        dtype=dtype,
+        model=MODEL,
+        about=about,
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -121,8 +121,14 @@ def pack_clip(
         about["dialect"] = dataclasses.asdict(model.dialect)
     return pack(
         {".".join(path): np.asarray(v[...]) for path, v in variables(model).items()},
-        masks.levels, specs, sparsities, own=norms, dtype=dtype, model=MODEL, about=about,
-    )  # fmt: skip
+        masks.levels,
+        specs,
+        sparsities,
+        own=norms,
+        dtype=dtype,
+        model=MODEL,
+        about=about,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,9 +183,11 @@ class ClipFamily:
         stored = self.packed.to_dense(k)
         return assemble(
             abstract,
-            {path: np.asarray(stored[".".join(path)], variable.dtype)
-             for path, variable in variables(abstract).items()},
-        )  # fmt: skip
+            {
+                path: np.asarray(stored[".".join(path)], variable.dtype)
+                for path, variable in variables(abstract).items()
+            },
+        )
 
 
 def load_family(path: str | os.PathLike[str]) -> ClipFamily:

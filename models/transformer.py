@@ -309,10 +309,17 @@ class Transformer(nnx.Module):
 
         def layer(x: jax.Array, w: dict[str, jax.Array]) -> tuple[jax.Array, None]:
             x = block(
-                x, w, dense_affine(w), heads=heads, tokens=tokens,
-                causal=causal, activation=self.activation, epsilon=self.epsilon, channels=channels,
+                x,
+                w,
+                dense_affine(w),
+                heads=heads,
+                tokens=tokens,
+                causal=causal,
+                activation=self.activation,
+                epsilon=self.epsilon,
+                channels=channels,
                 length=length if tokens > length else None,
-            )  # fmt: skip
+            )
             return x, None
 
         # The scan already keeps XLA from merging the recomputation with the forward pass.

@@ -9,17 +9,41 @@ import pytest
 ROOT = Path(__file__).parents[1]
 # What setup.cfg asks for and JAX, Flax, Optax, Chex and Orbax do not bring.
 ABSENT = [
-    "PIL", "annotated_types", "codecarbon", "datasets", "filelock", "flatbuffers", "ftfy",
-    "grain", "huggingface_hub", "jinja2", "jsonargparse", "matplotlib", "moocore", "pydantic",
-    "pydantic_core", "safetensors", "sklearn", "tensorboardX", "tokenizers", "torch",
+    "PIL",
+    "annotated_types",
+    "codecarbon",
+    "datasets",
+    "filelock",
+    "flatbuffers",
+    "ftfy",
+    "grain",
+    "huggingface_hub",
+    "jinja2",
+    "jsonargparse",
+    "matplotlib",
+    "moocore",
+    "pydantic",
+    "pydantic_core",
+    "safetensors",
+    "sklearn",
+    "tensorboardX",
+    "tokenizers",
+    "torch",
     "transformers",
-]  # fmt: skip
+]
 NEEDED = (
-    "codesign.models", "codesign.models.formats", "codesign.models.subnets",
-    "codesign.train.step", "codesign.train.subnets",
-    "codesign.train.dress.classifier_step", "codesign.train.search.population", "codesign.cost",
-    "codesign.cost.table", "codesign.dress", "codesign.dress.linear",
-)  # fmt: skip
+    "codesign.models",
+    "codesign.models.formats",
+    "codesign.models.subnets",
+    "codesign.train.step",
+    "codesign.train.subnets",
+    "codesign.train.dress.classifier_step",
+    "codesign.train.search.population",
+    "codesign.cost",
+    "codesign.cost.table",
+    "codesign.dress",
+    "codesign.dress.linear",
+)
 BARE = f"""
 import sys
 class Absent:
@@ -54,6 +78,12 @@ def test_every_task_of_the_accelerator_benchmark_runs_so(tmp_path):
     results = json.loads(file.read_text())["results"]
     assert not [r for r in results if "failed" in r or r.get("passed") is False]
     assert {r["task"].split()[0] for r in results} == {
-        "correctness", "step", "torch", "cost", "elastic", "dress", "sparse"
-    }  # fmt: skip
+        "correctness",
+        "step",
+        "torch",
+        "cost",
+        "elastic",
+        "dress",
+        "sparse",
+    }
     assert all("skipped" in r for r in results if r["task"].startswith("torch"))

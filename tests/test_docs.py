@@ -96,8 +96,11 @@ def test_names_of_nothing_are_found():
         "test_names_of_nothing_are_found and test_nothing."
     )
     assert list(missing(text)) == [
-        "benchmarks/none.py", "test_workload_torch.py", "test_none_such", "test_nothing"
-    ]  # fmt: skip
+        "benchmarks/none.py",
+        "test_workload_torch.py",
+        "test_none_such",
+        "test_nothing",
+    ]
 
 
 def test_modules_and_tables_of_the_cost_model_exist():

@@ -59,9 +59,11 @@ def source(tmp_path_factory):
         shutil.copy(ROOT / name, copy)
     for name in ("codesign", *LINKED):
         shutil.copytree(
-            ROOT / name, copy / name, symlinks=True,
+            ROOT / name,
+            copy / name,
+            symlinks=True,
             ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"),
-        )  # fmt: skip
+        )
     return copy
 
 
@@ -69,10 +71,15 @@ def built(source, hook, folder):
     """A wheel by one of setuptools' hooks, unpacked as an installer does."""
     wheels = folder / "wheels"
     subprocess.run(
-        [sys.executable, "-c",
-         f"from setuptools.build_meta import {hook}; {hook}({str(wheels)!r})"],
-        cwd=source, check=True, capture_output=True,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-c",
+            f"from setuptools.build_meta import {hook}; {hook}({str(wheels)!r})",
+        ],
+        cwd=source,
+        check=True,
+        capture_output=True,
+    )
     (wheel,) = wheels.glob("*.whl")
     installed = folder / "site-packages"
     with zipfile.ZipFile(wheel) as file:
@@ -83,8 +90,11 @@ def built(source, hook, folder):
 def dependencies(folder):
     """All that is installed here but this package, as links."""
     folder.mkdir()
-    for place in {sysconfig.get_path("purelib"), sysconfig.get_path("platlib"),
-                  *site.getsitepackages()}:  # fmt: skip
+    for place in {
+        sysconfig.get_path("purelib"),
+        sysconfig.get_path("platlib"),
+        *site.getsitepackages(),
+    }:
         for path in Path(place).iterdir() if Path(place).is_dir() else ():
             ours = path.name.startswith(("codesign", "__editable__", "_codesign"))
             if not ours and path.suffix != ".pth" and not (folder / path.name).exists():
@@ -106,9 +116,11 @@ def test_everything_is_found_once(source, tmp_path, way):
     elsewhere.mkdir()
     done = subprocess.run(
         [sys.executable, "-S", "-c", FOUND, *installed],
-        cwd=elsewhere, env={**environment, "PYTHONPATH": os.pathsep.join(path)},
-        capture_output=True, text=True,
-    )  # fmt: skip
+        cwd=elsewhere,
+        env={**environment, "PYTHONPATH": os.pathsep.join(path)},
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["twice"] == {}

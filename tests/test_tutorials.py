@@ -74,8 +74,20 @@ def test_what_pages_show_is_typed_as_a_users_project_is(tmp_path):
     path = {} if home.name == "site-packages" else {"MYPYPATH": str(home)}
     done = subprocess.run(
         # Optax says nothing of its types.
-        [sys.executable, "-m", "mypy", "--strict", "--disable-error-code=import-untyped",
-         "--follow-imports=silent", "--cache-dir", str(tmp_path / "cache"), *map(str, files)],
-        capture_output=True, text=True, cwd=tmp_path, env={**os.environ, **path},
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "mypy",
+            "--strict",
+            "--disable-error-code=import-untyped",
+            "--follow-imports=silent",
+            "--cache-dir",
+            str(tmp_path / "cache"),
+            *map(str, files),
+        ],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, **path},
+    )
     assert done.returncode == 0, done.stdout + done.stderr

@@ -120,9 +120,12 @@ class Checkpoints:
             raise RunError(self.not_finite(f"the network is not finite after step {step - 1}"))
         sane = self._loss <= 2 * self._first_loss + 1
         meta = {
-            "step": step, "phase": phase, "notes": notes, "sane": sane,
+            "step": step,
+            "phase": phase,
+            "notes": notes,
+            "sane": sane,
             "first_loss": None if math.isnan(self._first_loss) else self._first_loss,
-        }  # fmt: skip
+        }
         self._sane = step if sane else self._sane
         what = f"cannot write the checkpoint of step {step} to {self._folder}"
         _check_space(what, self._folder, _OVERHEAD_BYTES + sum(leaf.nbytes for leaf in leaves))

@@ -166,10 +166,13 @@ class ClassifierSubject:
         """Top-1 accuracy of each."""
         assert self.validation is not None
         return measure(
-            models, self.task.classifier, self.processor, self.validation,
+            models,
+            self.task.classifier,
+            self.processor,
+            self.validation,
             batch_size=min(_MOST_EVALUATED_AT_ONCE, self.config.optim.batch_size),
             threads=self.config.threads,
-        )  # fmt: skip
+        )
 
     def pack(
         self,
@@ -181,9 +184,14 @@ class ClassifierSubject:
     ) -> PackedFamily:
         """See `pack_resnet`."""
         return pack_resnet(
-            self.task.classifier.model(model), self.processor.settings, self.source.class_names,
-            masks, specs, sparsities, own,
-        )  # fmt: skip
+            self.task.classifier.model(model),
+            self.processor.settings,
+            self.source.class_names,
+            masks,
+            specs,
+            sparsities,
+            own,
+        )
 
     def save_inputs(self, folder: Path) -> None:
         """Nothing: the family has the pictures' settings."""
@@ -223,6 +231,15 @@ def open_classifier(config: ClassifierDressConfig, display: Display) -> Classifi
     classifier, variables = split_classifier(model, settings.mean, settings.std)
     params, stats, rest = placement.put(variables, placement.replicated(mesh))
     return ClassifierSubject(
-        config, ClassifierTask(classifier, config.loss.label_smoothing), params, stats, rest,
-        source, Pictures(settings), validation, mesh, dtype, norm_names(model),
-    )  # fmt: skip
+        config,
+        ClassifierTask(classifier, config.loss.label_smoothing),
+        params,
+        stats,
+        rest,
+        source,
+        Pictures(settings),
+        validation,
+        mesh,
+        dtype,
+        norm_names(model),
+    )

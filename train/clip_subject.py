@@ -139,22 +139,40 @@ def open_clip(config: FinetuneConfig, display: Display) -> ClipSubject:
     if config.validation.path:
         validation = open_source(config.validation, display.indexing)
     begun = start(
-        source, checkpoint=config.checkpoint, untrained=config.untrained, image=config.image,
-        tokenizer=config.tokenizer, bfloat16=config.bfloat16, remat=config.remat, seed=config.seed,
-    )  # fmt: skip
+        source,
+        checkpoint=config.checkpoint,
+        untrained=config.untrained,
+        image=config.image,
+        tokenizer=config.tokenizer,
+        bfloat16=config.bfloat16,
+        remat=config.remat,
+        seed=config.seed,
+    )
     split: Any = nnx.split(begun.model, nnx.Param, ...)
     graphdef, params, rest = split
     network, states = (None, None) if config.loss.teacher is None else _teacher(config, begun)
     task = ClipTask(
-        student=Network(graphdef, begun.processor.settings), loss_config=config.loss, mesh=mesh,
-        teacher=network, lock=config.lock, micro_batches=config.optim.micro_batches,
-    )  # fmt: skip
+        student=Network(graphdef, begun.processor.settings),
+        loss_config=config.loss,
+        mesh=mesh,
+        teacher=network,
+        lock=config.lock,
+        micro_batches=config.optim.micro_batches,
+    )
     replicated = placement.replicated(mesh)
     weights, fixed = Weights(params, jnp.zeros((), jnp.float32)), Fixed(rest, states)
     return ClipSubject(
-        config, task, placement.put(weights, replicated), (), placement.put(fixed, replicated),
-        source, begun.processor, validation, mesh, begun.model.vision.dtype,
-    )  # fmt: skip
+        config,
+        task,
+        placement.put(weights, replicated),
+        (),
+        placement.put(fixed, replicated),
+        source,
+        begun.processor,
+        validation,
+        mesh,
+        begun.model.vision.dtype,
+    )
 
 
 class Start(NamedTuple):
@@ -208,10 +226,12 @@ def start(
     def new() -> CLIP:
         return CLIP(
             dataclasses.replace(wanted, vocab=vocab),
-            rngs=nnx.Rngs(seed), dtype=dtype, remat=remat,
+            rngs=nnx.Rngs(seed),
+            dtype=dtype,
+            remat=remat,
             # By default texts are read at their largest id, as OpenAI's are.
             dialect=Dialect(end_of_text=None if end == vocab - 1 else end),
-        )  # fmt: skip
+        )
 
     try:
         graphdef = nnx.graphdef(nnx.eval_shape(new))

@@ -121,9 +121,15 @@ class StreamFeed:
     def _stream(self, size: int, seed: int, varied: AugmentConfig) -> TrainingStream:
         shares = jax.process_count()
         return TrainingStream(
-            self.source, self.processor, batch_size=size // shares, seed=seed, augment=varied,
-            threads=self.config.threads, process_index=jax.process_index(), process_count=shares,
-        )  # fmt: skip
+            self.source,
+            self.processor,
+            batch_size=size // shares,
+            seed=seed,
+            augment=varied,
+            threads=self.config.threads,
+            process_index=jax.process_index(),
+            process_count=shares,
+        )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -225,10 +231,13 @@ class ResidentFeed:
         """Stacked batches that are not varied, drawn otherwise than those of the steps."""
         images, templates = self.data.images.shape[0], self.data.caption_ids.shape[1]
         seed = self.config.seed
-        return gathered(self.data, Draw(
-            batch_indices(seed, _OTHER_STEPS, batches, size, images),
-            template_indices(seed, _OTHER_STEPS, batches, size, templates),
-        ))  # fmt: skip
+        return gathered(
+            self.data,
+            Draw(
+                batch_indices(seed, _OTHER_STEPS, batches, size, images),
+                template_indices(seed, _OTHER_STEPS, batches, size, templates),
+            ),
+        )
 
     def first(self, size: int) -> ImageTextBatch:
         """The first so many pictures, or all of fewer; not varied."""
@@ -298,8 +307,10 @@ def resident(source: Source, processor: Processor, mesh: Mesh) -> Resident:
       DataError: captions that the tokenizer cannot tell apart, or a picture that cannot be read.
     """
     arrays = (
-        pixels_of_all(source, processor), source.labels, caption_ids(source, processor),
-    )  # fmt: skip
+        pixels_of_all(source, processor),
+        source.labels,
+        caption_ids(source, processor),
+    )
     return Resident(*placement.put(arrays, placement.replicated(mesh)))
 
 

@@ -81,10 +81,11 @@ def join_processes() -> None:
     told: dict[str, Any] = {
         name: int(os.environ[variable])
         for name, variable in (
-            ("num_processes", "JAX_NUM_PROCESSES"), ("process_id", "JAX_PROCESS_ID"),
+            ("num_processes", "JAX_NUM_PROCESSES"),
+            ("process_id", "JAX_PROCESS_ID"),
         )
         if os.environ.get(variable, "").isdigit()
-    }  # fmt: skip
+    }
     try:
         jax.distributed.initialize(**told, heartbeat_timeout_seconds=_SILENCE_S)
     except (ValueError, RuntimeError) as error:

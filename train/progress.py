@@ -164,10 +164,15 @@ def resume_metrics(folder: RunFolder, steps: int, display: Display) -> None:
 def counting(console: Console, what: str, total: int) -> Iterator[Callable[[int], Any]]:
     """A bar for a single job; it hands out the function that counts what is done."""
     progress = Progress(
-        TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn(),
-        TimeElapsedColumn(), TimeRemainingColumn(),
-        console=console, disable=not console.is_terminal, transient=True,
-    )  # fmt: skip
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=20),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+        transient=True,
+    )
     with progress:
         task = progress.add_task(what, total=total)
         yield lambda done: progress.advance(task, done)

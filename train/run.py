@@ -110,10 +110,15 @@ def run_training(
             intervals=Intervals(
                 schedule.checkpoint_steps, schedule.evaluate_steps, schedule.log_steps
             ),
-            folder=folder, checkpoints=checkpoints, tracker=tracker, display=display,
+            folder=folder,
+            checkpoints=checkpoints,
+            tracker=tracker,
+            display=display,
             feed=StreamFeed(subject.source, subject.processor, config, subject.mesh),
-            checks=due(check), dtype=subject.dtype, notes={"layout": _LAYOUT},
-        )  # fmt: skip
+            checks=due(check),
+            dtype=subject.dtype,
+            notes={"layout": _LAYOUT},
+        )
         run = Run(config, subject, loop)
         summary = run.finish(run.train(saved)) | tracker.stop()
     if jax.process_index() == 0:
@@ -168,16 +173,20 @@ class Run:
         return (
             dense(DENSE, subnets.dense_steps, self._warmup(subnets.dense_steps)),
             Stage(
-                JOINT, joint_end, lambda s: trainer.begin(s.params, s.stats),
+                JOINT,
+                joint_end,
+                lambda s: trainer.begin(s.params, s.stats),
                 lambda s, b: joint_step(s, fixed, b, members, shares, key, trainer),
                 objective=lambda s, b: joint_objective(s, fixed, b, members, shares, key, trainer),
             ),
             Stage(
-                POST, joint_end + subnets.post_steps, trainer.begin_post,
+                POST,
+                joint_end + subnets.post_steps,
+                trainer.begin_post,
                 lambda s, b: post_step(s, fixed, b, key, trainer),
                 objective=lambda s, b: post_objective(s, fixed, b, key, trainer),
             ),
-        )  # fmt: skip
+        )
 
     def _warmup(self, steps: int) -> int:
         """A warm-up that fits into a stage."""
@@ -272,9 +281,12 @@ class Run:
         own = {n: np.asarray(x) for n, x in (named_leaves(state.stats) | state.norms).items()}
         numbers = range(len(subnets.sparsities))
         packed = subject.pack(
-            self._whole(state), masks, self.specs, subnets.sparsities,
+            self._whole(state),
+            masks,
+            self.specs,
+            subnets.sparsities,
             [{name: values[k] for name, values in own.items()} for k in numbers],
-        )  # fmt: skip
+        )
         if jax.process_index() == 0:
             place = self.loop.folder.path / DELIVERED_FAMILY
             subject.save_inputs(place)

@@ -232,8 +232,10 @@ def _ready(
     batch = task.prepare(batch, jax.random.fold_in(key, state.step))
     masks = jax.lax.cond(
         state.step % trainer.refresh_steps == 0,
-        trainer.masks, lambda _: state.masks, state.params,
-    )  # fmt: skip
+        trainer.masks,
+        lambda _: state.masks,
+        state.params,
+    )
     return state._replace(masks=masks), batch, task.teacher_outputs(fixed, batch)
 
 

@@ -25,9 +25,15 @@ REFERENCE = Path(__file__).parents[1] / "accelerator_reference.json"
 CHECKED = Architecture(
     vision=Tower(layers=2, width=96, heads=2, ffn=192),
     text=Tower(layers=2, width=64, heads=2, ffn=128),
-    image=32, patch=8, channels=3, head_dim=64, projection=48, vocab=64, context=13,
+    image=32,
+    patch=8,
+    channels=3,
+    head_dim=64,
+    projection=48,
+    vocab=64,
+    context=13,
     activation="gelu",
-)  # fmt: skip
+)
 
 
 def checked_clip(dtype: Any) -> Any:
@@ -43,8 +49,16 @@ def checked_clip(dtype: Any) -> Any:
     wide = dtype == jnp.float64
 
     # Axes that a kernel sums over; other parameters are vectors and tables.
-    summed = {"query": (1,), "key": (1,), "value": (1,), "out": (1, 2), "fc1": (1,), "fc2": (1,),
-              "patch_kernel": (0, 1, 2), "projection": (0,)}  # fmt: skip
+    summed = {
+        "query": (1,),
+        "key": (1,),
+        "value": (1,),
+        "out": (1, 2),
+        "fc1": (1,),
+        "fc2": (1,),
+        "patch_kernel": (0, 1, 2),
+        "projection": (0,),
+    }
 
     def drawn(path: tuple[Any, ...], leaf: jax.Array) -> jax.Array:
         names = [getattr(key, "key", None) for key in path]
@@ -187,12 +201,14 @@ def gates_equal_slices() -> Result:
         text=Tower(layers=2, width=48, heads=1, ffn=64),
     )
     choices = {
-        tower: Tower(**{
-            name: tuple(sorted({getattr(getattr(wanted, tower), name), size}))
-            for name, size in vars(getattr(CHECKED, tower)).items()
-        })
+        tower: Tower(
+            **{
+                name: tuple(sorted({getattr(getattr(wanted, tower), name), size}))
+                for name, size in vars(getattr(CHECKED, tower)).items()
+            }
+        )
         for tower in ("vision", "text")
-    }  # fmt: skip
+    }
     ranks = [getattr(model, tower).blocks.layer_rank[...] for tower in ("vision", "text")]
     gates = gates_for(wanted, dataclasses.replace(CHECKED, **choices), *ranks)
     images, ids = map(jnp.asarray, checked_batch())
@@ -226,5 +242,9 @@ def masks_equal_the_cpus() -> Result:
     weights = sum(a.size for a, _ in pairs)
     # Sums of another order may move the budget between layers by single weights.
     passed = differing <= 1e-3 * weights
-    return {"check": "masks against the CPU's", "differing": differing, "weights": weights,
-            "passed": passed}  # fmt: skip
+    return {
+        "check": "masks against the CPU's",
+        "differing": differing,
+        "weights": weights,
+        "passed": passed,
+    }

@@ -34,9 +34,14 @@ def cost_table(scale: Scale) -> Iterator[Result]:
     indices = jnp.asarray(rng.integers(0, space.steps + 1, size=(networks, len(space.steps))))
     price = jax.jit(jax.vmap(table.on_every_accelerator))
     priced, designs = timed(functools.partial(price, indices), scale), networks * space.accelerators
-    yield {"what": "from the table", "designs": designs, "build_s": build_s, **priced,
-           "designs_per_s": designs / priced["seconds"], "peak_bytes": peak_bytes(),
-           }  # fmt: skip
+    yield {
+        "what": "from the table",
+        "designs": designs,
+        "build_s": build_s,
+        **priced,
+        "designs_per_s": designs / priced["seconds"],
+        "peak_bytes": peak_bytes(),
+    }
     z = jnp.asarray(rng.uniform(size=(scale.designs, len(space.steps))), jnp.float32)
     yield with_gradient("relaxed, from the table", lambda z: objective(table.relaxed(z)), z, scale)
 
@@ -56,9 +61,13 @@ def cost_direct(scale: Scale) -> Iterator[Result]:
         return objective(clip_costs(*SPACE.relax(z), SCENARIO))
 
     priced = timed(functools.partial(jax.jit(jax.vmap(scalar)), z), scale)
-    yield {"what": "mapped anew", "designs": scale.designs, **priced,
-           "designs_per_s": scale.designs / priced["seconds"], "peak_bytes": peak_bytes(),
-           }  # fmt: skip
+    yield {
+        "what": "mapped anew",
+        "designs": scale.designs,
+        **priced,
+        "designs_per_s": scale.designs / priced["seconds"],
+        "peak_bytes": peak_bytes(),
+    }
     if scale is FULL:  # CPUs take minutes to compile it
         relaxed = jnp.asarray(rng.uniform(size=z.shape), jnp.float32)
         yield with_gradient("relaxed, mapped anew", scalar, relaxed, scale)
@@ -74,9 +83,14 @@ def with_gradient(what: str, scalar: Callable[[Any], Any], z: Any, scale: Scale)
     if not bool(jnp.isfinite(both(z)[1]).all()):
         raise RuntimeError("a gradient is not finite")
     alone, taken = (timed(functools.partial(f, z), scale) for f in (value, both))
-    return {"what": what, "designs": len(z), **taken, "designs_per_s": len(z) / taken["seconds"],
-            "times_value": taken["seconds"] / alone["seconds"], "peak_bytes": peak_bytes(),
-           }  # fmt: skip
+    return {
+        "what": what,
+        "designs": len(z),
+        **taken,
+        "designs_per_s": len(z) / taken["seconds"],
+        "times_value": taken["seconds"] / alone["seconds"],
+        "peak_bytes": peak_bytes(),
+    }
 
 
 def sparse(scale: Scale) -> Iterator[Result]:
@@ -103,5 +117,10 @@ def sparse(scale: Scale) -> Iterator[Result]:
                 values = rng.normal(size=columns.shape).astype(np.float32)
                 packed = panels(values, columns.astype(np.int32), inputs)
                 taken = timed(functools.partial(product, x, packed, jnp.int32(kept)), scale)
-                yield {"product": shape, "dtype": dtype, "sparsity": sparsity, **taken,
-                       "times_dense": taken["seconds"] / dense["seconds"]}  # fmt: skip
+                yield {
+                    "product": shape,
+                    "dtype": dtype,
+                    "sparsity": sparsity,
+                    **taken,
+                    "times_dense": taken["seconds"] / dense["seconds"],
+                }

@@ -63,18 +63,34 @@ class Scale:
 
 
 FULL = Scale(
-    clip_vit_b16(), (256, 1024, 4096), 256, 20, 12.0, 2**17,
+    clip_vit_b16(),
+    (256, 1024, 4096),
+    256,
+    20,
+    12.0,
+    2**17,
     ((50_432, 768, 3072), (50_432, 3072, 768)),
-)  # fmt: skip
+)
 TINY = Scale(
     Architecture(
         vision=Tower(layers=2, width=32, heads=2, ffn=64),
         text=Tower(layers=2, width=32, heads=2, ffn=64),
-        image=16, patch=8, channels=3, head_dim=16, projection=32, vocab=64, context=8,
+        image=16,
+        patch=8,
+        channels=3,
+        head_dim=16,
+        projection=32,
+        vocab=64,
+        context=8,
         activation="gelu",
     ),
-    (8, 16), 8, 3, 2.0, 32, ((64, 32, 64),),
-)  # fmt: skip
+    (8, 16),
+    8,
+    3,
+    2.0,
+    32,
+    ((64, 32, 64),),
+)
 
 
 def timed(call: Callable[[], Any], scale: Scale) -> Result:

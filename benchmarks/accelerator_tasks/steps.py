@@ -135,11 +135,19 @@ def elastic(scale: Scale) -> Iterator[Result]:
     task = ClipTask(Network(graphdef, settings), LossConfig(), mesh)
     weights, optimizer = Weights(params, None), optax.adamw(LEARNING_RATE, *BETAS)
     trainer = search.SearchTrainer(
-        task=task, warmup=Trainer(task, optimizer, optax.constant_schedule(LEARNING_RATE)),
-        elastic=optimizer, optimizer=optimizer, design_optimizer=optax.adam(1e-2),
-        lagrangian=AugmentedLagrangian(10.0, 0.1), mode="carbon", limits=Limits(), cost_weight=0.1,
-        distillation=0.0, augment=AugmentConfig(crop_scale=(1.0, 1.0)), mesh=mesh,
-    )  # fmt: skip
+        task=task,
+        warmup=Trainer(task, optimizer, optax.constant_schedule(LEARNING_RATE)),
+        elastic=optimizer,
+        optimizer=optimizer,
+        design_optimizer=optax.adam(1e-2),
+        lagrangian=AugmentedLagrangian(10.0, 0.1),
+        mode="carbon",
+        limits=Limits(),
+        cost_weight=0.1,
+        distillation=0.0,
+        augment=AugmentConfig(crop_scale=(1.0, 1.0)),
+        mesh=mesh,
+    )
     rng = np.random.default_rng(0)
     data = Resident(
         jnp.asarray(rng.integers(0, 256, (batch, a.image, a.image, a.channels)), jnp.uint8),
@@ -163,10 +171,13 @@ def elastic(scale: Scale) -> Iterator[Result]:
     found = {}
     for name, these in (("plain gradient", None), ("gated gradient", gates)):
         found[name] = timed(functools.partial(gradient, weights, these), scale)
-        yield {"step": name, "batch": batch, **found[name],
-               "times_plain": found[name]["seconds"] / found["plain gradient"]["seconds"],
-               "peak_bytes": peak_bytes(),
-           }  # fmt: skip
+        yield {
+            "step": name,
+            "batch": batch,
+            **found[name],
+            "times_plain": found[name]["seconds"] / found["plain gradient"]["seconds"],
+            "peak_bytes": peak_bytes(),
+        }
 
     # Whole steps of the search: the supernet, it at all sizes, and with design and costs.
     key = jax.random.key(0)
@@ -192,8 +203,11 @@ def elastic(scale: Scale) -> Iterator[Result]:
 
         found[name] = timed(run, scale)
         del state
-        yield {"step": name, "batch": batch, **found[name],
-               "times_plain": found[name]["seconds"] / found["plain step"]["seconds"],
-               **rate(batch, found[name]["seconds"], a, chip_name()),
-               "peak_bytes": peak_bytes(),
-           }  # fmt: skip
+        yield {
+            "step": name,
+            "batch": batch,
+            **found[name],
+            "times_plain": found[name]["seconds"] / found["plain step"]["seconds"],
+            **rate(batch, found[name]["seconds"], a, chip_name()),
+            "peak_bytes": peak_bytes(),
+        }

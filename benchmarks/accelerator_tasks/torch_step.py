@@ -35,18 +35,29 @@ def torch_step(scale: Scale, batch: int) -> Iterator[Result]:
     sides = {"attn_implementation": "sdpa"}
     config = CLIPConfig(
         text_config={
-            "hidden_size": a.text.width, "intermediate_size": a.text.ffn,
-            "num_hidden_layers": a.text.layers, "num_attention_heads": a.text.heads,
-            "vocab_size": a.vocab, "max_position_embeddings": a.context,
-            "projection_dim": a.projection, "eos_token_id": a.vocab - 1, **sides,
+            "hidden_size": a.text.width,
+            "intermediate_size": a.text.ffn,
+            "num_hidden_layers": a.text.layers,
+            "num_attention_heads": a.text.heads,
+            "vocab_size": a.vocab,
+            "max_position_embeddings": a.context,
+            "projection_dim": a.projection,
+            "eos_token_id": a.vocab - 1,
+            **sides,
         },
         vision_config={
-            "hidden_size": a.vision.width, "intermediate_size": a.vision.ffn,
-            "num_hidden_layers": a.vision.layers, "num_attention_heads": a.vision.heads,
-            "image_size": a.image, "patch_size": a.patch, "projection_dim": a.projection, **sides,
+            "hidden_size": a.vision.width,
+            "intermediate_size": a.vision.ffn,
+            "num_hidden_layers": a.vision.layers,
+            "num_attention_heads": a.vision.heads,
+            "image_size": a.image,
+            "patch_size": a.patch,
+            "projection_dim": a.projection,
+            **sides,
         },
-        projection_dim=a.projection, **sides,
-    )  # fmt: skip
+        projection_dim=a.projection,
+        **sides,
+    )
     torch.manual_seed(0)
     torch.set_float32_matmul_precision("high")
     model: Any = CLIPModel(config).to(device).train()
@@ -88,6 +99,11 @@ def torch_step(scale: Scale, batch: int) -> Iterator[Result]:
     chip = torch.cuda.get_device_name() if device == "cuda" else device
     peak = torch.cuda.max_memory_allocated() if device == "cuda" else None
     yield {
-        "batch": batch, "torch": torch.__version__, "compiled": device == "cuda", **result,
-        **rate(batch, result["seconds"], a, chip), "peak_bytes": peak, "compile_s": compile_s,
-    }  # fmt: skip
+        "batch": batch,
+        "torch": torch.__version__,
+        "compiled": device == "cuda",
+        **result,
+        **rate(batch, result["seconds"], a, chip),
+        "peak_bytes": peak,
+        "compile_s": compile_s,
+    }

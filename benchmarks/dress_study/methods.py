@@ -155,9 +155,14 @@ class Trainers:
         ) -> SubnetTrainer:
             post = warmup_cosine(subject.post_lr, 0, scale.post_steps, 0.0)
             return SubnetTrainer(
-                self.task, optimizer_of(subject, model, lr, steps), masks_of, subnets,
-                norms, optax.adam(post), in_place=in_place,
-            )  # fmt: skip
+                self.task,
+                optimizer_of(subject, model, lr, steps),
+                masks_of,
+                subnets,
+                norms,
+                optax.adam(post),
+                in_place=in_place,
+            )
 
         joint = subject.joint_lr, scale.joint_steps
         dense = optimizer_of(subject, model, subject.lr, scale.dense_steps)

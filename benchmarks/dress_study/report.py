@@ -65,13 +65,20 @@ def figures(every: Mapping[str, Any], out: Path) -> None:
                 accuracy = 100 * row["accuracy"]
                 spread = accuracy.std(0, ddof=1) if len(accuracy) > 1 else None
                 axis.errorbar(
-                    row[quantity].mean(0) / unit, accuracy.mean(0), spread, marker="o",
-                    markersize=4, capsize=2, label=method,
-                )  # fmt: skip
+                    row[quantity].mean(0) / unit,
+                    accuracy.mean(0),
+                    spread,
+                    marker="o",
+                    markersize=4,
+                    capsize=2,
+                    label=method,
+                )
             axis.axhline(
-                100 * next(iter(found.values()))["dense"].mean(), color="0.5", linestyle=":",
+                100 * next(iter(found.values()))["dense"].mean(),
+                color="0.5",
+                linestyle=":",
                 label="dense",
-            )  # fmt: skip
+            )
             axis.set_xscale("log")
             for level in (axis.xaxis.set_major_formatter, axis.xaxis.set_minor_formatter):
                 level(LogFormatter(minor_thresholds=(10, 0.5)))

@@ -120,10 +120,18 @@ def resnet(scale: Scale) -> Subject:
         }
 
     return Subject(
-        f"ResNet-{config.depth}", make, specs,
+        f"ResNet-{config.depth}",
+        make,
+        specs,
         {name: macs[name] // sizes[name] for name in macs},
-        sum(macs[name] for name in kernels), slim, "sgd", 0.1, 0.05, 1e-2, 5e-4,
-    )  # fmt: skip
+        sum(macs[name] for name in kernels),
+        slim,
+        "sgd",
+        0.1,
+        0.05,
+        1e-2,
+        5e-4,
+    )
 
 
 def clip(scale: Scale) -> Subject:
@@ -133,9 +141,14 @@ def clip(scale: Scale) -> Subject:
     ids = tokenizer.encode(prompts, 12)
     architecture = Architecture(
         vision=Tower(6, 192, 3, 768) if scale is FULL else Tower(4, 64, 2, 256),
-        text=Tower(2, 64, 2, 128), patch=4, image=scale.image, context=12, projection=64,
-        head_dim=64 if scale is FULL else 32, vocab=tokenizer.vocab_size,
-    )  # fmt: skip
+        text=Tower(2, 64, 2, 128),
+        patch=4,
+        image=scale.image,
+        context=12,
+        projection=64,
+        head_dim=64 if scale is FULL else 32,
+        vocab=tokenizer.vocab_size,
+    )
     if scale is FULL:
         architecture = dataclasses.replace(architecture, text=Tower(2, 128, 2, 256))
 
@@ -159,17 +172,34 @@ def clip(scale: Scale) -> Subject:
         """Channels of each head, and hidden units; the residual stream stays, as its norms do."""
         shapes = {}
         for tower in ("vision", "text"):
-            for kernel, axis in (("query", 3), ("key", 3), ("value", 3), ("query_bias", 2),
-                                 ("key_bias", 2), ("out", 2), ("fc1", 2), ("fc2", 1)):  # fmt: skip
+            for kernel, axis in (
+                ("query", 3),
+                ("key", 3),
+                ("value", 3),
+                ("query_bias", 2),
+                ("key_bias", 2),
+                ("out", 2),
+                ("fc1", 2),
+                ("fc2", 1),
+            ):
                 shape = list(leaves[f"{tower}.blocks.{kernel}"].shape)
                 shape[axis] = max(1, round(share * shape[axis]))
                 shapes[f"clip.{tower}.blocks.{kernel}"] = tuple(shape)
         return shapes
 
     return Subject(
-        "ViT CLIP", make, specs, uses, int(image.macs) - prunable, slim, "adamw", 1e-3, 5e-4,
-        1e-3, 0.05,
-    )  # fmt: skip
+        "ViT CLIP",
+        make,
+        specs,
+        uses,
+        int(image.macs) - prunable,
+        slim,
+        "adamw",
+        1e-3,
+        5e-4,
+        1e-3,
+        0.05,
+    )
 
 
 def macs_of(subject: Subject, kept: Mapping[str, int]) -> float:

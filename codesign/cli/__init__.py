@@ -165,13 +165,17 @@ def _parser() -> argparse.ArgumentParser:
         "-V", "--version", action=_Version, nargs=0, help="show the version and exit"
     )
     parser.add_argument(
-        "--print-completion", action=PrintCompletion, choices=SHELLS, metavar="SHELL",
+        "--print-completion",
+        action=PrintCompletion,
+        choices=SHELLS,
+        metavar="SHELL",
         help=f"print what {', '.join(SHELLS)} read to complete commands and options, and exit",
-    )  # fmt: skip
+    )
     parser.add_argument(
-        "--no-compilation-cache", action="store_true",
+        "--no-compilation-cache",
+        action="store_true",
         help="compile every program anew, and keep none for the next command",
-    )  # fmt: skip
+    )
     commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=Parser)
     for command in _COMMANDS.values():
         command.add(commands)

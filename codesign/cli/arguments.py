@@ -14,10 +14,12 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     """What every command that trains takes: --resume, and --check or --no-check."""
     parser.add_argument("--resume", action="store_true", help="continue the run in the folder")
     parser.add_argument(
-        "--check", action=argparse.BooleanOptionalAction, default=None,
+        "--check",
+        action=argparse.BooleanOptionalAction,
+        default=None,
         help="compare the first step of each phase with its loss, compiled without optimisation, "
         "and stop where they disagree (default: on CPUs)",
-    )  # fmt: skip
+    )
 
 
 class Parser(argparse.ArgumentParser):
@@ -63,9 +65,12 @@ class _ConfigHelp(argparse.Action):
 def add_command(commands: Any, name: str, run: Any, summary: str, **more: Any) -> Any:
     """A command with --json; `run` takes the parsed arguments and returns the exit code."""
     parser = commands.add_parser(
-        name, help=summary, allow_abbrev=False,
-        description=summary[0].upper() + summary[1:] + ".", **more,
-    )  # fmt: skip
+        name,
+        help=summary,
+        allow_abbrev=False,
+        description=summary[0].upper() + summary[1:] + ".",
+        **more,
+    )
     parser.add_argument(
         "--json", action="store_true", help="print the result as JSON, and nothing else, on stdout"
     )
@@ -78,15 +83,20 @@ def add_config_command(
 ) -> Any:
     """A command that runs a CONFIG, any of whose fields can be given on the command line."""
     parser = add_command(
-        commands, name, run, summary, add_help=False,
+        commands,
+        name,
+        run,
+        summary,
+        add_help=False,
         usage=f"codesign {name} CONFIG [--out DIR] {more}[--json] [--FIELD VALUE ...]",
         epilog=f"codesign {name} CONFIG --help lists the config's fields; any of them is "
         f"overridden by --FIELD VALUE, such as {example}.",
-    )  # fmt: skip
+    )
     parser.add_argument(
-        "config", metavar="CONFIG",
+        "config",
+        metavar="CONFIG",
         help="name of a config, or path of a .py file or of a run's config.json",
-    )  # fmt: skip
+    )
     parser.add_argument("--out", metavar="DIR", help="run folder (default: runs/CONFIG)")
     parser.add_argument("-h", "--help", action=_ConfigHelp, nargs=0, help="show this and exit")
     parser.set_defaults(overridable=True)

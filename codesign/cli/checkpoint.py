@@ -20,22 +20,29 @@ def add_checkpoint_options(parser: argparse.ArgumentParser) -> None:
     """Options for what a file does not tell."""
     parser.add_argument("--image", type=int, metavar="PIXELS", help="change the image size")
     parser.add_argument(
-        "--activation", choices=("gelu", "quick_gelu"),
+        "--activation",
+        choices=("gelu", "quick_gelu"),
         help="where no config beside the checkpoint tells it",
-    )  # fmt: skip
+    )
     parser.add_argument(
-        "--head-dim", type=int, nargs="+", metavar="N",
+        "--head-dim",
+        type=int,
+        nargs="+",
+        metavar="N",
         help="channels of a head (of vision and of text), where no config tells it",
-    )  # fmt: skip
+    )
     parser.add_argument(
-        "--weights", choices=("raw", "averaged"),
+        "--weights",
+        choices=("raw", "averaged"),
         help="of a training checkpoint with both: those of its last step, or their average over "
         "the steps (default)",
-    )  # fmt: skip
+    )
     parser.add_argument(
-        "--subnet", type=int, metavar="K",
+        "--subnet",
+        type=int,
+        metavar="K",
         help="of a packed family (codesign dress): which subnet, 0 is the densest",
-    )  # fmt: skip
+    )
 
 
 def load(args: argparse.Namespace, path: str, **more: Any) -> CLIP:
@@ -46,9 +53,14 @@ def load(args: argparse.Namespace, path: str, **more: Any) -> CLIP:
     if head_dim is not None:
         head_dim = head_dim[0] if len(head_dim) == 1 else tuple(head_dim)
     return load_network(
-        path, subnet=args.subnet, image=args.image, activation=args.activation, head_dim=head_dim,
-        weights=args.weights, **more,
-    )  # fmt: skip
+        path,
+        subnet=args.subnet,
+        image=args.image,
+        activation=args.activation,
+        head_dim=head_dim,
+        weights=args.weights,
+        **more,
+    )
 
 
 @contextlib.contextmanager

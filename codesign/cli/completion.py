@@ -11,8 +11,16 @@ from codesign.errors import UserError
 SHELLS = ("bash", "zsh", "fish", "tcsh", "powershell")
 # What a positional or an option is called in the help where it is a file or a folder.
 _PLACES = {
-    "CHECKPOINT", "DATA", "DESIGN", "DIR", "FILE", "IN", "MODEL", "OUT", "RUN",
-}  # fmt: skip
+    "CHECKPOINT",
+    "DATA",
+    "DESIGN",
+    "DIR",
+    "FILE",
+    "IN",
+    "MODEL",
+    "OUT",
+    "RUN",
+}
 
 
 class PrintCompletion(argparse.Action):

@@ -20,23 +20,31 @@ def add(commands: Any) -> None:
     parser.add_argument("source", metavar="IN", help="a checkpoint: file, folder or hub name")
     parser.add_argument("out", metavar="OUT", help="a new folder, or for openclip NAME.safetensors")
     parser.add_argument(
-        "--to", required=True, choices=("hf", "openclip", "native", "stablehlo", "onnx"),
+        "--to",
+        required=True,
+        choices=("hf", "openclip", "native", "stablehlo", "onnx"),
         help="HuggingFace, OpenCLIP or Orbax; or programs that run without this package: "
         "StableHLO, and ONNX with the extra codesign[onnx]",
-    )  # fmt: skip
+    )
     parser.add_argument(
-        "--pad", action="store_true",
+        "--pad",
+        action="store_true",
         help="to hf: fill up with zeros what was pruned, where the config cannot express it",
-    )  # fmt: skip
+    )
     add_checkpoint_options(parser)
     parser.add_argument(
-        "--batch", type=int, metavar="N",
+        "--batch",
+        type=int,
+        metavar="N",
         help="to stablehlo: a fixed batch, which some compilers need (default: any)",
-    )  # fmt: skip
+    )
     parser.add_argument(
-        "--platforms", nargs="+", metavar="NAME", default=["cpu", "cuda", "tpu"],
+        "--platforms",
+        nargs="+",
+        metavar="NAME",
+        default=["cpu", "cuda", "tpu"],
         help="to stablehlo: where it will run (default: cpu cuda tpu)",
-    )  # fmt: skip
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace files in OUT")
 
 
@@ -63,9 +71,13 @@ def _write(args: argparse.Namespace, clip: CLIP) -> None:
         from codesign.models.formats.deploy import export_stablehlo
 
         export_stablehlo(
-            clip, args.out, like=args.source, batch=args.batch, platforms=tuple(args.platforms),
+            clip,
+            args.out,
+            like=args.source,
+            batch=args.batch,
+            platforms=tuple(args.platforms),
             overwrite=args.overwrite,
-        )  # fmt: skip
+        )
     elif args.to == "onnx":
         from codesign.models.formats.onnx_export import export_onnx
 

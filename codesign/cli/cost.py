@@ -28,10 +28,11 @@ def add(commands: Any) -> None:
         commands, "cost", run, "latency, energy, area and carbon of a design, by part"
     )
     parser.add_argument(
-        "file", metavar="DESIGN",
+        "file",
+        metavar="DESIGN",
         help="a design as JSON, or a run's designs.json, of which all are priced; a CLIP's name or "
         "HuggingFace folder, such as tinyclip-39m-16, on the default chip in the default scenario",
-    )  # fmt: skip
+    )
     parser.add_argument("--name", help="the design to take from a list of designs, priced by part")
     parser.add_argument(
         "--family",
@@ -44,10 +45,14 @@ def add(commands: Any) -> None:
         "and its scenario, to compare with its numbers",
     )
     parser.add_argument(
-        "--uncertainty", metavar="SETS", nargs="?", type=int, const=256,
+        "--uncertainty",
+        metavar="SETS",
+        nargs="?",
+        type=int,
+        const=256,
         help="the interval of each cost that the ranges of published silicon leave, by pricing "
         "the design with so many sets of components drawn from them (256)",
-    )  # fmt: skip
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -88,12 +93,13 @@ def _print_all(priced: Sequence[_Priced], args: argparse.Namespace) -> int:
     from codesign.report.tables import priced_table
 
     if args.json:
-        print_json([
-            found.plain() | (
-                {"subnets": [subnet_json(s) for s in found.subnets]} if found.subnets else {}
-            )
-            for found in priced
-        ])  # fmt: skip
+        print_json(
+            [
+                found.plain()
+                | ({"subnets": [subnet_json(s) for s in found.subnets]} if found.subnets else {})
+                for found in priced
+            ]
+        )
     else:
         console().print(priced_table([found.plain() for found in priced]))
     return 0

@@ -45,10 +45,12 @@ def add_source(parser: argparse.ArgumentParser, split: str) -> None:
     parser.add_argument("--limit", type=int, metavar="N", help="use only so many pictures")
     parser.add_argument("--classes", metavar="FILE", help="class names, one a line, or JSON")
     parser.add_argument(
-        "--templates", default="auto", metavar="NAME",
+        "--templates",
+        default="auto",
+        metavar="NAME",
         help="prompt ensemble: imagenet, cifar, photo, digits, a file with one template a line "
         "(default: what suits the data)",
-    )  # fmt: skip
+    )
 
 
 def source_config(args: argparse.Namespace) -> Any:
@@ -56,9 +58,12 @@ def source_config(args: argparse.Namespace) -> Any:
     from codesign.train.data import SourceConfig
 
     return SourceConfig(
-        path=args.data, split=args.split, limit=args.limit, classes=args.classes,
+        path=args.data,
+        split=args.split,
+        limit=args.limit,
+        classes=args.classes,
         templates=args.templates,
-    )  # fmt: skip
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -81,15 +86,24 @@ def run(args: argparse.Namespace) -> int:
     source = open_source(source_config(args), shards_to_stderr())
     with counting(console(stderr=True), "evaluating", len(source)) as progress:
         result = evaluate_source(
-            clip, processor, source, batch_size=args.batch_size, threads=args.threads,
+            clip,
+            processor,
+            source,
+            batch_size=args.batch_size,
+            threads=args.threads,
             progress=progress,
-        )  # fmt: skip
+        )
     if args.json:
         architecture = dataclasses.asdict(clip.architecture)
-        print_json({
-            "checkpoint": args.checkpoint, "data": args.data, "split": args.split,
-            "architecture": architecture, **result,
-        })  # fmt: skip
+        print_json(
+            {
+                "checkpoint": args.checkpoint,
+                "data": args.data,
+                "split": args.split,
+                "architecture": architecture,
+                **result,
+            }
+        )
         return 0
     console().print(measures_table(result))
     return 0
@@ -109,14 +123,25 @@ def _run_classifier(args: argparse.Namespace, family: ResNetFamily, dtype: Any) 
     source = open_labelled_source(family, source_config(args), shards_to_stderr())
     with counting(console(stderr=True), "evaluating", len(source)) as progress:
         result = evaluate_classifier(
-            family, args.subnet, source, dtype=dtype, batch_size=args.batch_size,
-            threads=args.threads, progress=progress,
-        )  # fmt: skip
+            family,
+            args.subnet,
+            source,
+            dtype=dtype,
+            batch_size=args.batch_size,
+            threads=args.threads,
+            progress=progress,
+        )
     if args.json:
-        print_json({
-            "checkpoint": args.checkpoint, "subnet": args.subnet, "data": args.data,
-            "split": args.split, "network": dataclasses.asdict(family.config), **result,
-        })  # fmt: skip
+        print_json(
+            {
+                "checkpoint": args.checkpoint,
+                "subnet": args.subnet,
+                "data": args.data,
+                "split": args.split,
+                "network": dataclasses.asdict(family.config),
+                **result,
+            }
+        )
         return 0
     top_1 = share_of(result["classification"]["top_1"], result["images"])
     console().print(f"top-1 {top_1} of {result['images']:,} images", highlight=False)

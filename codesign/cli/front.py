@@ -13,13 +13,15 @@ from codesign.cli.output import console, print_json
 def add(commands: Any) -> None:
     """The parser of the command."""
     parser = add_command(
-        commands, "front", run,
+        commands,
+        "front",
+        run,
         "the exact front of a finished search, also under other limits and scenarios; no training",
         usage="codesign front RUN [--out FILE] [--json] [--FIELD VALUE ...]",
         epilog="Fields are those of the search's scenario, limits, targets and accelerator, such "
         "as --limits.latency_s 0.02 --scenario.use_grid sweden --targets.mode energy. Accuracies "
         "are the elastic supernet's, before any tuning of a network: they rank designs.",
-    )  # fmt: skip
+    )
     parser.add_argument("run", metavar="RUN", help="folder of a search with an elastic phase")
     parser.add_argument("--out", metavar="FILE", help="also write the designs there, as JSON")
     parser.set_defaults(overridable=True)

@@ -17,9 +17,17 @@ if TYPE_CHECKING:
 _PIPE_WIDTH = 110
 # How our own signs are spelled where the terminal's encoding lacks them, as ASCII lacks all.
 _SPELLED = {
-    "µ": "u", "²": "2", "±": "+-", "×": "x", "–": "-", "—": "-", "·": "*", "≤": "<=", "≥": ">=",
+    "µ": "u",
+    "²": "2",
+    "±": "+-",
+    "×": "x",
+    "–": "-",
+    "—": "-",
+    "·": "*",
+    "≤": "<=",
+    "≥": ">=",
     "…": "...",
-}  # fmt: skip
+}
 _SPELLING = "codesign.spelled"
 
 

@@ -32,16 +32,20 @@ def add(commands: Any) -> None:
     parser.add_argument("out", metavar="OUT", help="a new folder, in the format of --to")
     size = parser.add_mutually_exclusive_group(required=True)
     size.add_argument(
-        "--keep", nargs="+", metavar="SHARE",
+        "--keep",
+        nargs="+",
+        metavar="SHARE",
         help="share of every dimension, 0.5, or of some: ffn=0.5 vision.layers=0.75 text=0.5",
-    )  # fmt: skip
+    )
     size.add_argument("--design", metavar="FILE", help="take the towers of a design, as JSON")
     parser.add_argument("--name", help="the design to take from a list of designs")
     parser.add_argument(
-        "--method", choices=("taylor", "loss", "magnitude"), default="taylor",
+        "--method",
+        choices=("taylor", "loss", "magnitude"),
+        default="taylor",
         help="importance by first-order Taylor (default), by the measured rise of the loss, "
         "slower, or by the weights' size, which needs no data",
-    )  # fmt: skip
+    )
     parser.add_argument(
         "--importance",
         metavar="FILE",
@@ -52,9 +56,12 @@ def add(commands: Any) -> None:
     parser.add_argument("--samples", type=int, default=1024, metavar="N", help="(default: 1024)")
     parser.add_argument("--batch-size", type=int, default=32, metavar="N", help="(default: 32)")
     parser.add_argument(
-        "--groups", type=int, default=16, metavar="N",
+        "--groups",
+        type=int,
+        default=16,
+        metavar="N",
         help="of --method loss: parts of FFN units and channels that are taken out (default: 16)",
-    )  # fmt: skip
+    )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the samples")
     parser.add_argument("--threads", type=int, default=4, metavar="N", help="that decode")
     parser.add_argument("--tokenizer", help="folder or hub name, where it is not the checkpoint's")
@@ -82,11 +89,16 @@ def run(args: argparse.Namespace) -> int:
         save_clip(small, args.out, args.to, overwrite=args.overwrite, like=args.checkpoint)
     before, after = _parameters(clip), _parameters(small)
     if args.json:
-        print_json({
-            "out": args.out, "architecture": dataclasses.asdict(small.architecture),
-            "parameters": after, "parameters_before": before, "method": args.method,
-            "notes": told,
-        })  # fmt: skip
+        print_json(
+            {
+                "out": args.out,
+                "architecture": dataclasses.asdict(small.architecture),
+                "parameters": after,
+                "parameters_before": before,
+                "method": args.method,
+                "notes": told,
+            }
+        )
         return 0
     vision, text = (
         tower_text(dataclasses.asdict(tower)) for tower in (architecture.vision, architecture.text)
@@ -154,9 +166,13 @@ def _scores(args: argparse.Namespace, clip: CLIP) -> Gates:
         if warning := repeats(args.batch_size, len(source), "batch-size"):
             console(stderr=True).print(warning, highlight=False)
         batches = calibration_batches(
-            source, processor, samples=args.samples,
-            batch_size=args.batch_size, seed=args.seed, threads=args.threads,
-        )  # fmt: skip
+            source,
+            processor,
+            samples=args.samples,
+            batch_size=args.batch_size,
+            seed=args.seed,
+            threads=args.threads,
+        )
     try:
         scores = score_units(clip, batches, args.method, groups=args.groups)
     except ValueError as error:

@@ -59,10 +59,12 @@ def _report_finetunings(args: argparse.Namespace, write_report: Reporter) -> int
     runs = [read_run(path) for path in args.runs]
     reports = [write_report(run.path) for run in runs]
     if args.json:
-        print_json([
-            {"run": str(run.path), "report": str(report)} | run.summary
-            for run, report in zip(runs, reports, strict=True)
-        ])  # fmt: skip
+        print_json(
+            [
+                {"run": str(run.path), "report": str(report)} | run.summary
+                for run, report in zip(runs, reports, strict=True)
+            ]
+        )
         return 0
     console().print(comparison_table({run.name: run.summary for run in runs}))
     for report in reports:
@@ -86,15 +88,17 @@ def _report_searches(args: argparse.Namespace, write_report: Reporter) -> int:
     ]
     groups = run_groups(runs, found)
     if args.json:
-        print_json([
-            {"run": str(run.path), "report": str(report)}
-            | summary
-            | {"savings": jsonable(claims.savings)}
-            | next(({"over_seeds": group.json()} for group in groups if i in group.runs), {})
-            for i, (run, report, summary, claims) in enumerate(
-                zip(runs, reports, summaries, found, strict=True)
-            )
-        ])  # fmt: skip
+        print_json(
+            [
+                {"run": str(run.path), "report": str(report)}
+                | summary
+                | {"savings": jsonable(claims.savings)}
+                | next(({"over_seeds": group.json()} for group in groups if i in group.runs), {})
+                for i, (run, report, summary, claims) in enumerate(
+                    zip(runs, reports, summaries, found, strict=True)
+                )
+            ]
+        )
         return 0
     for run, report, claims in zip(runs, reports, found, strict=True):
         print_run(run.name, run.designs, claims, str(report))

@@ -78,26 +78,34 @@ def _search_hardware(config: HardwareConfig, args: argparse.Namespace) -> int:
         folder.write_json(DESIGNS, found.designs)
         folder.write_bytes("front.png", front_figure(found.designs))
     if args.json:
-        print_json({
-            "model": model.name, "task": model.task, "limits": config.limits.active(),
-            "accelerators": priced.accelerators, "priced": len(priced.feasible),
-            "feasible": int(priced.feasible.sum()), "designs": found.designs,
-            **({"robust_share": found.robust_share} if found.robust_share else {}),
-            "edges": [edge._asdict() for edge in found.edges],
-        })  # fmt: skip
+        print_json(
+            {
+                "model": model.name,
+                "task": model.task,
+                "limits": config.limits.active(),
+                "accelerators": priced.accelerators,
+                "priced": len(priced.feasible),
+                "feasible": int(priced.feasible.sum()),
+                "designs": found.designs,
+                **({"robust_share": found.robust_share} if found.robust_share else {}),
+                "edges": [edge._asdict() for edge in found.edges],
+            }
+        )
         return 0
     out = console()
     out.print(
         f"{model.name}: {model.task}; {_counts_text(priced)}; {_dram_text(priced)} GB of DRAM",
-        markup=False, highlight=False,
-    )  # fmt: skip
+        markup=False,
+        highlight=False,
+    )
     out.print(hardware_table(found.designs))
     for name, share in found.robust_share.items():
         out.print(
             f"least-{name} stays within 2 % of the best under {100 * share:.0f} % of "
             f"{config.uncertainty} sets of components",
-            markup=False, highlight=False,
-        )  # fmt: skip
+            markup=False,
+            highlight=False,
+        )
     for edge in found.edges:
         option = edge.dimension.replace("accelerator.", "space.")
         out.print(edge.line(option), markup=False, highlight=False, soft_wrap=True)

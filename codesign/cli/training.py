@@ -19,15 +19,20 @@ def add_training_command(
 ) -> None:
     """A command that trains by a CONFIG, by one process or several."""
     parser = add_config_command(
-        commands, name, run, summary, more="[--resume] [--[no-]check] [--distributed] ",
+        commands,
+        name,
+        run,
+        summary,
+        more="[--resume] [--[no-]check] [--distributed] ",
         example=example,
-    )  # fmt: skip
+    )
     add_run_options(parser)
     parser.add_argument(
-        "--distributed", action="store_true",
+        "--distributed",
+        action="store_true",
         help="one of several processes, which find each other as jax.distributed does (SLURM, Open "
         "MPI, TPU pods; else JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID)",
-    )  # fmt: skip
+    )
 
 
 def trained(args: argparse.Namespace) -> tuple[Path, dict[str, Any]]:

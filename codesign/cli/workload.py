@@ -12,11 +12,14 @@ from codesign.cli.output import console, print_json
 def add(commands: Any) -> None:
     """The parser of the command."""
     parser = add_command(
-        commands, "workload", run, "operators, MACs and parameters of a model",
+        commands,
+        "workload",
+        run,
+        "operators, MACs and parameters of a model",
         epilog="MODEL is a published model, such as clip-vit-b-16, carbonclip-s, tinyclip-39m-16, "
         "vit-b-16, bert-base, llama-3-8b; a folder with a HuggingFace config.json, or such a file; "
         "a design file; or OWNER/NAME on the HuggingFace hub.",
-    )  # fmt: skip
+    )
     parser.add_argument("model", metavar="MODEL", help="a model's name, file or folder")
     parser.add_argument("--tokens", metavar="N", type=int, help="length of the text (default: 512)")
     parser.add_argument("--phase", help="of a decoder: prefill (default) or decode")

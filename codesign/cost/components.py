@@ -25,8 +25,10 @@ _END = 1.6449
 _LEAKAGE = ("logic_leakage", "ratio")
 # SRAM: factors on CACTI's laws, and what is published of each.
 SRAM_QUANTITIES = {
-    "area": "area_mm2", "access": "access_pj_per_byte", "leakage": "leakage_ratio",
-}  # fmt: skip
+    "area": "area_mm2",
+    "access": "access_pj_per_byte",
+    "leakage": "leakage_ratio",
+}
 
 
 @jax.tree_util.register_dataclass

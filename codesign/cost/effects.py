@@ -129,65 +129,60 @@ def _as_the_reference(world: World) -> World:
 
 EFFECTS = (
     Effect(
-        "bandwidth", "the DRAM is never waited for",
+        "bandwidth",
+        "the DRAM is never waited for",
         _scenario(dram_data_rate_mts=_UNLIMITED_MTS),
     ),
     Effect(
-        "usable-share", "all of the DRAM's nominal bandwidth can be used",
+        "usable-share",
+        "all of the DRAM's nominal bandwidth can be used",
         _scenario(dram_usable_share=1.0),
     ),
+    Effect("standby", "open DRAM channels take no power between accesses", _dram(active_mw=0.0)),
     Effect(
-        "standby", "open DRAM channels take no power between accesses", _dram(active_mw=0.0)
-    ),
-    Effect(
-        "self-refresh", "the DRAM takes no energy between inferences",
+        "self-refresh",
+        "the DRAM takes no energy between inferences",
         _scenario(dram_between="off"),
     ),
     Effect(
-        "phy", "the DRAM's PHY takes no area and no energy",
+        "phy",
+        "the DRAM's PHY takes no area and no energy",
         _dram(phy_mm2=0.0, phy_pj_per_bit=0.0),
     ),
+    Effect("capacity", "the DRAM is of 1 GB, whatever it holds", _scenario(dram_gb=1.0)),
+    Effect("densities", "DRAM comes in any capacity", _scenario(dram_capacity="continuous")),
+    Effect("packages", "packages of DRAM cost no carbon", _scenario(dram_package_g=0.0)),
+    Effect("hand-over", "all activations cross the DRAM", _scenario(hand_over=False)),
+    Effect("start-up", "operators start at once", _scenario(operator_start_cycles=0.0)),
     Effect(
-        "capacity", "the DRAM is of 1 GB, whatever it holds", _scenario(dram_gb=1.0)
-    ),
-    Effect(
-        "densities", "DRAM comes in any capacity", _scenario(dram_capacity="continuous")
-    ),
-    Effect(
-        "packages", "packages of DRAM cost no carbon", _scenario(dram_package_g=0.0)
-    ),
-    Effect(
-        "hand-over", "all activations cross the DRAM", _scenario(hand_over=False)
-    ),
-    Effect(
-        "start-up", "operators start at once", _scenario(operator_start_cycles=0.0)
-    ),
-    Effect(
-        "control", "control and pads take no area, energy or power",
+        "control",
+        "control and pads take no area, energy or power",
         _nothing("control", "pads"),
     ),
     Effect(
-        "network", "wires and routers between cores and GLB take nothing",
+        "network",
+        "wires and routers between cores and GLB take nothing",
         _nothing("router", "wire"),
     ),
     Effect("clock", "the clock takes no energy", _nothing("register_clock")),
     Effect("leakage", "nothing leaks", _without_leakage),
     Effect(
-        "gating", "a chip that waits for an inference leaks nothing",
+        "gating",
+        "a chip that waits for an inference leaks nothing",
         _scenario(gated_leakage=0.0),
     ),
     Effect(
-        "memories", "SRAM is as small and frugal as CACTI has it, not as silicon is",
+        "memories",
+        "SRAM is as small and frugal as CACTI has it, not as silicon is",
         _cacti_memories,
     ),
     Effect(
-        "arrays", "PEs and lanes are those of a 40 nm cell library, not of published silicon",
+        "arrays",
+        "PEs and lanes are those of a 40 nm cell library, not of published silicon",
         _library_arrays,
     ),
-    Effect(
-        "catransformers", "all is as in the published reference", _as_the_reference
-    ),
-)  # fmt: skip
+    Effect("catransformers", "all is as in the published reference", _as_the_reference),
+)
 NAMES = tuple(effect.name for effect in EFFECTS)
 
 

@@ -150,9 +150,10 @@ def _shape_of(design: Any) -> tuple[int, ...]:
 
 
 def _estimate_each(
-    design: tuple[Architecture, Accelerator, Scenario], shape: tuple[int, ...],
+    design: tuple[Architecture, Accelerator, Scenario],
+    shape: tuple[int, ...],
     sparsity: Sequence[float],
-) -> Costs:  # fmt: skip
+) -> Costs:
     """Costs [shape] of designs whose numbers broadcast to a shape."""
     number = math.prod(shape)
     flat = jax.tree.map(lambda x: np.broadcast_to(np.asarray(x), shape).ravel(), design)

@@ -51,9 +51,11 @@ def least_costs(workload: Workload, chips: Accelerator, scenario: Scenario, cont
     def on(chip: Accelerator) -> Costs:
         tech = technology(chip, scenario)
         run = summed(
-            gemm_least(workload, chip, tech), vector_costs(workload, chip, tech).merged(),
-            workload, tech,
-        ).merged()  # fmt: skip
+            gemm_least(workload, chip, tech),
+            vector_costs(workload, chip, tech).merged(),
+            workload,
+            tech,
+        ).merged()
         dram_gb = costing_of(scenario).dram_capacity_gb(contents, chip.channels, scenario)
 
         def after(cycles: Any) -> Costs:
@@ -90,9 +92,15 @@ def gemm_least(workload: Workload, accelerator: Accelerator, tech: Technology) -
 
 
 def _least(
-    m: Any, k: Any, n: Any, density: Any, live: Live | None, *,
-    accelerator: Accelerator, tech: Technology,
-) -> Execution:  # fmt: skip
+    m: Any,
+    k: Any,
+    n: Any,
+    density: Any,
+    live: Live | None,
+    *,
+    accelerator: Accelerator,
+    tech: Technology,
+) -> Execution:
     shares = Shares() if live is None else shares_of(live, glb_words(accelerator, tech))
     crossing, cores = shares.crossing, accelerator.cores
     # Zeros are skipped or not, whichever is better.
@@ -123,12 +131,15 @@ def _least(
         ),
     }
     l2_words = cores * accelerator.l2_bytes_per_cycle / tech.word_bytes
-    cycles = functools.reduce(jnp.maximum, (
-        busy,
-        jnp.maximum(*moved["glb"]) / tech.words_per_cycle["glb"],
-        jnp.maximum(*moved["l2"]) / l2_words,
-        sum(moved["dram"]) / tech.words_per_cycle["dram"],
-    ))  # fmt: skip
+    cycles = functools.reduce(
+        jnp.maximum,
+        (
+            busy,
+            jnp.maximum(*moved["glb"]) / tech.words_per_cycle["glb"],
+            jnp.maximum(*moved["l2"]) / l2_words,
+            sum(moved["dram"]) / tech.words_per_cycle["dram"],
+        ),
+    )
     energy_pj = {
         "mac": m * k * n * kept * (tech.mac_pj + tech.read_pj["register"]),
         "register": weights * tech.write_pj["register"],

@@ -194,9 +194,9 @@ def leakage_w(
         accelerator, parts, "power_uw"
     )
     # The outermost first: float32 sums depend on their order.
-    return total({
-        s.name: s.copies(accelerator) * srams[s.name].leakage_w for s in reversed(SRAMS)
-    }) + 1e-6 * node.logic_energy * sum(logic_uw.values())  # fmt: skip
+    return total(
+        {s.name: s.copies(accelerator) * srams[s.name].leakage_w for s in reversed(SRAMS)}
+    ) + 1e-6 * node.logic_energy * sum(logic_uw.values())
 
 
 def _uncore(accelerator: Accelerator, parts: Components, column: str) -> dict[str, Any]:

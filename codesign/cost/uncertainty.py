@@ -22,8 +22,13 @@ from codesign.workload import Workload
 _AT_ONCE = 16
 # What an interval is told of, and the share of the sets that are in it.
 QUANTITIES = (
-    "latency_s", "energy_j", "area_mm2", "operational_kgco2e", "embodied_kgco2e", "carbon_kgco2e",
-)  # fmt: skip
+    "latency_s",
+    "energy_j",
+    "area_mm2",
+    "operational_kgco2e",
+    "embodied_kgco2e",
+    "carbon_kgco2e",
+)
 INSIDE = 0.9
 
 

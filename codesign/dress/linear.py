@@ -168,8 +168,12 @@ def patches(
         tiles = tiles.reshape(batch, tall, size[0], wide, size[1], colours)
         return tiles.transpose(0, 1, 3, 2, 4, 5).reshape(batch, tall, wide, -1)
     shifted = [
-        padded[:, i : i + (tall - 1) * strides[0] + 1 : strides[0],
-               j : j + (wide - 1) * strides[1] + 1 : strides[1]]
-        for i in range(size[0]) for j in range(size[1])
-    ]  # fmt: skip
+        padded[
+            :,
+            i : i + (tall - 1) * strides[0] + 1 : strides[0],
+            j : j + (wide - 1) * strides[1] + 1 : strides[1],
+        ]
+        for i in range(size[0])
+        for j in range(size[1])
+    ]
     return jnp.concatenate(shifted, axis=-1)

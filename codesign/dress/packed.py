@@ -158,10 +158,12 @@ class PackedFamily:
         """Of each subnet, the share of its weights that each layer of each kernel keeps."""
         lengths = {name: k.spec.sizes(k.shape)[2] for name, k in self.kernels.items()}
         return [
-            {name: (kernel.counts[k] / lengths[name]).tolist()
-             for name, kernel in self.kernels.items()}
+            {
+                name: (kernel.counts[k] / lengths[name]).tolist()
+                for name, kernel in self.kernels.items()
+            }
             for k in range(len(self.sparsities))
-        ]  # fmt: skip
+        ]
 
     def sizes(self, kernels_only: bool = False) -> Sizes:
         """What the arrays take on disk and in memory.
@@ -185,9 +187,11 @@ class PackedFamily:
         own = sum(map(_bytes, self.own))
         separate = len(self.sparsities) * shared + own
         return Sizes(
-            packed + shared + own, csr + separate, csr_small + separate,
+            packed + shared + own,
+            csr + separate,
+            csr_small + separate,
             dense + shared + _bytes(self.own[0]),
-        )  # fmt: skip
+        )
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the family as a whole: after a kill the old file or the new one is there.

@@ -35,9 +35,14 @@ _TRIAL = ("oracle", "surrogate", "buying", "budget")
 _ACCURACY = ("mape", "max_error", "kendall", "spearman", "top_k_recall")
 _SLOPES = ("sign_agreement", "cosine", "relative_error")
 NAMES = {
-    "cycles": "latency", "energy_pj": "energy", "latency_s": "latency", "energy_j": "energy",
-    "area_mm2": "area", "carbon_kgco2e": "carbon", "edp_js": "energy x delay",
-}  # fmt: skip
+    "cycles": "latency",
+    "energy_pj": "energy",
+    "latency_s": "latency",
+    "energy_j": "energy",
+    "area_mm2": "area",
+    "carbon_kgco2e": "carbon",
+    "edp_js": "energy x delay",
+}
 LEVELS = {"gemm": "GEMMs", "design": "designs", "pool": "one CLIP"}
 
 Row = dict[str, Any]
@@ -263,19 +268,23 @@ _WORDS = {
 def render(result: Mapping[str, Any], record: Mapping[str, Any], shown: Sequence[Picture]) -> str:
     """The page as HTML."""
     short = headline(result)
-    return environment().get_template(_TEMPLATE).render(
-        name=printable(record.get("name", MISSING)),
-        seed=record.get("seed"),
-        versions=record.get("versions", {}),
-        config=json.dumps(record.get("config", {}), indent=2, ensure_ascii=False),
-        oracles=result["oracles"],
-        short=short,
-        pictures=shown,
-        names=NAMES,
-        levels=LEVELS,
-        percent=percent,
-        correlation=correlation,
-    )  # fmt: skip
+    return (
+        environment()
+        .get_template(_TEMPLATE)
+        .render(
+            name=printable(record.get("name", MISSING)),
+            seed=record.get("seed"),
+            versions=record.get("versions", {}),
+            config=json.dumps(record.get("config", {}), indent=2, ensure_ascii=False),
+            oracles=result["oracles"],
+            short=short,
+            pictures=shown,
+            names=NAMES,
+            levels=LEVELS,
+            percent=percent,
+            correlation=correlation,
+        )
+    )
 
 
 def correlation(value: float | None) -> str:
@@ -308,9 +317,15 @@ def headline_table(result: Mapping[str, Any]) -> Table:
         of_pool = row["level"] == "pool"
         key = (row["oracle"], row["surrogate"], row["metric"])
         table.add_row(
-            *(Text(t) for t in (
-                row["oracle"], LEVELS[row["level"]], NAMES[row["metric"]], row["surrogate"],
-            )),
+            *(
+                Text(t)
+                for t in (
+                    row["oracle"],
+                    LEVELS[row["level"]],
+                    NAMES[row["metric"]],
+                    row["surrogate"],
+                )
+            ),
             str(row["budget"] or MISSING),
             percent(row["mape"]),
             percent(row["max_error"]),
@@ -318,5 +333,5 @@ def headline_table(result: Mapping[str, Any]) -> Table:
             correlation(row["spearman"]),
             percent(row["top_k_recall"]),
             percent(regret.get(key)) if of_pool else "",
-        )  # fmt: skip
+        )
     return table

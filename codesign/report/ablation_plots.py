@@ -29,9 +29,11 @@ _PANELS = {
     ("pool", "carbon_kgco2e"): "one CLIP: carbon, kgCO2e",
 }
 _REGRETS = {
-    "latency_s": "latency", "energy_j": "energy", "carbon_kgco2e": "carbon",
+    "latency_s": "latency",
+    "energy_j": "energy",
+    "carbon_kgco2e": "carbon",
     "edp_js": "energy x delay",
-}  # fmt: skip
+}
 
 
 def scatter(points: Sequence[Row]) -> bytes | None:
@@ -46,9 +48,16 @@ def scatter(points: Sequence[Row]) -> bytes | None:
         for name, colour in COLOURS.items():
             own = [row for row in rows if row["surrogate"] == name]
             axes.scatter(
-                [row["truth"] for row in own], [row["predicted"] for row in own], s=9,
-                color=colour, marker=_MARKERS[name], alpha=0.6, linewidths=0, label=name, zorder=2,
-            )  # fmt: skip
+                [row["truth"] for row in own],
+                [row["predicted"] for row in own],
+                s=9,
+                color=colour,
+                marker=_MARKERS[name],
+                alpha=0.6,
+                linewidths=0,
+                label=name,
+                zorder=2,
+            )
         axes.set_xscale("log")
         axes.set_yscale("log")
         for axis in (axes.xaxis, axes.yaxis):
@@ -70,12 +79,11 @@ def errors(rows: Sequence[Row]) -> bytes | None:
     """Mean error against budget, one panel a metric; averaged rows of errors.csv."""
     groups = {
         title: [
-            row for row in rows
-            if (row["level"], row["metric"]) == key and row["subset"] == "all"
+            row for row in rows if (row["level"], row["metric"]) == key and row["subset"] == "all"
         ]
         for key, title in _PANELS.items()
         if key[1] != "area_mm2"
-    }  # fmt: skip
+    }
     return _panels(groups, lambda axes, own: _budget_lines(axes, own, "mape", "mean error"))
 
 
@@ -96,10 +104,14 @@ def _budget_lines(axes: Axes, rows: Sequence[Row], value: str, label: str) -> No
             line = sorted((r["budget"], r[value]) for r in known if r["buying"] == buying)
             if line:
                 axes.plot(
-                    *zip(*line, strict=True), style, color=colour, marker=_MARKERS[name],
-                    markersize=4, linewidth=1.3,
+                    *zip(*line, strict=True),
+                    style,
+                    color=colour,
+                    marker=_MARKERS[name],
+                    markersize=4,
+                    linewidth=1.3,
                     label=name if buying == "random" else f"{name}, bought actively",
-                )  # fmt: skip
+                )
         for row in known:
             if row["buying"] == "none":
                 axes.axhline(row[value], color=colour, linewidth=1.3, label=name)
@@ -137,7 +149,11 @@ def _panels(
     for axes in grid.flat[len(filled) :]:
         axes.set_visible(False)
     figure.legend(
-        labels.values(), labels.keys(), loc="outside upper center", ncols=len(labels),
-        frameon=False, fontsize=8,
-    )  # fmt: skip
+        labels.values(),
+        labels.keys(),
+        loc="outside upper center",
+        ncols=len(labels),
+        frameon=False,
+        fontsize=8,
+    )
     return png(figure)

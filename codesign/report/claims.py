@@ -78,18 +78,23 @@ class Claims:
     def summary(self) -> dict[str, Any]:
         """The part of it that summary.json holds, as plain JSON values."""
         metric = self.box.metric if self.box else "cost"
-        plain: dict[str, Any] = jsonable({
-            "hypervolume": self.hypervolume,
-            "hypervolume_interval": self.hypervolume_interval,
-            "accuracy_at_cost": [
-                {
-                    "share": at.share, metric: at.cost, "design": at.design,
-                    "accuracy": at.accuracy, "interval": at.interval,
-                }
-                for at in self.matched
-            ],
-            "equal_within_noise": self.equal,
-        })  # fmt: skip
+        plain: dict[str, Any] = jsonable(
+            {
+                "hypervolume": self.hypervolume,
+                "hypervolume_interval": self.hypervolume_interval,
+                "accuracy_at_cost": [
+                    {
+                        "share": at.share,
+                        metric: at.cost,
+                        "design": at.design,
+                        "accuracy": at.accuracy,
+                        "interval": at.interval,
+                    }
+                    for at in self.matched
+                ],
+                "equal_within_noise": self.equal,
+            }
+        )
         return plain | ({"rank_fidelity": self.fidelity.json()} if self.fidelity else {})
 
 

@@ -14,9 +14,15 @@ if TYPE_CHECKING:
 
 # Attributes of Costs that every design has in files.
 TOTALS = (
-    "latency_s", "energy_j", "area_mm2", "tops",
-    "operational_kgco2e", "embodied_kgco2e", "carbon_kgco2e", "dram_gb",
-)  # fmt: skip
+    "latency_s",
+    "energy_j",
+    "area_mm2",
+    "tops",
+    "operational_kgco2e",
+    "embodied_kgco2e",
+    "carbon_kgco2e",
+    "dram_gb",
+)
 
 
 def totals_json(costs: Costs, objectives: Sequence[Mode] = ()) -> dict[str, Any]:

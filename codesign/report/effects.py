@@ -165,9 +165,11 @@ class Line(NamedTuple):
         if self.ratios is not None:
             ratios = "–".join(f"{ratio:.2f}" for ratio in self.ratios)
         return [
-            *(each.text for each in self.harms.values()), self.worst.text,
-            f"{self.same[0]} of {self.same[1]}", ratios,
-        ]  # fmt: skip
+            *(each.text for each in self.harms.values()),
+            self.worst.text,
+            f"{self.same[0]} of {self.same[1]}",
+            ratios,
+        ]
 
 
 def lines(result: Mapping[str, Any]) -> list[Line]:
@@ -179,11 +181,16 @@ def lines(result: Mapping[str, Any]) -> list[Line]:
             model: max(harm(c) for c in mine if c["model"] == model) for model in models(result)
         }
         ratios = [c["predicted"] / c["actual"] for c in mine if c["actual"] is not None]
-        found.append(Line(
-            effect["name"], effect["without"], harms, max(harms.values()),
-            (sum(c["same"] for c in mine), len(mine)),
-            (min(ratios), max(ratios)) if ratios else None,
-        ))  # fmt: skip
+        found.append(
+            Line(
+                effect["name"],
+                effect["without"],
+                harms,
+                max(harms.values()),
+                (sum(c["same"] for c in mine), len(mine)),
+                (min(ratios), max(ratios)) if ratios else None,
+            )
+        )
     return sorted(found, key=lambda line: line.worst, reverse=True)
 
 
@@ -244,13 +251,21 @@ def figure(result: Mapping[str, Any]) -> bytes:
                 continue
             order = latencies.index(choice["latency_s"])
             spread = 0.6 * ((names.index(model) + 0.5) / len(names) - 0.5)
-            style = dict(color=plots.LIGHT, markersize=2.5) if choice["same"] else dict(
-                color=colours[model], markersize=5
-            )  # fmt: skip
+            style = (
+                dict(color=plots.LIGHT, markersize=2.5)
+                if choice["same"]
+                else dict(color=colours[model], markersize=5)
+            )
             (left, right)[rank].plot(
-                100 * share, place[choice["effect"]] + spread, _MARKERS[order % len(_MARKERS)],
-                alpha=0.8, markeredgewidth=0, clip_on=False, zorder=3, **style,
-            )  # fmt: skip
+                100 * share,
+                place[choice["effect"]] + spread,
+                _MARKERS[order % len(_MARKERS)],
+                alpha=0.8,
+                markeredgewidth=0,
+                clip_on=False,
+                zorder=3,
+                **style,
+            )
             largest[rank] = max(largest[rank], 100 * share)
     for axes, most in zip((left, right), largest, strict=True):
         axes.set_xscale("symlog", linthresh=_LINEAR, linscale=0.5)
@@ -270,29 +285,50 @@ def figure(result: Mapping[str, Any]) -> bytes:
     _none_at_all(right, result, place)
     orders = range(max(sum(b["model"] == m for b in result["best"]) for m in names))
     handles = [
-        *(Line2D([], [], color=colours[m], marker="o", linestyle="", label=plots.name_text(m))
-          for m in names),
-        *(Line2D([], [], color=plots.GREY, marker=_MARKERS[i % len(_MARKERS)], linestyle="",
-                 label=f"limit {i + 1}") for i in orders),
-    ]  # fmt: skip
+        *(
+            Line2D([], [], color=colours[m], marker="o", linestyle="", label=plots.name_text(m))
+            for m in names
+        ),
+        *(
+            Line2D(
+                [],
+                [],
+                color=plots.GREY,
+                marker=_MARKERS[i % len(_MARKERS)],
+                linestyle="",
+                label=f"limit {i + 1}",
+            )
+            for i in orders
+        ),
+    ]
     drawn.legend(
-        handles=handles, loc="outside upper center", ncols=4, frameon=False, fontsize=8,
-    )  # fmt: skip
+        handles=handles,
+        loc="outside upper center",
+        ncols=4,
+        frameon=False,
+        fontsize=8,
+    )
     return plots.png(drawn)
 
 
 def _none_at_all(axes: Any, result: Mapping[str, Any], place: Mapping[str, int]) -> None:
     """Words for choices that do not run, or that there are none of: neither has a number."""
     counts = collections.Counter(
-        (choice["effect"], harm(choice).text) for choice in result["choices"]
+        (choice["effect"], harm(choice).text)
+        for choice in result["choices"]
         if harm(choice).rank > 1
-    )  # fmt: skip
+    )
     for effect, row in place.items():
         said = [f"{text}: {n}" for (name, text), n in sorted(counts.items()) if name == effect]
         axes.annotate(
-            ", ".join(said), (1, row), xycoords=("axes fraction", "data"), fontsize=7,
-            ha="right", va="center", color=plots.GREY,
-        )  # fmt: skip
+            ", ".join(said),
+            (1, row),
+            xycoords=("axes fraction", "data"),
+            fontsize=7,
+            ha="right",
+            va="center",
+            color=plots.GREY,
+        )
 
 
 def write_report(folder: str | os.PathLike[str]) -> Path:
@@ -336,25 +372,32 @@ _WORDS = (
 
 def render(result: Mapping[str, Any], record: Mapping[str, Any], shown: Iterable[Picture]) -> str:
     """The page as HTML."""
-    return environment().get_template(_TEMPLATE).render(
-        name=printable(record.get("name", MISSING)),
-        versions=record.get("versions", {}),
-        config=json.dumps(record.get("config", {}), indent=2, ensure_ascii=False),
-        headings=headings(result),
-        lines=lines(result),
-        notes=notes(result),
-        best=[_best_cells(best) for best in result["best"]],
-        objective=result["objective"],
-        pictures=list(shown),
-    )  # fmt: skip
+    return (
+        environment()
+        .get_template(_TEMPLATE)
+        .render(
+            name=printable(record.get("name", MISSING)),
+            versions=record.get("versions", {}),
+            config=json.dumps(record.get("config", {}), indent=2, ensure_ascii=False),
+            headings=headings(result),
+            lines=lines(result),
+            notes=notes(result),
+            best=[_best_cells(best) for best in result["best"]],
+            objective=result["objective"],
+            pictures=list(shown),
+        )
+    )
 
 
 def _best_cells(best: Row) -> list[str]:
     chip = best["accelerator"]
     return [
-        best["model"], si(best["latency_s"], "s"), " ".join(accelerator_text(chip)),
-        si(best["taken_s"], "s"), f"{best['value']:.4g}",
-    ]  # fmt: skip
+        best["model"],
+        si(best["latency_s"], "s"),
+        " ".join(accelerator_text(chip)),
+        si(best["taken_s"], "s"),
+        f"{best['value']:.4g}",
+    ]
 
 
 def markdown(result: Mapping[str, Any]) -> list[str]:

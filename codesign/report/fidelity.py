@@ -40,9 +40,10 @@ class Fidelity:
             return None
         proxies, tuned, costs = zip(*rows, strict=True)
         return cls(
-            len(rows), statistics.rank_correlation(proxies, tuned),
+            len(rows),
+            statistics.rank_correlation(proxies, tuned),
             statistics.partial_rank_correlation(proxies, tuned, costs),
-        )  # fmt: skip
+        )
 
     def json(self) -> dict[str, float | None]:
         """For summary.json: what is not determined is null."""

@@ -151,16 +151,20 @@ def write_report(folder: str | os.PathLike[str]) -> Path:
     shown = _pictures(run)
     for picture in shown:
         write_bytes(run.path / picture.file, picture.png)
-    page = environment().get_template(_TEMPLATE).render(
-        name=printable(run.name),
-        seed=run.record.get("seed"),
-        versions=run.record.get("versions", {}),
-        config=json.dumps(run.record.get("config", {}), indent=2, ensure_ascii=False),
-        facts=_facts(run),
-        measures=measures(run.summary.get("validation") or {}),
-        subnets=_subnet_rows(run.summary.get("subnets", [])),
-        pictures=shown,
-    )  # fmt: skip
+    page = (
+        environment()
+        .get_template(_TEMPLATE)
+        .render(
+            name=printable(run.name),
+            seed=run.record.get("seed"),
+            versions=run.record.get("versions", {}),
+            config=json.dumps(run.record.get("config", {}), indent=2, ensure_ascii=False),
+            facts=_facts(run),
+            measures=measures(run.summary.get("validation") or {}),
+            subnets=_subnet_rows(run.summary.get("subnets", [])),
+            pictures=shown,
+        )
+    )
     write_page(run.path, page)
     return run.path / REPORT
 
@@ -219,25 +223,29 @@ def measures_table(result: Mapping[str, Any]) -> Table:
 
 def comparison_table(summaries: Mapping[str, Mapping[str, Any]]) -> Table:
     """Finished runs side by side, by name."""
-    return _columns({
-        name: [
-            ("steps", str(summary.get("steps", text.MISSING))),
-            *measures(summary.get("validation") or {}),
-            ("wall time", text.duration(summary.get("wall_time_s"))),
-        ]
-        for name, summary in summaries.items()
-    })  # fmt: skip
+    return _columns(
+        {
+            name: [
+                ("steps", str(summary.get("steps", text.MISSING))),
+                *measures(summary.get("validation") or {}),
+                ("wall time", text.duration(summary.get("wall_time_s"))),
+            ]
+            for name, summary in summaries.items()
+        }
+    )
 
 
 def subnets_table(summary: Mapping[str, Any]) -> Table:
     """The subnets of a family side by side."""
-    return _columns({
-        f"{subnet['sparsity']:.0%} sparse": [
-            ("weights kept", text.percent(subnet["density"])),
-            *measures(subnet.get("validation") or {}),
-        ]
-        for subnet in summary["subnets"]
-    })  # fmt: skip
+    return _columns(
+        {
+            f"{subnet['sparsity']:.0%} sparse": [
+                ("weights kept", text.percent(subnet["density"])),
+                *measures(subnet.get("validation") or {}),
+            ]
+            for subnet in summary["subnets"]
+        }
+    )
 
 
 def _subnet_rows(subnets: Sequence[Mapping[str, Any]]) -> list[list[str]]:
@@ -245,10 +253,13 @@ def _subnet_rows(subnets: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     found = [dict(measures(subnet.get("validation") or {})) for subnet in subnets]
     names = list(dict.fromkeys(name for own in found for name in own))
     rows = [
-        [text.percent(subnet["sparsity"]), text.percent(subnet["density"]),
-         *(own.get(name, text.MISSING) for name in names)]
+        [
+            text.percent(subnet["sparsity"]),
+            text.percent(subnet["density"]),
+            *(own.get(name, text.MISSING) for name in names),
+        ]
         for subnet, own in zip(subnets, found, strict=True)
-    ]  # fmt: skip
+    ]
     return [["sparsity", "weights kept", *names], *rows] if rows else []
 
 
@@ -325,9 +336,12 @@ def _validation(metrics: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]
     axes.set_ylabel("per cent")
     axes.legend(frameon=False, fontsize=8)
     return Picture(
-        "validation.png", "Validation", "Line chart of accuracy on validation data.",
-        "Of the weights that are saved, the moving average where there is one.", png(figure),
-    )  # fmt: skip
+        "validation.png",
+        "Validation",
+        "Line chart of accuracy on validation data.",
+        "Of the weights that are saved, the moving average where there is one.",
+        png(figure),
+    )
 
 
 def _lines(result: Mapping[str, Any], subnets: Sequence[str]) -> list[tuple[str, float]]:

@@ -130,10 +130,13 @@ def best_within_budget(designs: Sequence[Row], metric: str, budget: float) -> in
 def found_within_limits(designs: Sequence[Row], metric: str) -> list[int]:
     """The found designs that are not infeasible and whose accuracy and cost are known."""
     return [
-        i for i, design in enumerate(designs)
-        if not is_reference(design) and design.get("feasible") is not False
-        and number(design, "accuracy") is not None and known_cost(design, metric) is not None
-    ]  # fmt: skip
+        i
+        for i, design in enumerate(designs)
+        if not is_reference(design)
+        and design.get("feasible") is not False
+        and number(design, "accuracy") is not None
+        and known_cost(design, metric) is not None
+    ]
 
 
 def known_cost(design: Row, metric: str) -> float | None:

@@ -33,20 +33,31 @@ def hardware_designs(
     A design that `codesign cost` can price has its "architecture"; of other models the
     "model" says what runs.
     """
-    what: dict[str, Any] = {"model": model.name} if model.architecture is None else {
-        "model": model.name, "architecture": model.architecture,
-    }  # fmt: skip
+    what: dict[str, Any] = (
+        {"model": model.name}
+        if model.architecture is None
+        else {
+            "model": model.name,
+            "architecture": model.architecture,
+        }
+    )
 
     if model.sparsity:
         what["sparsity"] = model.sparsity
 
     def design(name: str, index: int) -> dict[str, Any]:
         chip, costs = found.at(index)
-        plain: dict[str, Any] = jsonable({
-            "name": name, **what, "accelerator": chip, "scenario": scenario,
-            "costs": totals_json(costs, found.objectives),
-            "feasible": True, "pareto": index in found.front,
-        })  # fmt: skip
+        plain: dict[str, Any] = jsonable(
+            {
+                "name": name,
+                **what,
+                "accelerator": chip,
+                "scenario": scenario,
+                "costs": totals_json(costs, found.objectives),
+                "feasible": True,
+                "pareto": index in found.front,
+            }
+        )
         return plain
 
     names = [objective(mode).name for mode in found.objectives]
@@ -69,12 +80,17 @@ def hardware_table(designs: Sequence[Row]) -> Table:
     for design in shown + [d for i, d in enumerate(front) if i in spaced]:
         costs = design["costs"]
         table.add_row(
-            design["name"], *accelerator_text(design["accelerator"]),
-            si(costs["latency_s"], "s"), si(costs["energy_j"], "J"),
-            si(costs["area_mm2"], "mm²"), si(costs["tops"], ""),
-            *(si(costs[f], "kgCO2e").replace("CO2e", "")
-              for f in ("embodied_kgco2e", "carbon_kgco2e")),
-        )  # fmt: skip
+            design["name"],
+            *accelerator_text(design["accelerator"]),
+            si(costs["latency_s"], "s"),
+            si(costs["energy_j"], "J"),
+            si(costs["area_mm2"], "mm²"),
+            si(costs["tops"], ""),
+            *(
+                si(costs[f], "kgCO2e").replace("CO2e", "")
+                for f in ("embodied_kgco2e", "carbon_kgco2e")
+            ),
+        )
         if design is shown[-1]:
             table.add_section()
     return table

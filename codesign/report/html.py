@@ -146,19 +146,23 @@ def environment() -> Environment:
 def render(run: Run, shown: Sequence[Picture]) -> str:
     """The page as HTML."""
     found = run_claims(run)
-    return environment().get_template(_TEMPLATE).render(
-        name=printable(run.name),
-        seed=run.record.get("seed"),
-        versions=run.record.get("versions", {}),
-        config=json.dumps(run.record.get("config", {}), indent=2, ensure_ascii=False),
-        facts=_facts(run),
-        stacks=tables.stacked(tables.PAGE_STACKS),
-        designs=run.designs,
-        claims=tables.claim_rows(found),
-        said=found.lines(),
-        pictures=shown,
-        is_reference=entries.is_reference,
-    )  # fmt: skip
+    return (
+        environment()
+        .get_template(_TEMPLATE)
+        .render(
+            name=printable(run.name),
+            seed=run.record.get("seed"),
+            versions=run.record.get("versions", {}),
+            config=json.dumps(run.record.get("config", {}), indent=2, ensure_ascii=False),
+            facts=_facts(run),
+            stacks=tables.stacked(tables.PAGE_STACKS),
+            designs=run.designs,
+            claims=tables.claim_rows(found),
+            said=found.lines(),
+            pictures=shown,
+            is_reference=entries.is_reference,
+        )
+    )
 
 
 def _facts(run: Run) -> list[tuple[str, str]]:

@@ -59,16 +59,26 @@ def pareto_axes(designs: Sequence[Row], axes: Axes | None = None) -> Axes | None
     drawn = _scatter(axes, found, "o", 70, "found", latencies)
     drawn = _scatter(axes, references, "*", 210, "reference", latencies) or drawn
     axes.errorbar(
-        [p.carbon for p in points], [p.accuracy for p in points],
+        [p.carbon for p in points],
+        [p.accuracy for p in points],
         yerr=[p.standard_error for p in points],
-        fmt="none", ecolor=GREY, elinewidth=0.8, capsize=2, zorder=2.5,
-    )  # fmt: skip
+        fmt="none",
+        ecolor=GREY,
+        elinewidth=0.8,
+        capsize=2,
+        zorder=2.5,
+    )
     _front(axes, [p for p in points if p.on_front])
     if any(not p.feasible for p in points):
         axes.scatter(
-            [], [], s=70, facecolors="none", edgecolors=VERMILION, linewidths=1.8,
+            [],
+            [],
+            s=70,
+            facecolors="none",
+            edgecolors=VERMILION,
+            linewidths=1.8,
             label="breaks a limit",
-        )  # fmt: skip
+        )
     axes.set_xscale("log")
     axes.margins(0.12)
     plain_log_ticks(axes)
@@ -241,9 +251,16 @@ def carbon(designs: Sequence[Row]) -> bytes | None:
         width = np.array([part.get(kind, 0.0) for part in parts])
         colour, hatch = _CARBON_COLOURS[kind]
         axes.barh(
-            places, width, left=start, color=colour, hatch=hatch, edgecolor="white",
-            linewidth=0.6, label=kind, height=0.72,
-        )  # fmt: skip
+            places,
+            width,
+            left=start,
+            color=colour,
+            hatch=hatch,
+            edgecolor="white",
+            linewidth=0.6,
+            label=kind,
+            height=0.72,
+        )
         start += width
     for place, total in enumerate(start):
         axes.text(total, place, f"  {si(total, 'kgCO2e')}", va="center", fontsize=8, color=GREY)
@@ -389,9 +406,15 @@ def _shade_phases(axes: Axes, metrics: Sequence[Row]) -> None:
         end = spans[i + 1][1][0] if i + 1 < len(spans) else steps[-1]
         axes.axvspan(steps[0], end, color=_PHASES.get(str(phase), "#EEEEEE"), zorder=0, linewidth=0)
         axes.annotate(
-            name_text(phase), (steps[0], 1), xycoords=("data", "axes fraction"), xytext=(3, -3),
-            textcoords="offset points", va="top", fontsize=8, color=GREY,
-        )  # fmt: skip
+            name_text(phase),
+            (steps[0], 1),
+            xycoords=("data", "axes fraction"),
+            xytext=(3, -3),
+            textcoords="offset points",
+            va="top",
+            fontsize=8,
+            color=GREY,
+        )
 
 
 def _line_styles(count: int) -> list[dict[str, Any]]:

@@ -142,9 +142,12 @@ def _saving(
     costs = {i: known_cost(designs[i], "carbon_kgco2e") or math.inf for i in found}
     reaching = [i for i in found if (number(designs[i], "accuracy") or 0.0) >= accuracy - _TIE]
     same = Saving(
-        design_name(reference), accuracy, carbon, number(reference, error),
+        design_name(reference),
+        accuracy,
+        carbon,
+        number(reference, error),
         **_at_same_cost(designs, index, right, box),
-    )  # fmt: skip
+    )
     if not reaching:
         return same
     design = min(reaching, key=costs.__getitem__)

@@ -107,11 +107,13 @@ def run_groups(runs: Sequence[Run], found: Sequence[Claims]) -> list[Over]:
     """
     return [
         Over(
-            runs[group[0]].name, tuple(group), tuple(_seed(runs[i]) or 0 for i in group),
+            runs[group[0]].name,
+            tuple(group),
+            tuple(_seed(runs[i]) or 0 for i in group),
             means([found[i] for i in group]),
         )
         for group in seed_groups(runs)
-    ]  # fmt: skip
+    ]
 
 
 def means(found: Sequence[Claims]) -> list[Figure]:

@@ -222,12 +222,14 @@ def claim_rows(found: Claims) -> list[tuple[str, str, str, str]]:
     for at in found.matched:
         if found.box is not None:
             budget = f"{_level(at.share)} of the reference's {found.box.quantity}"
-            rows.append((
-                f"accuracy at {budget}, {found.box.text(at.cost)}",
-                share(at.accuracy, at.standard_error),
-                percent_interval(at.interval),
-                "no design costs as little" if at.design is None else printable(at.design),
-            ))  # fmt: skip
+            rows.append(
+                (
+                    f"accuracy at {budget}, {found.box.text(at.cost)}",
+                    share(at.accuracy, at.standard_error),
+                    percent_interval(at.interval),
+                    "no design costs as little" if at.design is None else printable(at.design),
+                )
+            )
     return rows
 
 
@@ -293,9 +295,13 @@ def comparison_table(runs: Sequence[Mapping[str, Any]]) -> Table:
         else "hypervolumes have different reference points: not shown"
     )
     table = Table(
-        title="runs", caption=note, caption_justify="left", box=box.HORIZONTALS,
-        padding=(0, 1, 0, 0), show_lines=True,
-    )  # fmt: skip
+        title="runs",
+        caption=note,
+        caption_justify="left",
+        box=box.HORIZONTALS,
+        padding=(0, 1, 0, 0),
+        show_lines=True,
+    )
     table.add_column("run")
     levels = _levels(runs) if comparable else []
     headings = [f"at {_level(level)}" for level in levels]
@@ -342,9 +348,12 @@ def _below(figure: str, interval: Sequence[float] | None, scale: float, digits: 
 def seeds_table(groups: Sequence[Over]) -> Table:
     """Mean and interval over the seeds of each config as a rich table."""
     table = Table(
-        title="over seeds", caption=SEEDS_CAPTION, caption_justify="left",
-        box=box.HORIZONTALS, padding=(0, 2, 0, 0),
-    )  # fmt: skip
+        title="over seeds",
+        caption=SEEDS_CAPTION,
+        caption_justify="left",
+        box=box.HORIZONTALS,
+        padding=(0, 2, 0, 0),
+    )
     for heading in ("runs", "figure"):
         table.add_column(heading)
     for heading in ("mean", "95 % interval", "seeds"):
@@ -438,10 +447,13 @@ def subnets_table(subnets: Sequence[Mapping[str, Any]]) -> Table:
         table.add_column(heading, justify="right")
     for k, subnet in enumerate(subnets):
         cells = [
-            str(k), percent(subnet.get("sparsity")), percent(subnet.get("share")),
-            si(subnet.get("latency_s"), "s"), si(subnet.get("energy_j"), "J"),
+            str(k),
+            percent(subnet.get("sparsity")),
+            percent(subnet.get("share")),
+            si(subnet.get("latency_s"), "s"),
+            si(subnet.get("energy_j"), "J"),
             si(subnet.get("weight_bytes"), "B"),
-        ]  # fmt: skip
+        ]
         accuracy = share(subnet.get("accuracy"), subnet.get("accuracy_standard_error"))
         table.add_row(*cells, *([accuracy] if measured else []))
     return table

@@ -64,8 +64,11 @@ class EffectsConfig:
     """
 
     models: Annotated[tuple[str, ...], MinLen(1)] = (
-        "clip-vit-b-16", "tinyclip-39m-16", "tinyclip-8m-16", "carbonclip-s",
-    )  # fmt: skip
+        "clip-vit-b-16",
+        "tinyclip-39m-16",
+        "tinyclip-8m-16",
+        "carbonclip-s",
+    )
     effects: Annotated[tuple[str, ...], MinLen(1)] = NAMES
     objective: Mode = "carbon"
     slack: Annotated[tuple[Annotated[float, Ge(1), Le(LARGEST)], ...], MinLen(1)] = (1.25, 2.0, 4.0)

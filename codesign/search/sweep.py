@@ -56,9 +56,14 @@ class Swept(NamedTuple):
 
 
 def sweep(
-    demand: Demand, chips: Accelerator, limits: Limits, objectives: Sequence[Objective],
-    *, ranks: int = 1, whole: int | None = None,
-) -> Swept:  # fmt: skip
+    demand: Demand,
+    chips: Accelerator,
+    limits: Limits,
+    objectives: Sequence[Objective],
+    *,
+    ranks: int = 1,
+    whole: int | None = None,
+) -> Swept:
     """Prices whatever may be the best, or on the front of latency and carbon, of all chips.
 
     Args:

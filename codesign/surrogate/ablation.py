@@ -244,10 +244,13 @@ def _errors(
         for metric, truth in level.truth.items():
             if flags.any():
                 yield {
-                    "oracle": oracle, **trial.labels, "level": level.name, "subset": subset,
+                    "oracle": oracle,
+                    **trial.labels,
+                    "level": level.name,
+                    "subset": subset,
                     "metric": metric,
                     **metrics.accuracy(truth[flags], predicted[metric][flags], top_share),
-                }  # fmt: skip
+                }
 
 
 def _regrets(
@@ -256,10 +259,14 @@ def _regrets(
     for metric, truth in level.truth.items():
         if metric != "area_mm2":
             yield {
-                "oracle": oracle, **trial.labels, "metric": metric, "pool": len(truth),
-                "chosen": int(np.argmin(predicted[metric])), "best": int(np.argmin(truth)),
+                "oracle": oracle,
+                **trial.labels,
+                "metric": metric,
+                "pool": len(truth),
+                "chosen": int(np.argmin(predicted[metric])),
+                "best": int(np.argmin(truth)),
                 "regret": metrics.regret(truth, predicted[metric]),
-            }  # fmt: skip
+            }
 
 
 def _points(
@@ -268,9 +275,14 @@ def _points(
     for metric, truth in level.truth.items():
         for i, (t, p) in enumerate(zip(truth, predicted[metric], strict=True)):
             yield {
-                "oracle": oracle, "surrogate": trial.surrogate, "level": level.name,
-                "metric": metric, "index": i, "truth": float(t), "predicted": float(p),
-            }  # fmt: skip
+                "oracle": oracle,
+                "surrogate": trial.surrogate,
+                "level": level.name,
+                "metric": metric,
+                "index": i,
+                "truth": float(t),
+                "predicted": float(p),
+            }
 
 
 def _slopes(evidence: Evidence, final: Sequence[Trial], say: Callable[[str], None]) -> list[Row]:
@@ -290,11 +302,16 @@ def _slopes(evidence: Evidence, final: Sequence[Trial], say: Callable[[str], Non
         for factor, flags in _by_factor(pairs):
             for i, metric in enumerate(QUANTITIES):
                 for estimate, values in found.items():
-                    rows.append({
-                        "oracle": evidence.oracle, **trial.labels, "factor": factor,
-                        "metric": metric, "estimate": estimate,
-                        **gradients.agreement(truth[flags, i], values[flags, i]),
-                    })  # fmt: skip
+                    rows.append(
+                        {
+                            "oracle": evidence.oracle,
+                            **trial.labels,
+                            "factor": factor,
+                            "metric": metric,
+                            "estimate": estimate,
+                            **gradients.agreement(truth[flags, i], values[flags, i]),
+                        }
+                    )
     return rows
 
 

@@ -39,13 +39,17 @@ class SampleSpace:
     """
 
     vision: TowerChoices = TowerChoices(
-        layers=(6, 8, 10, 12), width=(384, 512, 640, 768), heads=(6, 8, 10, 12),
+        layers=(6, 8, 10, 12),
+        width=(384, 512, 640, 768),
+        heads=(6, 8, 10, 12),
         ffn=(1024, 1536, 1920, 2304, 2688, 3072),
-    )  # fmt: skip
+    )
     text: TowerChoices = TowerChoices(
-        layers=(6, 8, 10, 12), width=(256, 384, 512), heads=(4, 6, 8),
+        layers=(6, 8, 10, 12),
+        width=(256, 384, 512),
+        heads=(4, 6, 8),
         ffn=(1024, 1280, 1536, 1792, 2048),
-    )  # fmt: skip
+    )
     patch: CountChoices = (16, 32)
     accelerator: AcceleratorChoices = PUBLISHED_GRID
 

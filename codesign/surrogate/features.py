@@ -80,29 +80,55 @@ def features(
     glb, l2 = a.glb_mib * 2.0**20 / word, a.cores * a.l2_kib * 2.0**10 / word  # in words
     sizes = jnp.stack([m * k, k * n, sums * m * n])
     energies = [
-        tech.mac_pj, tech.read_pj["register"], tech.write_pj["register"], tech.read_pj["l2"],
-        tech.write_pj["l2"], tech.read_pj["glb"], tech.write_pj["glb"], tech.static_pj,
-    ]  # fmt: skip
+        tech.mac_pj,
+        tech.read_pj["register"],
+        tech.write_pj["register"],
+        tech.read_pj["l2"],
+        tech.write_pj["l2"],
+        tech.read_pj["glb"],
+        tech.write_pj["glb"],
+        tech.static_pj,
+    ]
     l2_rate = a.l2_bytes_per_cycle / word  # of one core, words a cycle
     # Rates at which the roofline's time would be spent elsewhere.
     busy = [
-        low.compute, low.load, low.store, (m * k * ceil(n / columns) + k * n) / (l2_rate * a.cores),
+        low.compute,
+        low.load,
+        low.store,
+        (m * k * ceil(n / columns) + k * n) / (l2_rate * a.cores),
         m * n * ceil(k / registers) * sums / (l2_rate * a.cores),
         (m * k + k * n + m * n) / tech.words_per_cycle["glb"],
         jnp.minimum(n, columns) * jnp.minimum(k, registers) / l2_rate,
-    ]  # fmt: skip
+    ]
     shape = [
-        m, k, n, a.cores, columns, rows, a.l2_kib, l2_rate, a.glb_mib,
-        tech.words_per_cycle["dram"], tech.words_per_cycle["glb"],
+        m,
+        k,
+        n,
+        a.cores,
+        columns,
+        rows,
+        a.l2_kib,
+        l2_rate,
+        a.glb_mib,
+        tech.words_per_cycle["dram"],
+        tech.words_per_cycle["glb"],
         # What whole blocks of the array, and a split over the cores, leave idle.
-        _padding(n, columns), _padding(k, rows), _padding(k, registers), _padding(m, a.cores),
-        _padding(n, a.cores * columns), _padding(k, a.cores * rows),
-    ]  # fmt: skip
-    logs = jnp.log(jnp.stack([
-        *shape,
-        *(e / tech.read_pj["dram"] for e in energies),
-        *(b / low.cycles for b in busy),
-    ]))  # fmt: skip
+        _padding(n, columns),
+        _padding(k, rows),
+        _padding(k, registers),
+        _padding(m, a.cores),
+        _padding(n, a.cores * columns),
+        _padding(k, a.cores * rows),
+    ]
+    logs = jnp.log(
+        jnp.stack(
+            [
+                *shape,
+                *(e / tech.read_pj["dram"] for e in energies),
+                *(b / low.cycles for b in busy),
+            ]
+        )
+    )
     # Nearly linear where an operand overflows a memory, flat where it fits with ease.
     fits = jnp.log1p(jnp.concatenate([sizes / glb, sizes / l2]))
     shares = jnp.stack([low.mac, low.l2, low.glb, low.dram]) / low.energy_pj
@@ -117,12 +143,14 @@ def _padding(x: Array, block: Array) -> Array:
 def analytic_features(costs: Execution, low: Bounds) -> Array:
     """Features [7] of what the analytic model says: where above the bounds, and by which part."""
     total = costs.dynamic_pj
-    return jnp.stack([
-        jnp.log(costs.cycles / low.cycles),
-        jnp.log(total / low.energy_pj),
-        jnp.log(low.compute / costs.cycles),
-        costs.energy_pj["register"] / total,
-        costs.energy_pj["l2"] / total,
-        costs.energy_pj["glb"] / total,
-        costs.energy_pj["dram"] / total,
-    ])  # fmt: skip
+    return jnp.stack(
+        [
+            jnp.log(costs.cycles / low.cycles),
+            jnp.log(total / low.energy_pj),
+            jnp.log(low.compute / costs.cycles),
+            costs.energy_pj["register"] / total,
+            costs.energy_pj["l2"] / total,
+            costs.energy_pj["glb"] / total,
+            costs.energy_pj["dram"] / total,
+        ]
+    )

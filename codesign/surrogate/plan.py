@@ -88,9 +88,13 @@ class _Book:
         """The plan of these rows, repetitions left out."""
         distinct = lambda rows: np.unique(np.array(rows, int))  # noqa: E731
         return Plan(
-            points(self.known, scenario), np.array(train, int), distinct(gemms),
-            distinct(neighbours), designs, pool,
-        )  # fmt: skip
+            points(self.known, scenario),
+            np.array(train, int),
+            distinct(gemms),
+            distinct(neighbours),
+            designs,
+            pool,
+        )
 
 
 def stored_plan(config: PlanConfig, scenario: Scenario, seed: int) -> Plan:
@@ -121,10 +125,13 @@ def drawn_plan(config: PlanConfig, space: SampleSpace, scenario: Scenario, seed:
       ValueError: choices too few to tell points for fitting from those for testing.
     """
     # A stream each, so that more of one kind leaves the others as they were.
-    streams = dict(zip(
-        ("train", "gemms", "designs", "neighbours", "pool"),
-        np.random.default_rng(seed).spawn(5), strict=True,
-    ))  # fmt: skip
+    streams = dict(
+        zip(
+            ("train", "gemms", "designs", "neighbours", "pool"),
+            np.random.default_rng(seed).spawn(5),
+            strict=True,
+        )
+    )
     book = _Book()
     designs = [
         book.complete(_draw_clip(space, rng), _draw_chip(space, rng))
@@ -132,11 +139,13 @@ def drawn_plan(config: PlanConfig, space: SampleSpace, scenario: Scenario, seed:
     ]
     clip = _draw_clip(space, streams["pool"])
     pool = [book.complete(clip, _draw_chip(space, streams["pool"])) for _ in range(config.pool)]
-    neighbours = book.rows([
-        pair
-        for rng in streams["neighbours"].spawn(config.neighbourhoods)
-        for pair in _neighbourhood(space, rng)
-    ])  # fmt: skip
+    neighbours = book.rows(
+        [
+            pair
+            for rng in streams["neighbours"].spawn(config.neighbourhoods)
+            for pair in _neighbourhood(space, rng)
+        ]
+    )
     gemms = book.rows([_draw_pair(space, streams["gemms"]) for _ in range(config.gemms)])
     tested = len(book.known)
     train: dict[int, None] = {}

@@ -65,19 +65,21 @@ def run_ablation(config: AblationConfig, folder: RunFolder, console: Console) ->
     for oracle in oracles:
         answers = answer(oracle, plan, config.purchases, config.processes)
         evidence = gather(oracle.name, oracle.fingerprint(), plan, answers.samples)
-        described.append({
-            "name": oracle.name,
-            "fingerprint": oracle.fingerprint(),
-            "shipped": answers.shipped,
-            "bought": answers.bought,
-            "unanswered": evidence.unanswered,
-            "train": len(evidence.train),
-            "gemms": len(evidence.gemms),
-            "neighbours": len(evidence.neighbours),
-            "designs": len(evidence.designs),
-            "pool": len(evidence.pool),
-            "failures": answers.failures,
-        })  # fmt: skip
+        described.append(
+            {
+                "name": oracle.name,
+                "fingerprint": oracle.fingerprint(),
+                "shipped": answers.shipped,
+                "bought": answers.bought,
+                "unanswered": evidence.unanswered,
+                "train": len(evidence.train),
+                "gemms": len(evidence.gemms),
+                "neighbours": len(evidence.neighbours),
+                "designs": len(evidence.designs),
+                "pool": len(evidence.pool),
+                "failures": answers.failures,
+            }
+        )
         _say_answers(described[-1], say)
         if not evidence.samples.size:
             continue

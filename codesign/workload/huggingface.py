@@ -168,9 +168,12 @@ def _llama(config: Any, where: str) -> Llama:
             f"{where}: num_key_value_heads: expected a divisor of {heads} heads, got {kv_heads}"
         )
     block = llama_block(
-        width, heads, _whole(config, "intermediate_size", where), kv_heads,
+        width,
+        heads,
+        _whole(config, "intermediate_size", where),
+        kv_heads,
         _whole(config, "head_dim", where),
-    )  # fmt: skip
+    )
     attention_bias = bool(config.attention_bias)
     return Llama(
         block=dataclasses.replace(

@@ -8,8 +8,11 @@ from codesign.architecture import TOWERS, Architecture, Tower
 
 # The kernels of a product of a block.
 OF_PRODUCT = {
-    "qkv": ("query", "key", "value"), "out": ("out",), "ffn_up": ("fc1",), "ffn_down": ("fc2",)
-}  # fmt: skip
+    "qkv": ("query", "key", "value"),
+    "out": ("out",),
+    "ffn_up": ("fc1",),
+    "ffn_down": ("fc2",),
+}
 _FFN = ("fc1", "fc2")
 
 

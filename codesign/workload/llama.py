@@ -22,9 +22,19 @@ def llama_block(
 ) -> Block:
     """A Llama's block: RMSNorm, rotated queries and keys, gated SiLU, no biases."""
     return Block(
-        width, heads, head_dim or width // heads, ffn, kv_heads or heads, gated=True, rope=True,
-        norm="rmsnorm", activation="silu", qkv_bias=False, out_bias=False, ffn_bias=False,
-    )  # fmt: skip
+        width,
+        heads,
+        head_dim or width // heads,
+        ffn,
+        kv_heads or heads,
+        gated=True,
+        rope=True,
+        norm="rmsnorm",
+        activation="silu",
+        qkv_bias=False,
+        out_bias=False,
+        ffn_bias=False,
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -103,9 +103,17 @@ def load_model(
     task, operators, memory = _task(found.name, network, tokens, phase, context)
     architecture = network.architecture if isinstance(network, Clip) and network.uniform else None
     return Model(
-        found.name, task, found.source, operators, memory.weights, memory, architecture,
-        found.sparsity, found.scenario, network if isinstance(network, Clip) else None,
-    )  # fmt: skip
+        found.name,
+        task,
+        found.source,
+        operators,
+        memory.weights,
+        memory,
+        architecture,
+        found.sparsity,
+        found.scenario,
+        network if isinstance(network, Clip) else None,
+    )
 
 
 class _Found(NamedTuple):

@@ -149,8 +149,13 @@ def gather(
     steps = [(op, cycles) for op in vector_ops for cycles in costing.step_cycles(op.kind)]
     m, k, n, count, batch, density, *live = _columns(
         [costing.counted(gemm) for gemm in gemms],
-        "m", "k", "n", "count", "batch", "density",
-    )  # fmt: skip
+        "m",
+        "k",
+        "n",
+        "count",
+        "batch",
+        "density",
+    )
     sparse = not all(isinstance(gemm.density, int) and gemm.density == 1 for gemm in gemms)
     if sparse and not costing.sparse_weights:
         raise ValueError(f"the {costing.name} costing has no sparse weights; use physical")

@@ -182,19 +182,25 @@ class StatedConfig:
         found = _dimensions(sizes)
         return [
             f"{name} {said}, not {found[name]}"
-            for name, said in self.described.items() if said != found[name]
-        ]  # fmt: skip
+            for name, said in self.described.items()
+            if said != found[name]
+        ]
 
 
 def _dimensions(sizes: Sizes) -> dict[str, int]:
     """Names that tell a user what differs."""
     vision, text = sizes.vision, sizes.text
     return {
-        "vision width": vision.width, "vision layers": len(vision.qkv),
-        "text width": text.width, "text layers": len(text.qkv),
-        "image size": sizes.patch * math.isqrt(max(vision.tokens - 1, 0)), "patch": sizes.patch,
-        "context": text.tokens, "vocabulary": sizes.vocab, "projection": vision.projection,
-    }  # fmt: skip
+        "vision width": vision.width,
+        "vision layers": len(vision.qkv),
+        "text width": text.width,
+        "text layers": len(text.qkv),
+        "image size": sizes.patch * math.isqrt(max(vision.tokens - 1, 0)),
+        "patch": sizes.patch,
+        "context": text.tokens,
+        "vocabulary": sizes.vocab,
+        "projection": vision.projection,
+    }
 
 
 def read_config(folder: Path, huggingface: bool) -> StatedConfig:
@@ -248,9 +254,11 @@ def _huggingface(config: Mapping[str, Any], path: Path) -> StatedConfig:
         sizes=Sizes(
             _tower_sizes(vision, vision_tokens, whole.projection_dim),
             _tower_sizes(text, text.max_position_embeddings, whole.projection_dim),
-            patch, vision.num_channels, text.vocab_size,
+            patch,
+            vision.num_channels,
+            text.vocab_size,
         ),
-    )  # fmt: skip
+    )
 
 
 def _tower_config(tower: _HfVision | _HfText, path: Path) -> TowerConfig:
@@ -321,12 +329,16 @@ def _described(model: _OpenclipModel) -> dict[str, int]:
     """The dimensions that an OpenCLIP config states."""
     vision, text = model.vision_cfg, model.text_cfg
     stated = {
-        "vision width": vision.width, "vision layers": vision.layers,
-        "text width": text.width, "text layers": text.layers,
-        "image size": _side(vision.image_size), "patch": _side(vision.patch_size),
-        "context": text.context_length, "vocabulary": text.vocab_size,
+        "vision width": vision.width,
+        "vision layers": vision.layers,
+        "text width": text.width,
+        "text layers": text.layers,
+        "image size": _side(vision.image_size),
+        "patch": _side(vision.patch_size),
+        "context": text.context_length,
+        "vocabulary": text.vocab_size,
         "projection": model.embed_dim,
-    }  # fmt: skip
+    }
     return {name: number for name, number in stated.items() if type(number) is int}
 
 

@@ -39,9 +39,7 @@ TOKENIZER_FILES = (
     "merges.txt",
 )
 # Small files that travel with weights.
-_SIDE_FILES = (
-    HF_CONFIG, OPENCLIP_CONFIG, HF_PREPROCESSOR, HF_PROCESSOR, *TOKENIZER_FILES
-)  # fmt: skip
+_SIDE_FILES = (HF_CONFIG, OPENCLIP_CONFIG, HF_PREPROCESSOR, HF_PROCESSOR, *TOKENIZER_FILES)
 _HUB_NAME = re.compile(r"(?:hf-hub:)?([\w.-]+/[\w.-]+)")
 # Beginnings of the tensors' names of each tower, whatever stands before them.
 _TOWERS = (r"(^|\.)(visual|vision_model)\.", r"(^|\.)(text|text_model|transformer)\.")

@@ -241,10 +241,15 @@ def _from_huggingface(said: _Huggingface, path: Path) -> ImageSettings:
             f"normalising are supported; this config asks for another preprocessing by its {odd}"
         )
     return _settings(
-        path, side, said.image_mean, said.image_std,
+        path,
+        side,
+        said.image_mean,
+        said.image_std,
         "longest" if longest else "squash" if squash else "shortest",
-        codes[said.resample], said.fill_color if longest else ImageSettings.fill, said.half_pixel,
-    )  # fmt: skip
+        codes[said.resample],
+        said.fill_color if longest else ImageSettings.fill,
+        said.half_pixel,
+    )
 
 
 def _with_defaults(said: _Huggingface, path: Path) -> _Huggingface:
@@ -255,9 +260,11 @@ def _with_defaults(said: _Huggingface, path: Path) -> _Huggingface:
     """
     clip = said.kind == "CLIP"
     usual: dict[str, Any] = {
-        "size": ImageSettings.size, "resample": _RESAMPLE[ImageSettings.interpolation],
-        "image_mean": ImageSettings.mean, "image_std": ImageSettings.std,
-    }  # fmt: skip
+        "size": ImageSettings.size,
+        "resample": _RESAMPLE[ImageSettings.interpolation],
+        "image_mean": ImageSettings.mean,
+        "image_std": ImageSettings.std,
+    }
     missing = {name: value for name, value in usual.items() if getattr(said, name) in (None, ())}
     if missing and not clip:
         raise UserError(
@@ -274,10 +281,15 @@ def _from_openclip(said: _Openclip, path: Path) -> ImageSettings:
         raise UserError(f"{path}: preprocess_cfg.size is {list(sides)}; only squares are supported")
     usual = ImageSettings.interpolation
     return _settings(
-        path, sides[0], said.mean, said.std, said.resize_mode,
-        usual if said.interpolation == "random" else said.interpolation, said.fill_color,
+        path,
+        sides[0],
+        said.mean,
+        said.std,
+        said.resize_mode,
+        usual if said.interpolation == "random" else said.interpolation,
+        said.fill_color,
         said.half_pixel,
-    )  # fmt: skip
+    )
 
 
 def _settings(path: Path, *fields: Any) -> ImageSettings:

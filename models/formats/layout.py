@@ -143,9 +143,17 @@ OPENCLIP = Layout(
 
 LOGIT_SCALE = "logit_scale"  # [], spelt the same in every naming
 _ATTENTION = {
-    "ln_1_scale", "ln_1_bias", "query", "query_bias", "key", "key_bias", "value", "value_bias",
-    "out", "out_bias",
-}  # fmt: skip
+    "ln_1_scale",
+    "ln_1_bias",
+    "query",
+    "query_bias",
+    "key",
+    "key_bias",
+    "value",
+    "value_bias",
+    "out",
+    "out_bias",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,9 +189,15 @@ class Sizes:
         """Sizes of the axis letters in one tower, and in one layer of it."""
         t: TowerSizes = getattr(self, tower)
         letters = {
-            "D": t.width, "T": t.tokens, "E": t.projection, "V": self.vocab,
-            "P": self.patch, "Q": self.patch, "C": self.colours, "K": head_dim,
-        }  # fmt: skip
+            "D": t.width,
+            "T": t.tokens,
+            "E": t.projection,
+            "V": self.vocab,
+            "P": self.patch,
+            "Q": self.patch,
+            "C": self.colours,
+            "K": head_dim,
+        }
         if layer is not None:
             letters |= {"H": t.qkv[layer] // head_dim, "F": t.ffn[layer]}
         return letters

@@ -25,20 +25,37 @@ from codesign.models.formats.tensor import Tensor
 Weights = Literal["raw", "averaged"]
 
 _TINYCLIP = {
-    "_image_encoder", "_text_encoder", "_logit_scale", "image_encoder_without_ddp",
+    "_image_encoder",
+    "_text_encoder",
+    "_logit_scale",
+    "image_encoder_without_ddp",
     "text_encoder_without_ddp",
-}  # fmt: skip
+}
 # Words that wrappers put anywhere in a name: of distributed training (DataParallel, FSDP,
 # DeepSpeed), of torch.compile and of checkpointed activations.
 _WRAPPERS = _TINYCLIP | {
-    "module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module",
-}  # fmt: skip
+    "module",
+    "_orig_mod",
+    "_fsdp_wrapped_module",
+    "_checkpoint_wrapped_module",
+    "_forward_module",
+}
 # First words of a CLIP's own names; what stands before them is whose part the CLIP is.
 _VISION, _TEXT = {"visual", "vision_model"}, {"transformer", "text", "text_model"}
-_FIRST = _VISION | _TEXT | {
-    "visual_projection", "token_embedding", "positional_embedding", "ln_final", "text_projection",
-    "logit_scale", "logit_bias", "text_decoder",
-}  # fmt: skip
+_FIRST = (
+    _VISION
+    | _TEXT
+    | {
+        "visual_projection",
+        "token_embedding",
+        "positional_embedding",
+        "ln_final",
+        "text_projection",
+        "logit_scale",
+        "logit_bias",
+        "text_decoder",
+    }
+)
 # How averages of the weights over the steps of a training are called.
 _AVERAGED = re.compile(r"(?<![a-z])ema|ema(?![a-z])|averag|(?<![a-z])swa(?![a-z])|shadow|polyak")
 _RAW = re.compile(r"online|(?<![a-z])raw(?![a-z])")  # where ema-pytorch keeps both together
@@ -123,9 +140,12 @@ def recognise(found: Tensors, where: str, weights: Weights | None = None) -> Nam
     by_place = {place: _clips(place, t, where) for place, t in found.dicts.items()}
     clips = [clip for clips_there in by_place.values() for clip in clips_there]
     elsewhere = [
-        f"{place}.{name}" for place, tensors in found.dicts.items() if not by_place[place]
-        for name, tensor in tensors.items() if len(tensor.shape) > 1  # no counters and states
-    ]  # fmt: skip
+        f"{place}.{name}"
+        for place, tensors in found.dicts.items()
+        if not by_place[place]
+        for name, tensor in tensors.items()
+        if len(tensor.shape) > 1  # no counters and states
+    ]
     if not clips:  # one that is named as a CLIP in part, so that the error tells what it is
         largest = max(found.dicts, key=lambda place: len(found.dicts[place]))
         there = found.dicts[largest]
@@ -159,15 +179,17 @@ def _clips(place: str, tensors: Mapping[str, Tensor], where: str) -> list[_Found
     owners = {name: _owner(name, prefixes) for name in tensors}
     averages = any(name.rpartition(".")[2] == _AVERAGE_COUNT for name in tensors)
     beside = [
-        name for name, owner in owners.items()
+        name
+        for name, owner in owners.items()
         if owner is None and not name.endswith(_AVERAGE_COUNT)
-    ]  # fmt: skip
+    ]
     clips = []
     for prefix in prefixes:
         mine = {
-            name: tensors[name] for name, owner in owners.items()
+            name: tensors[name]
+            for name, owner in owners.items()
             if owner == prefix and not name.endswith(_AVERAGE_COUNT)
-        }  # fmt: skip
+        }
         whole = ".".join(filter(None, (place, prefix)))
         averaged = averages or _is_averaged(whole)
         clips.append(_Found(whole, _own(mine, prefix, where), beside, averaged))
@@ -232,8 +254,9 @@ def _choose(clips: list[_Found], where: str, weights: Weights | None) -> tuple[_
     if weights is not None and weights not in get_args(Weights):
         raise UserError(f"weights is {weights!r}, expected {' or '.join(get_args(Weights))}")
     kinds: dict[str, list[_Found]] = {
-        "raw": [c for c in clips if not c.averaged], "averaged": [c for c in clips if c.averaged]
-    }  # fmt: skip
+        "raw": [c for c in clips if not c.averaged],
+        "averaged": [c for c in clips if c.averaged],
+    }
     wanted = weights or ("averaged" if kinds["averaged"] else "raw")
     if not kinds[wanted]:
         raise UserError(f"{where} holds no {wanted} weights, only those {_place(clips[0])}")

@@ -65,9 +65,10 @@ def load_native(folder: Path, *, dtype: Any, remat: bool) -> CLIP:
             f"'{min(odd)}' has shape {found.get(min(odd))}, expected {shapes.get(min(odd))}"
         )
     broken = [
-        name for name, values in stored.items()
+        name
+        for name, values in stored.items()
         if np.issubdtype(values.dtype, np.floating) and not np.isfinite(values).all()
-    ]  # fmt: skip
+    ]
     if broken:
         raise UserError(
             f"{folder / NATIVE_WEIGHTS}: '{min(broken)}' holds NaN or infinite values; "

@@ -108,9 +108,12 @@ class Processor(Pictures):
         if self._cleans:
             texts = [clip_lowered(text) for text in texts]
         encoded = self.tokenizer(
-            texts, padding="max_length", truncation=True, max_length=self.context,
+            texts,
+            padding="max_length",
+            truncation=True,
+            max_length=self.context,
             return_tensors="np",
-        )  # fmt: skip
+        )
         return np.asarray(encoded["input_ids"], np.int32)
 
     def save(self, folder: str | os.PathLike[str]) -> None:

@@ -22,11 +22,23 @@ from codesign.errors import UserError
 from codesign.models.formats.tensor import Tensor, read_span
 
 _DTYPES = {
-    "BOOL": "?", "U8": "u1", "I8": "i1", "I16": "<i2", "U16": "<u2", "I32": "<i4", "U32": "<u4",
-    "I64": "<i8", "U64": "<u8", "F16": "<f2", "BF16": ml_dtypes.bfloat16, "F32": "<f4",
-    "F64": "<f8", "C64": "<c8", "F8_E4M3": ml_dtypes.float8_e4m3fn,
+    "BOOL": "?",
+    "U8": "u1",
+    "I8": "i1",
+    "I16": "<i2",
+    "U16": "<u2",
+    "I32": "<i4",
+    "U32": "<u4",
+    "I64": "<i8",
+    "U64": "<u8",
+    "F16": "<f2",
+    "BF16": ml_dtypes.bfloat16,
+    "F32": "<f4",
+    "F64": "<f8",
+    "C64": "<c8",
+    "F8_E4M3": ml_dtypes.float8_e4m3fn,
     "F8_E5M2": ml_dtypes.float8_e5m2,
-}  # fmt: skip
+}
 _LENGTH_BYTES = 8  # of the header's length, little endian, before it
 
 

@@ -91,7 +91,8 @@ def _activation(code: str, constants: Any) -> str | None:
 def _holds_quick(constants: Any) -> bool:
     """Whether 1.702, perhaps in half precision, is among the constants of traced code."""
     scalars = [
-        c for c in (constants if isinstance(constants, (list, tuple)) else ())
+        c
+        for c in (constants if isinstance(constants, (list, tuple)) else ())
         if isinstance(c, Tensor) and np.prod(c.shape, dtype=int) == 1
-    ]  # fmt: skip
+    ]
     return any(abs(float(np.float64(c.read()).ravel()[0]) - _QUICK) < 0.01 for c in scalars)

@@ -50,9 +50,10 @@ def state_dicts(saved: Any, path: Path) -> dict[str, dict[str, Tensor]]:
         if tensors:
             found[".".join(keys)] = tensors
         waiting += [
-            ((*keys, key), v) for key, v in items
+            ((*keys, key), v)
+            for key, v in items
             if isinstance(v, dict) and not _NO_WEIGHTS.search(key.lower())
-        ]  # fmt: skip
+        ]
     if not found:
         raise UserError(f"{path} {_instead(saved)}")
     return found

@@ -96,17 +96,19 @@ def _read_zip(path: Path) -> Any:
             return obj
         constants = f"{root}constants.pkl"
         return read_script(
-            obj, _code(archive, f"{root}code/"),
+            obj,
+            _code(archive, f"{root}code/"),
             load(constants, "constants")[0] if constants in names else (),
-        )  # fmt: skip
+        )
 
 
 def _code(archive: zipfile.ZipFile, folder: str) -> list[str]:
     """The texts of an archive's code."""
     members = [
-        info for info in archive.infolist()
+        info
+        for info in archive.infolist()
         if info.filename.startswith(folder) and info.filename.endswith(".py")
-    ]  # fmt: skip
+    ]
     return [_small(archive, info).decode(errors="replace") for info in members]
 
 

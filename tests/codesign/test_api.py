@@ -67,7 +67,10 @@ def test_the_reference_has_every_name():
 @pytest.mark.parametrize(("package", "module"), [("search", "pareto"), ("dress", "rows")])
 def test_packages_of_the_same_name_stay_packages(package, module):
     said = subprocess.run(
-        [sys.executable, "-c", f"""
+        [
+            sys.executable,
+            "-c",
+            f"""
 import inspect
 import codesign as cd
 function = cd.{package}
@@ -80,9 +83,12 @@ try:
     cd.{package}("no-such-config")
 except cd.UserError as error:
     print(error)
-"""],
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
+""",
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert "there is no config 'no-such-config'" in said.stdout
 
 
@@ -151,20 +157,33 @@ def test_what_cannot_be_run_is_one_line(config, fields, says):
 
 
 def test_fields_take_python_values(runner):
-    fields = {"limits.latency_s": None, "space.vision.layers": (1, 2), "model.bfloat16": True,
-              "data.path": Path("x")}  # fmt: skip
+    fields = {
+        "limits.latency_s": None,
+        "space.vision.layers": (1, 2),
+        "model.bfloat16": True,
+        "data.path": Path("x"),
+    }
     config = cd.search("quickstart", fields).record["config"]
     assert config["limits"]["latency_s"] is None and config["space"]["vision"]["layers"] == [1, 2]
     assert config["model"]["bfloat16"] is True and config["data"]["path"] == "x"
 
 
 def test_hardware_is_what_the_command_finds(capsys):
-    choices = {"cores": (1,), "pe_x": (32, 64), "pe_y": (4, 8), "l2_kib": (64,),
-               "l2_bytes_per_cycle": (32,), "glb_mib": (2,), "channels": (1, 2)}  # fmt: skip
+    choices = {
+        "cores": (1,),
+        "pe_x": (32, 64),
+        "pe_y": (4, 8),
+        "l2_kib": (64,),
+        "l2_bytes_per_cycle": (32,),
+        "glb_mib": (2,),
+        "channels": (1, 2),
+    }
     found = cd.search_hardware(
-        "tinyclip-39m-16", cd.Limits(tops=20), cd.Scenario(use_grid="sweden"),
+        "tinyclip-39m-16",
+        cd.Limits(tops=20),
+        cd.Scenario(use_grid="sweden"),
         space=AcceleratorChoices(**choices),
-    )  # fmt: skip
+    )
     fields = [f"--space.{name}={list(values)}" for name, values in choices.items()]
     command = ["search", "hardware", "--model=tinyclip-39m-16", "--scenario.use_grid=sweden"]
     assert main([*command, *fields, "--json"]) == 0
@@ -209,10 +228,13 @@ def run_of(designs):
 
 
 def test_front_plot_and_data_frame_of_a_search():
-    run = run_of([
-        design("dear", 3e-3, 0.9), design("beaten", 2e-3, 0.4, pareto=False),
-        design("cheap", 1e-3, 0.5),
-    ])  # fmt: skip
+    run = run_of(
+        [
+            design("dear", 3e-3, 0.9),
+            design("beaten", 2e-3, 0.4, pareto=False),
+            design("cheap", 1e-3, 0.5),
+        ]
+    )
     assert [d["name"] for d in run.front()] == ["cheap", "dear"]
     axes = run.plot()
     assert axes.get_ylabel() == "zero-shot accuracy, %"

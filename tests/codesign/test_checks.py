@@ -29,9 +29,15 @@ from codesign.workload.memory import activation_words, cache_words
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 SMALL = Architecture(
-    vision=Tower(1, 32, 2, 64), text=Tower(1, 16, 1, 32), patch=8, image=32, context=8,
-    projection=16, head_dim=16, vocab=100,
-)  # fmt: skip
+    vision=Tower(1, 32, 2, 64),
+    text=Tower(1, 16, 1, 32),
+    patch=8,
+    image=32,
+    context=8,
+    projection=16,
+    head_dim=16,
+    vocab=100,
+)
 CHIP = Accelerator(1, 16, 4, 16, 32, 0.125)
 NAN = float("nan")
 
@@ -109,11 +115,15 @@ def test_wrong_in_a_file(path, value, message, tmp_path, capsys):
 
 NUMBERS = [
     *(f"accelerator.{name}" for name in ACCELERATOR_BOUNDS),
-    *(f"scenario.{f.name}" for f in dataclasses.fields(Scenario)
-      if isinstance(f.default, (int, float)) and not isinstance(f.default, bool)),
+    *(
+        f"scenario.{f.name}"
+        for f in dataclasses.fields(Scenario)
+        if isinstance(f.default, (int, float)) and not isinstance(f.default, bool)
+    ),
     *(f"architecture.{t}.{f.name}" for t in ("vision", "text") for f in dataclasses.fields(Tower)),
-    "architecture.patch", "architecture.head_dim",
-]  # fmt: skip
+    "architecture.patch",
+    "architecture.head_dim",
+]
 
 
 @pytest.mark.parametrize("path", NUMBERS)
@@ -237,10 +247,20 @@ def test_sparsity_may_be_an_array(monkeypatch):
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("use_grid", 0), ("use_grid", 7.3), ("use_grid", 1200.0), ("fab_grid", 11),
-     ("clock_mhz", 5000.0), ("clock_mhz", 10), ("dram_gb", 0.001), ("lifetime_years", 15),
-     ("lifetime_years", 0.5), ("node_nm", 7), ("inferences_per_s", 1 / 3600)],
-)  # fmt: skip
+    [
+        ("use_grid", 0),
+        ("use_grid", 7.3),
+        ("use_grid", 1200.0),
+        ("fab_grid", 11),
+        ("clock_mhz", 5000.0),
+        ("clock_mhz", 10),
+        ("dram_gb", 0.001),
+        ("lifetime_years", 15),
+        ("lifetime_years", 0.5),
+        ("node_nm", 7),
+        ("inferences_per_s", 1 / 3600),
+    ],
+)
 def test_plausible_scenarios(field, value):
     checked_scenario(Scenario(**{field: value}))
 
@@ -260,10 +280,15 @@ def test_a_busy_chip_is_told_of(tmp_path, capsys):
 
     def cost(share):
         file = tmp_path / "design.json"
-        file.write_text(json.dumps({
-            "architecture": dataclasses.asdict(SMALL), "accelerator": dataclasses.asdict(CHIP),
-            "scenario": {"inferences_per_s": share / latency},
-        }))  # fmt: skip
+        file.write_text(
+            json.dumps(
+                {
+                    "architecture": dataclasses.asdict(SMALL),
+                    "accelerator": dataclasses.asdict(CHIP),
+                    "scenario": {"inferences_per_s": share / latency},
+                }
+            )
+        )
         assert main(["cost", str(file), "--json"]) == 0
         printed = capsys.readouterr()
         return json.loads(printed.out)["costs"]["busy_share"], printed.err

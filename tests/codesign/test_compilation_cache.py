@@ -59,9 +59,12 @@ def started(home, monkeypatch):
 def begin(before="", **environment):
     more = {compilation_cache.LEAST_COMPILE_S: "0"} | environment
     return subprocess.Popen(
-        [sys.executable, "-c", PROGRAM.format(before=before)], env=os.environ | more,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        [sys.executable, "-c", PROGRAM.format(before=before)],
+        env=os.environ | more,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def computed(process):
@@ -107,8 +110,11 @@ def test_a_damaged_program_is_compiled_without_a_word(home, way):
         program.write_bytes(whole[:half])
         program.with_name(program.name.removesuffix("cache") + "atime").unlink()
     else:
-        damaged = {"zeros": bytes(len(whole)), "cut": whole[:half],
-                   "other bytes": whole[:half] + bytes(64) + whole[half + 64 :]}  # fmt: skip
+        damaged = {
+            "zeros": bytes(len(whole)),
+            "cut": whole[:half],
+            "other bytes": whole[:half] + bytes(64) + whole[half + 64 :],
+        }
         program.write_bytes(damaged[way])
     assert computed(begin()) == (value, False)
     # What a kill or a power cut leaves is mended, so that the next finds it.
@@ -181,8 +187,10 @@ def test_a_cost_is_the_same_from_a_kept_program_and_says_nothing_else(home, tmp_
     def cost(*options):
         return subprocess.run(
             [sys.executable, "-m", "codesign", *options, "cost", str(file), "--json"],
-            capture_output=True, text=True, check=True,
-        )  # fmt: skip
+            capture_output=True,
+            text=True,
+            check=True,
+        )
 
     cold, warm = cost(), cost()
     assert list(home.glob("programs/*/jit_clip_costs-*"))
@@ -191,10 +199,22 @@ def test_a_cost_is_the_same_from_a_kept_program_and_says_nothing_else(home, tmp_
 
 
 TRAINING = (
-    "finetune", "digits_clip", "--optim.warmup_steps", "1", "--schedule.steps", "4",
-    "--schedule.log_steps", "1", "--schedule.evaluate_steps", "2", "--no-check",
-    "--untrained.vision.layers", "1", "--untrained.text.layers", "1",
-)  # fmt: skip
+    "finetune",
+    "digits_clip",
+    "--optim.warmup_steps",
+    "1",
+    "--schedule.steps",
+    "4",
+    "--schedule.log_steps",
+    "1",
+    "--schedule.evaluate_steps",
+    "2",
+    "--no-check",
+    "--untrained.vision.layers",
+    "1",
+    "--untrained.text.layers",
+    "1",
+)
 
 
 @pytest.mark.slow
@@ -204,8 +224,9 @@ def test_a_training_is_the_same_to_the_bit_from_kept_programs(home, tmp_path):
         out = tmp_path / str(len(rows))
         subprocess.run(
             [sys.executable, "-m", "codesign", *TRAINING, "--out", str(out)],
-            check=True, capture_output=True,
-        )  # fmt: skip
+            check=True,
+            capture_output=True,
+        )
         rows.append((out / "metrics.jsonl").read_text())
     assert len(list(home.glob("programs/*/*-cache"))) > 1
     cold, warm = (

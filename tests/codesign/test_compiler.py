@@ -12,9 +12,18 @@ from codesign.compiler import FLAG, disable_faulty_fusions, is_faulty
 
 @pytest.mark.parametrize(
     ("version", "faulty"),
-    [("0.9.2", False), ("0.10.0", True), ("0.10.1", True), ("0.10.2", True), ("0.11.0", True),
-     ("0.11.1", False), ("0.11.2", False), ("0.12.0", False), ("0.10.2.dev20260601", True)],
-)  # fmt: skip
+    [
+        ("0.9.2", False),
+        ("0.10.0", True),
+        ("0.10.1", True),
+        ("0.10.2", True),
+        ("0.11.0", True),
+        ("0.11.1", False),
+        ("0.11.2", False),
+        ("0.12.0", False),
+        ("0.10.2.dev20260601", True),
+    ],
+)
 def test_releases_whose_fusions_are_faulty(version, faulty):
     assert is_faulty(version) is faulty
 

@@ -85,27 +85,50 @@ def test_numbers_that_nothing_can_hold_are_refused_in_a_line_of_readable_length(
             assert line is not None and len(line) < 500, (field.path, line)
 
 
-ZERO_IS_WRONG = [
-    ("quickstart", path)
-    for path in (
-        "schedule.chunk_steps", "schedule.checkpoint_steps", "schedule.order_batches",
-        "schedule.snap_candidates", "schedule.snap_images", "targets.designs", "targets.low",
-        "targets.high", "optim.batch_size", "optim.lr", "optim.clip_norm", "model.patch",
-        "model.projection", "model.head_dim", "limits.area_mm2", "data.train_limit",
-    )
-] + [
-    ("digits_clip", path)
-    for path in (
-        "optim.micro_batches", "schedule.steps", "schedule.log_steps", "threads", "train.limit",
-        "untrained.vision.layers", "untrained.patch", "image", "optim.epsilon",
-    )
-] + [
-    ("digits_dress", path) for path in ("subnets.floor", "subnets.joint_lr", "subnets.post_lr")
-] + [
-    ("ablation", path) for path in ("fit.members", "fit.lr", "rounds", "top_share")
-] + [
-    ("hardware", "tops"), ("hardware", "tokens"), ("digits_resnet_dress", "network.depth"),
-]  # fmt: skip
+ZERO_IS_WRONG = (
+    [
+        ("quickstart", path)
+        for path in (
+            "schedule.chunk_steps",
+            "schedule.checkpoint_steps",
+            "schedule.order_batches",
+            "schedule.snap_candidates",
+            "schedule.snap_images",
+            "targets.designs",
+            "targets.low",
+            "targets.high",
+            "optim.batch_size",
+            "optim.lr",
+            "optim.clip_norm",
+            "model.patch",
+            "model.projection",
+            "model.head_dim",
+            "limits.area_mm2",
+            "data.train_limit",
+        )
+    ]
+    + [
+        ("digits_clip", path)
+        for path in (
+            "optim.micro_batches",
+            "schedule.steps",
+            "schedule.log_steps",
+            "threads",
+            "train.limit",
+            "untrained.vision.layers",
+            "untrained.patch",
+            "image",
+            "optim.epsilon",
+        )
+    ]
+    + [("digits_dress", path) for path in ("subnets.floor", "subnets.joint_lr", "subnets.post_lr")]
+    + [("ablation", path) for path in ("fit.members", "fit.lr", "rounds", "top_share")]
+    + [
+        ("hardware", "tops"),
+        ("hardware", "tokens"),
+        ("digits_resnet_dress", "network.depth"),
+    ]
+)
 
 
 @pytest.mark.parametrize(("name", "path"), ZERO_IS_WRONG)

@@ -59,8 +59,10 @@ WHOLE = dataclasses.asdict(Config(Tower(1)))
         ({"vision": {"width": True}}, "x: top.vision.width is True, expected a size"),
         ({"vision": {"width": 10}}, "x: top.vision.width is 10, expected a size"),
         ({"vision": {"width": 10**200}}, "x: top.vision.width is 1000.*000, expected a size"),
-        ({"vision": {"width": 1, "means": [1, "2"]}},
-         r"x: top.vision.means\[1\] is '2', expected a finite number"),
+        (
+            {"vision": {"width": 1, "means": [1, "2"]}},
+            r"x: top.vision.means\[1\] is '2', expected a finite number",
+        ),
         ({"vision": {"width": 1, "means": 2}}, "x: top.vision.means is 2, expected a list"),
         ({"text": {"width": []}}, r"x: top.text.width is \[\], expected a size"),
         ({"text": "a" * 1000}, r"x: top.text is 'a{20,40}\.\.\.a{20,40}', expected an object"),
@@ -79,8 +81,10 @@ WHOLE = dataclasses.asdict(Config(Tower(1)))
         ({"causal": 1}, "x: top.causal is 1, expected true or false"),
         ({"side": [9, 9]}, "x: top: sides of 9 are not made"),
         ({"vison": 1}, "x: unknown key 'top.vison'; did you mean 'vision'"),
-        ({"more": {"a": WHOLE["vision"], "b": {"width": 1, "x": 1}}},
-         "x: unknown key 'top.more.b.x'"),
+        (
+            {"more": {"a": WHOLE["vision"], "b": {"width": 1, "x": 1}}},
+            "x: unknown key 'top.more.b.x'",
+        ),
         ({"more": {"a": {}}}, "x: top.more.a.width is missing"),
         ({"towers": [None, {"width": 0}]}, r"x: top.towers\[1\].width is 0, expected a size"),
         ({"towers": [{"width": 1, "x": 0}]}, r"x: unknown key 'top.towers\[0\].x'"),
@@ -88,7 +92,7 @@ WHOLE = dataclasses.asdict(Config(Tower(1)))
         ({"towers": [None, {"width": 1}]}, r"x: top.towers\[1\].means is missing"),
         ({"text": {"width": 1, "a\nb": 1}}, r"x: unknown key 'top.text.'a\\nb''; choose from"),
     ],
-)  # fmt: skip
+)
 def test_faults(change: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=f"^{message}") as caught:
         decode(Config, json.loads(json.dumps(WHOLE)) | change, "x", at="top", exact=True)

@@ -13,9 +13,13 @@ from codesign.overrides import config_names, config_to_json, load_config
 from codesign.runs import RunFolder
 
 CONFIGS = {
-    "quickstart": "search", "hardware": "hardware", "ablation": "ablation",
-    "digits_clip": "finetune", "digits_dress": "dress", "digits_resnet_dress": "classifier-dress",
-}  # fmt: skip
+    "quickstart": "search",
+    "hardware": "hardware",
+    "ablation": "ablation",
+    "digits_clip": "finetune",
+    "digits_dress": "dress",
+    "digits_resnet_dress": "classifier-dress",
+}
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)

@@ -84,9 +84,11 @@ def test_a_name_that_is_too_long_is_one_line(
 
 @pytest.mark.parametrize(
     "words",
-    [["eval", "~nobody-of-this-name/x", "--data", "digits"],
-     ["convert", "~nobody-of-this-name/x", "out", "--to", "hf"]],
-)  # fmt: skip
+    [
+        ["eval", "~nobody-of-this-name/x", "--data", "digits"],
+        ["convert", "~nobody-of-this-name/x", "out", "--to", "hf"],
+    ],
+)
 def test_the_home_of_nobody_is_no_file(words: list[str], capsys: pytest.CaptureFixture) -> None:
     assert main(words) == 2
     error = capsys.readouterr().err

@@ -111,8 +111,9 @@ def test_keys_of_files():
     assert list(current_keys({"a": 1, "dram_words": 2, "b": 3})) == ["a", "dram_bytes", "b"]
     nest = {"x": [{"accelerator.l2_words_per_cycle": {"glb_words_per_cycle": [1]}}], "y": None}
     assert current_nest(nest) == {
-        "x": [{"accelerator.l2_bytes_per_cycle": {"glb_bytes_per_cycle": [1]}}], "y": None
-    }  # fmt: skip
+        "x": [{"accelerator.l2_bytes_per_cycle": {"glb_bytes_per_cycle": [1]}}],
+        "y": None,
+    }
     with pytest.raises(UserError, match=r"^x\[0\]\.dram_words is the old name of dram_bytes; keep"):
         current_nest({"x": [{"dram_bytes": 1, "dram_words": 1}]})
 
@@ -145,10 +146,14 @@ def test_design_files(tmp_path):
 
 
 def test_overrides():
-    config = load_config("quickstart", [
-        "--space.accelerator.l2_words_per_cycle=[16,32]",
-        "--scenario.glb_bytes_per_cycle=64", "--scenario.glb_bytes_per_cycle=128",
-    ])  # fmt: skip
+    config = load_config(
+        "quickstart",
+        [
+            "--space.accelerator.l2_words_per_cycle=[16,32]",
+            "--scenario.glb_bytes_per_cycle=64",
+            "--scenario.glb_bytes_per_cycle=128",
+        ],
+    )
     assert config.scenario.glb_bytes_per_cycle == 128.0  # the last of the same option holds
     assert config.space.accelerator.l2_bytes_per_cycle == (16, 32)
     pair = ["--scenario.glb_words_per_cycle=8", "--scenario.glb_bytes_per_cycle=8"]
@@ -279,9 +284,15 @@ def test_a_file_that_states_the_old_bandwidth_is_read_with_a_line(tmp_path, caps
 
 def test_the_command_line_says_it_in_one_line(tmp_path, capsys):
     file = tmp_path / "old.json"
-    file.write_text(json.dumps({
-        "architecture": {"nonsense": 1}, "accelerator": {}, "scenario": {},
-    }))  # fmt: skip
+    file.write_text(
+        json.dumps(
+            {
+                "architecture": {"nonsense": 1},
+                "accelerator": {},
+                "scenario": {},
+            }
+        )
+    )
     config = ["search", "hardware", "--scenario.dram_words_per_cycle", "64", "--model", str(file)]
     assert main(config) == 2
     first, second, *rest = capsys.readouterr().err.splitlines()

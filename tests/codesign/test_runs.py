@@ -209,8 +209,12 @@ def test_a_dead_owner_keeps_nobody_out(tmp_path, holder, number):
 def test_what_killed_processes_left_half_written_is_removed(tmp_path):
     RunFolder.create(tmp_path, CONFIG)
     (tmp_path / "clip").mkdir()
-    left = [tmp_path / ".designs.json.123.tmp", tmp_path / "clip" / ".config.json.9.tmp",
-            tmp_path / ".clip.123.tmp", tmp_path / "clip" / ".tokenizer.x7_a"]  # fmt: skip
+    left = [
+        tmp_path / ".designs.json.123.tmp",
+        tmp_path / "clip" / ".config.json.9.tmp",
+        tmp_path / ".clip.123.tmp",
+        tmp_path / "clip" / ".tokenizer.x7_a",
+    ]
     for path in left[:2]:
         path.write_text("half")
     for path in left[2:]:

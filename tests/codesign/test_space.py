@@ -183,8 +183,13 @@ def test_a_vision_transformer_is_designed_by_its_family_alone():
     for index in ([0, 0, 0, 0], [1, 1, 0, 1], [1, 0, 1, 0]):
         found = table.on_every_accelerator(np.array(index))
         vit = VIT.architecture_at(index)
-        network = Vit(Block(vit.vision.width, vit.vision.heads, 16, vit.vision.ffn),
-                      vit.vision.layers, patch=8, image=32, classes=10)  # fmt: skip
+        network = Vit(
+            Block(vit.vision.width, vit.vision.heads, 16, vit.vision.ffn),
+            vit.vision.layers,
+            patch=8,
+            image=32,
+            classes=10,
+        )
         alone = grid_costs(network.operators().workload, chips, Scenario(), contents=0.0)
         np.testing.assert_allclose(found.latency_s, alone.latency_s, rtol=1e-5)
         np.testing.assert_allclose(found.energy_j, alone.energy_j, rtol=1e-5)

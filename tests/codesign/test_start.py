@@ -8,10 +8,26 @@ import pytest
 
 # Each takes a tenth of a second to seconds to import.
 HEAVY = {
-    "PIL", "codecarbon", "datasets", "flax", "grain", "huggingface_hub", "jax", "matplotlib",
-    "moocore", "numpy", "optax", "orbax", "pandas", "pydantic", "scipy", "sklearn", "tensorboardX",
-    "torch", "transformers",
-}  # fmt: skip
+    "PIL",
+    "codecarbon",
+    "datasets",
+    "flax",
+    "grain",
+    "huggingface_hub",
+    "jax",
+    "matplotlib",
+    "moocore",
+    "numpy",
+    "optax",
+    "orbax",
+    "pandas",
+    "pydantic",
+    "scipy",
+    "sklearn",
+    "tensorboardX",
+    "torch",
+    "transformers",
+}
 ARRAYS = {"jax", "moocore", "numpy"}
 RUN = """
 import contextlib, io, sys

@@ -17,9 +17,15 @@ from codesign.models.attention import attend, chosen, implementation, suitable_t
 SMALL = Architecture(
     vision=Tower(layers=2, width=32, heads=2, ffn=48),
     text=Tower(layers=2, width=24, heads=3, ffn=40),
-    image=16, patch=8, channels=3, head_dim=16, projection=20, vocab=50, context=7,
+    image=16,
+    patch=8,
+    channels=3,
+    head_dim=16,
+    projection=20,
+    vocab=50,
+    context=7,
     activation="gelu",
-)  # fmt: skip
+)
 
 
 @pytest.fixture
@@ -71,8 +77,9 @@ def test_gradients_agree_between_forms(causal):
 
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6),
-        gradients("einsum"), gradients("xla"),
-    )  # fmt: skip
+        gradients("einsum"),
+        gradients("xla"),
+    )
 
 
 def loss_of(model, gates):
@@ -98,9 +105,11 @@ def test_the_model_and_its_gradient_agree_between_forms(monkeypatch, gated):
         gates = full_gates(SMALL)
         vision = gates.vision
         vision = type(vision)(
-            layers=vision.layers.at[1].set(0.0), heads=vision.heads.at[0].set([0.5, 0.0]),
-            ffn=vision.ffn, channels=vision.channels.at[20:].set(0.0),
-        )  # fmt: skip
+            layers=vision.layers.at[1].set(0.0),
+            heads=vision.heads.at[0].set([0.5, 0.0]),
+            ffn=vision.ffn,
+            channels=vision.channels.at[20:].set(0.0),
+        )
         gates = type(gates)(vision=vision, text=gates.text)
     found = {}
     for by in ("einsum", "xla"):

@@ -151,10 +151,12 @@ def exact_losses(reference: Callable, batches: Calibration) -> Losses:
 
     def losses(model: CLIP) -> np.ndarray:
         scale = float(np.exp(np.float64(model.logit_scale[...])))
-        return np.array([
-            plain_info_nce(*reference(model, batch[:2]), scale, np.asarray(batch.labels))
-            for batch in (jax.tree.map(lambda x, n=n: x[n], batches) for n in range(2))
-        ])  # fmt: skip
+        return np.array(
+            [
+                plain_info_nce(*reference(model, batch[:2]), scale, np.asarray(batch.labels))
+                for batch in (jax.tree.map(lambda x, n=n: x[n], batches) for n in range(2))
+            ]
+        )
 
     return losses
 
@@ -228,10 +230,12 @@ def test_taylor_scores_of_channels_are_those_of_finite_differences(
             full, vision=dataclasses.replace(full.vision, channels=channels)
         )
         outputs = [forward(model, (batches.images[n], batches.ids[n]), gates)[0] for n in (0, 1)]
-        return np.array([
-            plain_info_nce(*(np.float64(x) for x in output), np.asarray(batches.labels[n]))
-            for n, output in enumerate(outputs)
-        ])  # fmt: skip
+        return np.array(
+            [
+                plain_info_nce(*(np.float64(x) for x in output), np.asarray(batches.labels[n]))
+                for n, output in enumerate(outputs)
+            ]
+        )
 
     for channel in (0, 5, 11):
         slope = (losses(channel, 1.01) - losses(channel, 0.99)) / 0.02
@@ -281,17 +285,23 @@ def test_heads_that_matter_more_score_higher(
 
 @settings(deadline=None)
 @given(
-    layers=st.integers(1, 4), heads=st.integers(1, 5), ffn=st.integers(1, 40),
-    width=st.integers(1, 40), groups=st.integers(1, 50), seed=st.integers(0, 99),
-)  # fmt: skip
+    layers=st.integers(1, 4),
+    heads=st.integers(1, 5),
+    ffn=st.integers(1, 40),
+    width=st.integers(1, 40),
+    groups=st.integers(1, 50),
+    seed=st.integers(0, 99),
+)
 def test_groups_are_neighbours_of_one_size(
     layers: int, heads: int, ffn: int, width: int, groups: int, seed: int
 ) -> None:
     rng = np.random.default_rng(seed)
-    order = TowerGates(*(
-        rng.integers(0, 9, shape).astype(float)
-        for shape in ((layers,), (layers, heads), (layers, ffn), (width,))
-    ))  # fmt: skip
+    order = TowerGates(
+        *(
+            rng.integers(0, 9, shape).astype(float)
+            for shape in ((layers,), (layers, heads), (layers, ffn), (width,))
+        )
+    )
     numbers = _numbered(order, groups)
     rows = [numbers.layers[None], numbers.heads.reshape(1, -1), *numbers.ffn, numbers.channels]
     parts = [np.unique(row, return_counts=True) for row in [np.ravel(r) for r in rows]]

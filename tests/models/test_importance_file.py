@@ -106,9 +106,14 @@ def test_files_that_are_no_scores_are_refused(
     ],
 )
 def test_damaged_scores_are_refused(
-    tmp_path: Path, small: Architecture, random_clip: Callable[..., CLIP], scores: Gates,
-    name: str, change: Callable[[Any], Any], message: str,
-) -> None:  # fmt: skip
+    tmp_path: Path,
+    small: Architecture,
+    random_clip: Callable[..., CLIP],
+    scores: Gates,
+    name: str,
+    change: Callable[[Any], Any],
+    message: str,
+) -> None:
     model, path = random_clip(small), tmp_path / "importance.safetensors"
     save_importance(path, scores, model, "taylor")
     with safe_open(path, framework="numpy") as file:

@@ -50,10 +50,12 @@ def kept_by_hand(model: CLIP, target: Architecture, scores: Gates) -> CLIP:
                 values = np.stack([values[layer] for layer in layers])
                 for letter, of_layers, count in (("H", s.heads, t.heads), ("F", s.ffn, t.ffn)):
                     if letter in axes:
-                        values = np.stack([
-                            np.take(one, best(of_layers[layer], count), axes.index(letter) - 1)
-                            for one, layer in zip(values, layers, strict=True)
-                        ])  # fmt: skip
+                        values = np.stack(
+                            [
+                                np.take(one, best(of_layers[layer], count), axes.index(letter) - 1)
+                                for one, layer in zip(values, layers, strict=True)
+                            ]
+                        )
         flat.append((path, variable.replace(jnp.asarray(values))))
     return nnx.merge(graphdef, nnx.from_flat_state(flat))
 

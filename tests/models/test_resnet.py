@@ -110,9 +110,13 @@ def test_the_network_is_that_of_pytorch(trains):
 
 @pytest.mark.parametrize(
     ("fields", "message"),
-    [({"depth": 10}, "6n"), ({"depth": 2}, "6n"), ({"width": 0}, "width is 0"),
-     ({"classes": 1}, "classes is 1")],
-)  # fmt: skip
+    [
+        ({"depth": 10}, "6n"),
+        ({"depth": 2}, "6n"),
+        ({"width": 0}, "width is 0"),
+        ({"classes": 1}, "classes is 1"),
+    ],
+)
 def test_bad_dimensions_are_named(fields, message):
     with pytest.raises(ValueError, match=message):
         ResNetConfig(**fields)

@@ -42,10 +42,13 @@ def written(tmp_path_factory):
         row[: len(row) // 2], row[0] = 1, 2
         levels[name] = np.broadcast_to(row.reshape(*shape[:3], 1), shape)
     own = [
-        {n: rng.uniform(0.5, 1.5, x.shape).astype(np.float32)
-         for n, x in values.items() if "norm" in n}
+        {
+            n: rng.uniform(0.5, 1.5, x.shape).astype(np.float32)
+            for n, x in values.items()
+            if "norm" in n
+        }
         for _ in range(2)
-    ]  # fmt: skip
+    ]
     folder = tmp_path_factory.mktemp("family")
     packed = pack_resnet(model, PICTURES, NAMES, Masks(levels, {}), specs, (0.5, 0.9), own)
     packed.save(folder / "family.safetensors")

@@ -76,11 +76,14 @@ def test_what_is_pruned(clip: CLIP, specs: dict[str, RowSpec]) -> None:
     assert set(specs) == {f"{t}.blocks.{k}" for t in ("vision", "text") for k in kernels}
     everything = set(subnet_specs(clip, include=("*",)))
     assert everything - set(specs) == {
-        "vision.patch_kernel", "vision.projection", "text.projection",
-    }  # fmt: skip
+        "vision.patch_kernel",
+        "vision.projection",
+        "text.projection",
+    }
     assert list(subnet_specs(clip, ("*.fc?",), ("text.*",))) == [
-        "vision.blocks.fc1", "vision.blocks.fc2",
-    ]  # fmt: skip
+        "vision.blocks.fc1",
+        "vision.blocks.fc2",
+    ]
     with pytest.raises(ValueError, match=r"no kernel is called '\*.fc3'; .*blocks"):
         subnet_specs(clip, ("*.fc3",))
     with pytest.raises(ValueError, match=r"no kernel is called 'text.token_table'"):
@@ -160,8 +163,13 @@ def test_sixteen_bits_take_half(clip: CLIP, specs: dict, masks: Masks, tmp_path:
 def test_families_of_other_models(file: Path, tmp_path: Path) -> None:
     other = tmp_path / "other.safetensors"
     kernel = np.ones((4, 2), np.float32)
-    pack({"k": kernel}, {"k": np.ones((4, 2), np.uint8)}, {"k": flax_spec((4, 2))}, (0.0,),
-         model="resnet").save(other)  # fmt: skip
+    pack(
+        {"k": kernel},
+        {"k": np.ones((4, 2), np.uint8)},
+        {"k": flax_spec((4, 2))},
+        (0.0,),
+        model="resnet",
+    ).save(other)
     with pytest.raises(UserError, match="family of a resnet model, not of a clip"):
         load_family(other)
     with safe_open(file, framework="numpy") as old:
@@ -186,14 +194,20 @@ def test_families_of_other_models(file: Path, tmp_path: Path) -> None:
     ("change", "message"),
     [
         # A square kernel, whose axes its shape does not tell.
-        (lambda about, _: about["kernels"]["vision.blocks.query"].update(
-            inputs=[2, 3], outputs=[1]),
-         "the rows of 'vision.blocks.query' are not those of a CLIP"),
-        (lambda _, t: t.update({"dense/vision.positions":
-                                t["dense/vision.positions"].view(np.int32)}),
-         "another network than it describes: 'vision.positions' is int32, expected floating"),
+        (
+            lambda about, _: about["kernels"]["vision.blocks.query"].update(
+                inputs=[2, 3], outputs=[1]
+            ),
+            "the rows of 'vision.blocks.query' are not those of a CLIP",
+        ),
+        (
+            lambda _, t: t.update(
+                {"dense/vision.positions": t["dense/vision.positions"].view(np.int32)}
+            ),
+            "another network than it describes: 'vision.positions' is int32, expected floating",
+        ),
     ],
-)  # fmt: skip
+)
 def test_families_whose_packed_and_dense_clips_would_differ(
     file: Path, tmp_path: Path, change: Any, message: str
 ) -> None:

@@ -11,9 +11,27 @@ import numpy as np
 GONE = "(gone)"
 # Values of every kind, most of which no field of a config can have.
 NONSENSE = (
-    None, True, False, -1, 0, 1, 1.5, 1e9, 10**30, -1e-5, "", "x", "4", [], [1], ["x"], [8, 4], {},
-    {"a": 1}, GONE,
-)  # fmt: skip
+    None,
+    True,
+    False,
+    -1,
+    0,
+    1,
+    1.5,
+    1e9,
+    10**30,
+    -1e-5,
+    "",
+    "x",
+    "4",
+    [],
+    [1],
+    ["x"],
+    [8, 4],
+    {},
+    {"a": 1},
+    GONE,
+)
 Place = tuple[Any, ...]
 
 

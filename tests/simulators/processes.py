@@ -18,9 +18,12 @@ def started(
     """A run of a config, as it begins."""
     argv = [sys.executable, "-m", "codesign", command, str(config), "--out", str(out), "--json"]
     return subprocess.Popen(
-        [*argv, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        [*argv, *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
         env=os.environ | {"JAX_PLATFORMS": "cpu"} | environment,
-    )  # fmt: skip
+    )
 
 
 def finished(process: subprocess.Popen[str]) -> Any:
@@ -40,7 +43,12 @@ def two(begin: Callable[..., subprocess.Popen[str]], *args: Any) -> list[subproc
     """The processes of one run: `begin(*args, *options, **environment)` for each."""
     address = f"127.0.0.1:{free_port()}"
     return [
-        begin(*args, "--distributed", JAX_COORDINATOR_ADDRESS=address, JAX_NUM_PROCESSES="2",
-              JAX_PROCESS_ID=str(index))
+        begin(
+            *args,
+            "--distributed",
+            JAX_COORDINATOR_ADDRESS=address,
+            JAX_NUM_PROCESSES="2",
+            JAX_PROCESS_ID=str(index),
+        )
         for index in range(2)
-    ]  # fmt: skip
+    ]

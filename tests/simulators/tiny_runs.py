@@ -63,7 +63,9 @@ config = ClassifierDressConfig(
 RUNS = {
     "search": ("search", SEARCH, {"warmup_chunk": 1, "elastic_chunk": 1, "population_chunk": 1}),
     "finetune": (
-        "finetune", DIGITS + "config = FinetuneConfig(**shared, **clip)", {"train_step": 1},
+        "finetune",
+        DIGITS + "config = FinetuneConfig(**shared, **clip)",
+        {"train_step": 1},
     ),
     "ema": (
         "finetune",
@@ -79,6 +81,8 @@ RUNS = {
         {"train_step": 1, "joint_step": 1, "post_step": 1, "masks": 1},
     ),
     "resnet": (
-        "dress", DIGITS + RESNET, {"train_step": 1, "joint_step": 1, "post_step": 1},
+        "dress",
+        DIGITS + RESNET,
+        {"train_step": 1, "joint_step": 1, "post_step": 1},
     ),
-}  # fmt: skip
+}

@@ -111,9 +111,11 @@ def finetuning(config: Any, masked: DressConfig | None = None) -> Iterator[Case]
     def task(dtype: Any) -> ClipTask:
         graph = nnx.graphdef(nnx.eval_shape(lambda: CLIP(a, rngs=nnx.Rngs(0), dtype=dtype)))
         return ClipTask(
-            Network(graph, settings), LossConfig(), placement.make_mesh(),
+            Network(graph, settings),
+            LossConfig(),
+            placement.make_mesh(),
             micro_batches=config.optim.micro_batches,
-        )  # fmt: skip
+        )
 
     rate = optax.constant_schedule(1e-3)
     plain, weights = task(jnp.float32), Weights(params, jnp.zeros(()))
@@ -129,8 +131,11 @@ def finetuning(config: Any, masked: DressConfig | None = None) -> Iterator[Case]
         return float(metrics["loss"]), (state.opt_state,)
 
     yield Case(
-        "dense", dense, lambda dtype: lambda w: loss_of(dtype, w), (weights,),
-    )  # fmt: skip
+        "dense",
+        dense,
+        lambda dtype: lambda w: loss_of(dtype, w),
+        (weights,),
+    )
     if masked is None:
         return
     own = masked.subnets
@@ -138,10 +143,15 @@ def finetuning(config: Any, masked: DressConfig | None = None) -> Iterator[Case]
     count = len(own.sparsities)
     norms = norm_parameters(model)
     subnet_trainer = SubnetTrainer(
-        plain, recorder(), lambda p: subnet_masks(
-            p, specs, own.sparsities, budget=own.budget, floor=own.floor
-        ), count, tuple(norms), recorder(), in_place=own.in_place, vmapped=own.vmapped,
-    )  # fmt: skip
+        plain,
+        recorder(),
+        lambda p: subnet_masks(p, specs, own.sparsities, budget=own.budget, floor=own.floor),
+        count,
+        tuple(norms),
+        recorder(),
+        in_place=own.in_place,
+        vmapped=own.vmapped,
+    )
     masks = subnet_trainer.masks(weights)
     also_dense = (-1,) if own.dense_member else ()
     members = np.asarray([*also_dense, *range(count)], np.int32)
@@ -163,12 +173,16 @@ def finetuning(config: Any, masked: DressConfig | None = None) -> Iterator[Case]
         return float(metrics["loss"]), (state.opt_state,)
 
     yield Case(
-        "joint", joint,
-        lambda dtype: lambda w: sum(
-            share * of_member(dtype, w, int(k))
-            for share, k in zip(shares, members, strict=True)
-        ), (weights,),
-    )  # fmt: skip
+        "joint",
+        joint,
+        lambda dtype: (
+            lambda w: sum(
+                share * of_member(dtype, w, int(k))
+                for share, k in zip(shares, members, strict=True)
+            )
+        ),
+        (weights,),
+    )
 
     def post() -> tuple[float, tuple[Any, ...]]:
         state = subnet_trainer.begin_post(subnet_trainer.begin(_copied(weights)))
@@ -178,10 +192,15 @@ def finetuning(config: Any, masked: DressConfig | None = None) -> Iterator[Case]
     def post_loss(dtype: Any) -> Callable[..., jax.Array]:
         def loss(norms: dict[str, jax.Array]) -> jax.Array:
             return sum(
-                of_member(dtype, weights._replace(clip=replace_leaves(
-                    params, {name: x[k] for name, x in norms.items()})), k)
+                of_member(
+                    dtype,
+                    weights._replace(
+                        clip=replace_leaves(params, {name: x[k] for name, x in norms.items()})
+                    ),
+                    k,
+                )
                 for k in range(count)
-            )  # fmt: skip
+            )
 
         return loss
 
@@ -204,11 +223,17 @@ def classifiers(config: ClassifierDressConfig) -> Iterator[Case]:
     specs = kernel_specs(variables.params, own.include, own.exclude)
     task = ClassifierTask(classifier, config.loss.label_smoothing)
     trainer = SubnetTrainer(
-        task, recorder(), lambda params: subnet_masks(
+        task,
+        recorder(),
+        lambda params: subnet_masks(
             params, specs, own.sparsities, budget=own.budget, floor=own.floor
-        ), count, norm_names(model), recorder() if own.post_lr else None,
-        in_place=own.in_place, vmapped=own.vmapped,
-    )  # fmt: skip
+        ),
+        count,
+        norm_names(model),
+        recorder() if own.post_lr else None,
+        in_place=own.in_place,
+        vmapped=own.vmapped,
+    )
     key, (params, stats, rest) = jax.random.key(0), variables
     state = trainer.begin(params, stats)
     batch = ImageTextBatch(images, None, labels)
@@ -229,20 +254,28 @@ def classifiers(config: ClassifierDressConfig) -> Iterator[Case]:
 
     alone = Trainer(task, recorder(), optax.constant_schedule(1e-3))
     yield Case(
-        "dense", lambda: ran(*step.train_step(
-            alone.init(_copied(params), _copied(stats)), rest, batch, key, alone
-        )),
-        lambda dtype: lambda p: of_member(dtype, p, -1), (params,),
-    )  # fmt: skip
+        "dense",
+        lambda: ran(
+            *step.train_step(alone.init(_copied(params), _copied(stats)), rest, batch, key, alone)
+        ),
+        lambda dtype: lambda p: of_member(dtype, p, -1),
+        (params,),
+    )
     yield Case(
-        "joint", lambda: ran(*subnets.joint_step(
-            _copied(state), rest, batch, jnp.asarray(members), jnp.asarray(shares), key, trainer
-        )),
-        lambda dtype: lambda p: sum(
-            share * of_member(dtype, p, int(k))
-            for share, k in zip(shares, members, strict=True)
-        ), (params,),
-    )  # fmt: skip
+        "joint",
+        lambda: ran(
+            *subnets.joint_step(
+                _copied(state), rest, batch, jnp.asarray(members), jnp.asarray(shares), key, trainer
+            )
+        ),
+        lambda dtype: (
+            lambda p: sum(
+                share * of_member(dtype, p, int(k))
+                for share, k in zip(shares, members, strict=True)
+            )
+        ),
+        (params,),
+    )
     if trainer.post_optimizer is None:
         return
 
@@ -252,12 +285,16 @@ def classifiers(config: ClassifierDressConfig) -> Iterator[Case]:
         return float(metrics["loss"]) * count, (after.opt_state,)
 
     yield Case(
-        "post", post,
-        lambda dtype: lambda norms: sum(
-            of_member(dtype, params, k, {name: x[k] for name, x in norms.items()})
-            for k in range(count)
-        ), (_repeated(pick(params, trainer.norms), count),),
-    )  # fmt: skip
+        "post",
+        post,
+        lambda dtype: (
+            lambda norms: sum(
+                of_member(dtype, params, k, {name: x[k] for name, x in norms.items()})
+                for k in range(count)
+            )
+        ),
+        (_repeated(pick(params, trainer.norms), count),),
+    )
 
 
 def searches(config: SearchConfig) -> Iterator[Case]:
@@ -308,10 +345,13 @@ def searches(config: SearchConfig) -> Iterator[Case]:
         return float(metrics["loss"][0]), (after.opt_state,)
 
     yield Case(
-        "warmup", warmup, lambda dtype: lambda params: step.total_loss(
-            params, (), fixed, None, batch, task_of(dtype)
-        )[0], (setup.params,),
-    )  # fmt: skip
+        "warmup",
+        warmup,
+        lambda dtype: (
+            lambda params: step.total_loss(params, (), fixed, None, batch, task_of(dtype))[0]
+        ),
+        (setup.params,),
+    )
     # Without what the whole network teaches: it is not differentiated, which differences would see.
     sandwich = dataclasses.replace(plain, distillation=0.0)
     pool = elastic.make_pool(tables.dense, config.targets.mode, config.seed)
@@ -340,9 +380,9 @@ def searches(config: SearchConfig) -> Iterator[Case]:
     begun = setups.start_population(setup, setup.params, 0)
     for name, designs, goals in (("joint", off, setup.goals), ("tune", on, settled)):
         population = plain.init(begun.params, jnp.asarray(designs, jnp.float32), 0)
-        masks = jax.vmap(
-            lambda p, z: populations.masks_at(p, z, fixed, setup.space, plain)
-        )(population.params, population.z)  # fmt: skip
+        masks = jax.vmap(lambda p, z: populations.masks_at(p, z, fixed, setup.space, plain))(
+            population.params, population.z
+        )
 
         def run(population: Any = population, goals: Any = goals) -> Any:
             after, _ = populations.population_chunk(
@@ -352,8 +392,11 @@ def searches(config: SearchConfig) -> Iterator[Case]:
             return None, (after.opt_state, after.z_state)
 
         def loss(
-            dtype: Any, start: Any = population, goals: Any = goals, masks: Any = masks,
-        ) -> Callable[..., jax.Array]:  # fmt: skip
+            dtype: Any,
+            start: Any = population,
+            goals: Any = goals,
+            masks: Any = masks,
+        ) -> Callable[..., jax.Array]:
             trainer = dataclasses.replace(plain, task=task_of(dtype))
             zeros = jnp.zeros_like(start.multipliers)
 
@@ -376,9 +419,14 @@ def _cifar_like() -> OpenedData:
     def source(n: int) -> Source:
         pixels = rng.integers(0, 256, (n, 32, 32, 3)).astype(np.uint8)
         return Source(
-            "random", np.arange(n, dtype=np.int32) % 10, lambda i: (), lambda i: pixels[i],
-            str, names, ("a photo of a {}.", "a blurry photo of a {}."),
-        )  # fmt: skip
+            "random",
+            np.arange(n, dtype=np.int32) % 10,
+            lambda i: (),
+            lambda i: pixels[i],
+            str,
+            names,
+            ("a photo of a {}.", "a blurry photo of a {}."),
+        )
 
     settings = ImageSettings(32, (0.5,) * 3, (0.25,) * 3)
     varied = AugmentConfig(crop_scale=(1.0, 1.0), flip=True, shift=4)
@@ -397,9 +445,9 @@ def errors(case: Case) -> dict[str, float]:
     """Of the values and the derivatives of one phase."""
     value, gradients = case.run()
     forward = float(jax.jit(case.loss(jnp.float32))(*case.variables))
-    in_gradient, again = jax.jit(jax.value_and_grad(
-        case.loss(jnp.float32), tuple(range(len(case.variables)))
-    ))(*case.variables)  # fmt: skip
+    in_gradient, again = jax.jit(
+        jax.value_and_grad(case.loss(jnp.float32), tuple(range(len(case.variables))))
+    )(*case.variables)
     values = [forward, float(in_gradient)] + ([] if value is None else [value])
     slopes: dict[str, float] = {}
     with jax.enable_x64(), mock.patch.object(jnp, "float32", jnp.float64):

@@ -52,9 +52,13 @@ print("COUNTS", json.dumps([code, counts]))
 def compiled(folder, stop, *argv):
     """How often each program was compiled, in a process of its own."""
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, str(stop), *argv], cwd=folder, check=True, text=True,
-        capture_output=True, env=os.environ | {"JAX_ENABLE_COMPILATION_CACHE": "false"},
-    )  # fmt: skip
+        [sys.executable, "-c", PROGRAM, str(stop), *argv],
+        cwd=folder,
+        check=True,
+        text=True,
+        capture_output=True,
+        env=os.environ | {"JAX_ENABLE_COMPILATION_CACHE": "false"},
+    )
     line = next(line for line in done.stdout.splitlines() if line.startswith("COUNTS "))
     code, counts = json.loads(line.removeprefix("COUNTS "))
     assert code == (130 if stop else 0), done.stderr

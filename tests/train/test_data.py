@@ -50,12 +50,20 @@ def load_data(config):
         return types.SimpleNamespace(images=images, labels=source.labels)
 
     return types.SimpleNamespace(
-        train=split(opened.train), validation=split(opened.validation), test=split(opened.test),
-        class_names=source.class_names, templates=source.templates, tokenizer=tokenizer,
-        caption_ids=caption_ids(source, processor), mean=settings.mean, std=settings.std,
-        image_size=settings.size, channels=settings.channels, shift=opened.augment.shift,
+        train=split(opened.train),
+        validation=split(opened.validation),
+        test=split(opened.test),
+        class_names=source.class_names,
+        templates=source.templates,
+        tokenizer=tokenizer,
+        caption_ids=caption_ids(source, processor),
+        mean=settings.mean,
+        std=settings.std,
+        image_size=settings.size,
+        channels=settings.channels,
+        shift=opened.augment.shift,
         flip=opened.augment.flip,
-    )  # fmt: skip
+    )
 
 
 @pytest.fixture(scope="module")

@@ -140,10 +140,18 @@ def test_nan_embeddings_are_an_error_not_a_score(data, tower):
     small = Tower(layers=1, width=8, heads=1, ffn=8)
     model = CLIP(
         Architecture(
-            vision=small, text=small, patch=4, image=8, channels=1, context=16, projection=4,
-            head_dim=8, vocab=len(processor.tokenizer),
-        ), rngs=nnx.Rngs(0),
-    )  # fmt: skip
+            vision=small,
+            text=small,
+            patch=4,
+            image=8,
+            channels=1,
+            context=16,
+            projection=4,
+            head_dim=8,
+            vocab=len(processor.tokenizer),
+        ),
+        rngs=nnx.Rngs(0),
+    )
     broken = getattr(model, tower)
     broken.projection[...] = broken.projection[...] * jnp.nan
     what = {"vision": "image", "text": "text"}[tower]

@@ -44,9 +44,11 @@ def measured(config, flags=""):
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("JAX_", "XLA_"))}
     environment = kept | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
     done = subprocess.run(
-        [sys.executable, str(SCRIPT), config, *CASES[config][1]], env=environment, text=True,
+        [sys.executable, str(SCRIPT), config, *CASES[config][1]],
+        env=environment,
+        text=True,
         capture_output=True,
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
 

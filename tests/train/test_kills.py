@@ -131,9 +131,10 @@ class Undamaged(NamedTuple):
 
 @pytest.fixture(scope="module", params=["finetune", "dress", "search"])
 def whole(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory,
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
     server: ForkServerContext,
-) -> Undamaged:  # fmt: skip
+) -> Undamaged:
     place = tmp_path_factory.mktemp(request.param)
     runs = Runs(server, place, request.param)
     runs.whole("compiles")

@@ -12,8 +12,13 @@ from codesign.train.optim import decayed, warmup_cosine
 TINY = Architecture(
     vision=Tower(layers=2, width=8, heads=2, ffn=16),
     text=Tower(layers=1, width=8, heads=2, ffn=16),
-    patch=4, image=8, context=6, projection=8, head_dim=4, vocab=20,
-)  # fmt: skip
+    patch=4,
+    image=8,
+    context=6,
+    projection=8,
+    head_dim=4,
+    vocab=20,
+)
 
 
 def test_matrices_and_tables_decay_and_nothing_else():

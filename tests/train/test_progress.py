@@ -17,8 +17,10 @@ def test_whoever_asked_is_told_of_every_update():
         display.phase("tune", 30, 40)
         display.update(10, {"loss": [0.25, 0.5]})
     assert [(p.phase, p.step, p.end) for p in told] == [
-        ("joint", 15, 30), ("joint", 30, 30), ("tune", 40, 40)
-    ]  # fmt: skip
+        ("joint", 15, 30),
+        ("joint", 30, 30),
+        ("tune", 40, 40),
+    ]
     assert str(told[1]) == "joint: 30 of 30, loss 0.500..1.000"
     assert told[2].metrics == {"loss": [0.25, 0.5]}
 

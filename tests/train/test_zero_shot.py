@@ -45,8 +45,9 @@ def test_recall_without_ties_is_that_of_sorting():
     owner, other = rng.permutation(40) // 2, np.arange(40) // 2
     ranked = np.argsort(-(queries @ candidates.T), axis=1)
     right = other[ranked] == owner[:, None]
-    for k, share in zip((1, 5, 10), expected_recall(queries, candidates, owner, other, (1, 5, 10)),
-                        strict=True):  # fmt: skip
+    for k, share in zip(
+        (1, 5, 10), expected_recall(queries, candidates, owner, other, (1, 5, 10)), strict=True
+    ):
         assert share == pytest.approx(np.mean(right[:, :k].any(axis=1)))
 
 

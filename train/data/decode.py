@@ -11,9 +11,24 @@ if TYPE_CHECKING:
 
 # What Pillow is let to decode. Not EPS, for one, which starts a program.
 FORMATS = (
-    "JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "TGA",
-    "ICO", "QOI", "PCX", "SGI", "PSD", "DDS",
-)  # fmt: skip
+    "JPEG",
+    "PNG",
+    "WEBP",
+    "AVIF",
+    "GIF",
+    "BMP",
+    "DIB",
+    "TIFF",
+    "PPM",
+    "JPEG2000",
+    "TGA",
+    "ICO",
+    "QOI",
+    "PCX",
+    "SGI",
+    "PSD",
+    "DDS",
+)
 # A file of some KB may claim any number. Pillow's own limit, from which it warns; at 3 or 4 bytes
 # a pixel and two copies, 0.7 GB of one thread.
 MOST_PIXELS = 89_478_485

@@ -59,12 +59,14 @@ def open_named(config: DataConfig) -> OpenedData:
 def _digits(config: DataConfig) -> OpenedData:
     splits = digits.splits(config.seed, config.validation_share, config.test_fraction)
     return OpenedData(
-        splits["train"](), splits["validation"](), splits["test"](),
+        splits["train"](),
+        splits["validation"](),
+        splits["test"](),
         # Of all 1,797 images: normalisation then does not move with seed or train_limit.
         settings=ImageSettings(digits.SIDE, mean=(0.3053,), std=(0.3760,)),
         # One pixel is an eighth of the image, and a mirrored digit is no digit.
         augment=AugmentConfig(crop_scale=(1.0, 1.0), shift=1),
-    )  # fmt: skip
+    )
 
 
 def _cifar10(config: DataConfig) -> OpenedData:
@@ -91,20 +93,25 @@ def _cifar10(config: DataConfig) -> OpenedData:
                 f"{len(names)} classes are known, 0 to {len(names) - 1}"
             )
         return dataclasses.replace(
-            found, class_names=names, templates=captions.PHOTO_TEMPLATES, captions=lambda i: (),
+            found,
+            class_names=names,
+            templates=captions.PHOTO_TEMPLATES,
+            captions=lambda i: (),
             where=lambda i: f"{split} image {i}",
-        )  # fmt: skip
+        )
 
     train = source("train")
     kept, held = stratified_split(train.labels, (config.validation_share,), config.seed)
     return OpenedData(
-        subset(train, kept), subset(train, held), source("test"),
+        subset(train, kept),
+        subset(train, held),
+        source("test"),
         # Of the 50,000 original training images, as commonly rounded: fixed, so that
         # normalisation does not move with seed, train_limit or the copy of the data.
         settings=ImageSettings(32, mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616)),
         # The usual CIFAR augmentation: pad by 4 and crop, and mirror.
         augment=AugmentConfig(crop_scale=(1.0, 1.0), flip=True, shift=4),
-    )  # fmt: skip
+    )
 
 
 _READERS = {"digits": _digits, "cifar10": _cifar10}

@@ -13,6 +13,7 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     warnings.warn(
         f"{__name__}.{name} is now codesign.train.classifier.{name}",
-        DeprecationWarning, stacklevel=2,
-    )  # fmt: skip
+        DeprecationWarning,
+        stacklevel=2,
+    )
     return getattr(classifier, name)

@@ -133,8 +133,9 @@ def elastic_chunk(
         (_, metrics), grads = jax.value_and_grad(loss, has_aux=True)(before)
         params, opt_state = updated(before, grads, state.opt_state, trainer.elastic, trainer.task)
         metrics |= {
-            "grad_norm": optax.tree.norm(grads), "grad_dot_params": optax.tree.vdot(grads, before)
-        }  # fmt: skip
+            "grad_norm": optax.tree.norm(grads),
+            "grad_dot_params": optax.tree.vdot(grads, before),
+        }
         return state._replace(params=params, opt_state=opt_state, step=state.step + 1), metrics
 
     return steps_of_chunk(step, state, chunk)

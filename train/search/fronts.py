@@ -142,17 +142,29 @@ def new_front(run: Run, config: FrontConfig) -> dict[str, Any]:
         architecture = space.architecture_at(network)
         design = Design(f"{aim.name}-{i:02d}", architecture, chip, config.scenario)
         costs = estimate(architecture, chip, config.scenario)
-        designs.append(design_to_json(design) | {
-            "role": "found", f"target_{aim.key}": float(goals[i]), "limits": config.limits.active(),
-            "costs": costs_json(costs, [aim, *(bounded for bounded, _ in config.limits.bounds())]),
-            "proxy_accuracy": float(accuracy[flat]), "proxy_loss": float(loss[flat]),
-            "feasible": True, "pareto": bool(np.isin(flat, on_front)),
-        })  # fmt: skip
+        designs.append(
+            design_to_json(design)
+            | {
+                "role": "found",
+                f"target_{aim.key}": float(goals[i]),
+                "limits": config.limits.active(),
+                "costs": costs_json(
+                    costs, [aim, *(bounded for bounded, _ in config.limits.bounds())]
+                ),
+                "proxy_accuracy": float(accuracy[flat]),
+                "proxy_loss": float(loss[flat]),
+                "feasible": True,
+                "pareto": bool(np.isin(flat, on_front)),
+            }
+        )
     return {
         "designs": designs,
         "front": {
-            aim.key: cost[on_front].tolist(), "proxy_accuracy": accuracy[on_front].tolist(),
+            aim.key: cost[on_front].tolist(),
+            "proxy_accuracy": accuracy[on_front].tolist(),
             "proxy_loss": loss[on_front].tolist(),
         },
-        "networks": len(cost), "feasible": int(np.isfinite(cost).sum()), "images": ranked.images,
-    }  # fmt: skip
+        "networks": len(cost),
+        "feasible": int(np.isfinite(cost).sum()),
+        "images": ranked.images,
+    }

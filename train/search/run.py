@@ -114,10 +114,16 @@ def run_search(
             intervals=Intervals(
                 checkpoint=config.schedule.checkpoint_steps, chunk=config.schedule.chunk_steps
             ),
-            folder=folder, checkpoints=checkpoints, tracker=tracker, display=display,
-            feed=setup.feed, checks=due(check), dtype=setup.dtype, notes={"layout": _LAYOUT},
+            folder=folder,
+            checkpoints=checkpoints,
+            tracker=tracker,
+            display=display,
+            feed=setup.feed,
+            checks=due(check),
+            dtype=setup.dtype,
+            notes={"layout": _LAYOUT},
             boards=False,
-        )  # fmt: skip
+        )
         mesh = setup.trainer.mesh
         stages = phases(setup, display, folder)
         state: Searched = run_stages(loop, stages, saved, mesh, leaves_of=_leaves_of)
@@ -200,10 +206,14 @@ def phases(setup: Setup, display: Display, folder: RunFolder) -> Sequence[Stage]
     )
     stages = [
         Stage(
-            WARMUP, warmed, lambda _: Searched(start_warmup(setup), setup.constants.fixed), warmup,
-            _of_supernet, objective=checked(warmup_objective),
+            WARMUP,
+            warmed,
+            lambda _: Searched(start_warmup(setup), setup.constants.fixed),
+            warmup,
+            _of_supernet,
+            objective=checked(warmup_objective),
         )
-    ]  # fmt: skip
+    ]
     if schedule.elastic_steps:
         pool = placement.put(
             make_pool(setup.tables.dense, setup.config.targets.mode, setup.config.seed), replicated
@@ -215,21 +225,40 @@ def phases(setup: Setup, display: Display, folder: RunFolder) -> Sequence[Stage]
             )
             return state._replace(trained=trained), metrics
 
-        stages.append(Stage(
-            ELASTIC, ranked, elastic, sandwich, _of_supernet, blank_elastic,
-            checked(elastic_objective, pool),
-        ))  # fmt: skip
+        stages.append(
+            Stage(
+                ELASTIC,
+                ranked,
+                elastic,
+                sandwich,
+                _of_supernet,
+                blank_elastic,
+                checked(elastic_objective, pool),
+            )
+        )
     # One program for both: the first of them that takes steps is checked.
-    stages.append(Stage(
-        JOINT, joined, candidates, towards(setup.goals),
-        functools.partial(_of_population, space, True), blank,
-        checked(population_objective, setup.goals),
-    ))  # fmt: skip
-    stages.append(Stage(
-        TUNE, joined + schedule.tune_steps, snapped, towards(at_rest),
-        functools.partial(_of_population, space, False), blank,
-        None if schedule.joint_steps else checked(population_objective, at_rest),
-    ))  # fmt: skip
+    stages.append(
+        Stage(
+            JOINT,
+            joined,
+            candidates,
+            towards(setup.goals),
+            functools.partial(_of_population, space, True),
+            blank,
+            checked(population_objective, setup.goals),
+        )
+    )
+    stages.append(
+        Stage(
+            TUNE,
+            joined + schedule.tune_steps,
+            snapped,
+            towards(at_rest),
+            functools.partial(_of_population, space, False),
+            blank,
+            None if schedule.joint_steps else checked(population_objective, at_rest),
+        )
+    )
     return stages
 
 

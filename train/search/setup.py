@@ -123,9 +123,11 @@ def prepare(config: SearchConfig, display: Display) -> Setup:
     graphdef, params, rest = split
     weights = Weights(params, None)
     task = ClipTask(
-        Network(graphdef, processor.settings), LossConfig(), mesh,
+        Network(graphdef, processor.settings),
+        LossConfig(),
+        mesh,
         micro_batches=config.optim.micro_batches,
-    )  # fmt: skip
+    )
     reading = dataclasses.replace(config, augment=opened.augment)
     feed: ResidentFeed | StreamFeed = StreamFeed(
         opened.train, processor, reading, mesh, chunked=True
@@ -182,10 +184,15 @@ def _supernet(config: SearchConfig, opened: OpenedData) -> tuple[CLIP, Processor
             image=settings.size, channels=settings.channels, context=config.data.context, vocab=1
         )
         begun: Start = start(
-            opened.train, untrained=space.largest(), settings=settings,
-            checkpoint=config.checkpoint, image=config.image, tokenizer=config.tokenizer,
-            bfloat16=config.model.bfloat16, seed=config.seed,
-        )  # fmt: skip
+            opened.train,
+            untrained=space.largest(),
+            settings=settings,
+            checkpoint=config.checkpoint,
+            image=config.image,
+            tokenizer=config.tokenizer,
+            bfloat16=config.model.bfloat16,
+            seed=config.seed,
+        )
         if config.checkpoint is not None:
             space = space.within(begun.model.architecture)
         else:

@@ -216,9 +216,13 @@ def _run(command: Sequence[str]) -> str:
     """
     try:
         done = subprocess.run(
-            command, capture_output=True, stdin=subprocess.DEVNULL, text=True, errors="replace",
+            command,
+            capture_output=True,
+            stdin=subprocess.DEVNULL,
+            text=True,
+            errors="replace",
             timeout=_PATIENCE_S,
-        )  # fmt: skip
+        )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise CannotCompile(f"{command[0]} does not run: {error}") from None
     if done.returncode:

@@ -78,7 +78,12 @@ def product(
         ),
     )
     result, _ = call(
-        x, values, columns, n, bias,
-        activation=np.int32(ACTIVATION_NUMBERS[activation]), most=np.int32(most),
-    )  # fmt: skip
+        x,
+        values,
+        columns,
+        n,
+        bias,
+        activation=np.int32(ACTIVATION_NUMBERS[activation]),
+        most=np.int32(most),
+    )
     return result

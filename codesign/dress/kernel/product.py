@@ -129,10 +129,14 @@ def _sparse(
 ) -> jax.Array:
     """x [T,N] and panels -> float32 [T,R], each platform in its own way."""
     return jax.lax.platform_dependent(
-        x, values, columns, n, bias,
+        x,
+        values,
+        columns,
+        n,
+        bias,
         cpu=_natively(activation, rows),
         default=functools.partial(_by_scatter, activation, rows),
-    )  # fmt: skip
+    )
 
 
 def _by_scatter(
@@ -155,9 +159,14 @@ def _natively(activation: str | None, rows: int) -> Any:
         x: jax.Array, values: jax.Array, columns: jax.Array, n: jax.Array, bias: jax.Array
     ) -> jax.Array:
         return native.product(
-            x.astype(jnp.float32), values, columns, n, bias.astype(jnp.float32),
-            rows=rows, activation=activation,
-        )  # fmt: skip
+            x.astype(jnp.float32),
+            values,
+            columns,
+            n,
+            bias.astype(jnp.float32),
+            rows=rows,
+            activation=activation,
+        )
 
     batched = custom_vmap(product)
 

@@ -86,8 +86,16 @@ def config(tmp_path, monkeypatch):
 
 
 def entry(config):
-    return {"name": f"seed-{config.seed}", "role": "found", "architecture": {}, "accelerator": {},
-            "costs": COSTS, "accuracy": 0.5, "feasible": True, "pareto": True}  # fmt: skip
+    return {
+        "name": f"seed-{config.seed}",
+        "role": "found",
+        "architecture": {},
+        "accelerator": {},
+        "costs": COSTS,
+        "accuracy": 0.5,
+        "feasible": True,
+        "pareto": True,
+    }
 
 
 @pytest.fixture
@@ -179,8 +187,10 @@ def test_cost_as_json_can_be_priced_again(tmp_path, estimate, capsys):
 
 def test_cost_of_every_design_of_a_list(tmp_path, estimate, capsys):
     file = tmp_path / "designs.json"
-    both = [{"name": name, "architecture": {}, "accelerator": {"pe_x": pe_x}}
-            for name, pe_x in (("phone", 32), ("watch", 8))]  # fmt: skip
+    both = [
+        {"name": name, "architecture": {}, "accelerator": {"pe_x": pe_x}}
+        for name, pe_x in (("phone", 32), ("watch", 8))
+    ]
     file.write_text(json.dumps(both))
     assert main(["cost", str(file)]) == 0
     text = capsys.readouterr().out
@@ -207,12 +217,14 @@ def test_fields_are_spelt_with_dashes_or_underscores(spelling, tmp_path, monkeyp
     module_of = sys.modules["codesign.train.search.run"]
     seen = []
     monkeypatch.setattr(
-        module_of, "run_search",
+        module_of,
+        "run_search",
         lambda config, folder, console, check=None: (
-            seen.append(config.target_s), folder.write_json("designs.json", []),
+            seen.append(config.target_s),
+            folder.write_json("designs.json", []),
             {"designs": [], "summary": {}},
         )[-1],
-    )  # fmt: skip
+    )
     assert main(["search", "./tiny.py", spelling, "0.25", "--out", "run", "--json"]) == 0
     assert seen == [0.25]
 
@@ -341,8 +353,11 @@ def program(arguments, folder):
     command = f"{shlex.quote(sys.executable)} -X importtime -m codesign {arguments}"
     return subprocess.run(
         ["bash", "-o", "pipefail", "-c", command],
-        cwd=folder, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 def test_help_as_a_process_is_light_and_a_closed_pipe_harmless(tmp_path):

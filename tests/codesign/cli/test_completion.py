@@ -35,8 +35,11 @@ def test_bash_completes_commands_options_configs_and_files(tmp_path, capsys):
     def offered(*words):
         done = subprocess.run(
             ["bash", "-c", TRY, "bash", str(file), "codesign", *words],
-            capture_output=True, text=True, check=True, cwd=tmp_path,
-        )  # fmt: skip
+            capture_output=True,
+            text=True,
+            check=True,
+            cwd=tmp_path,
+        )
         return done.stdout.split()
 
     assert offered("wor") == ["workload"]

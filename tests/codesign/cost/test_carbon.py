@@ -21,23 +21,49 @@ from codesign.scenario import Scenario
 # nm: fab energy (kWh/cm2), gases at 95 % and at 99 % abatement (g/cm2); materials are 500
 # g/cm2 at every node.
 ACT_LOGIC = {
-    28: (0.90, 175, 100), 20: (1.20, 190, 110), 14: (1.20, 200, 125), 10: (1.475, 240, 150),
-    8: (1.52, 240, 150), 7: (2.15, 350, 200), 5: (2.75, 430, 225), 3: (3.25, 470, 275),
-}  # fmt: skip
+    28: (0.90, 175, 100),
+    20: (1.20, 190, 110),
+    14: (1.20, 200, 125),
+    10: (1.475, 240, 150),
+    8: (1.52, 240, 150),
+    7: (2.15, 350, 200),
+    5: (2.75, 430, 225),
+    3: (3.25, 470, 275),
+}
 # g/kWh, 2022 and 2023 editions.
 ACT_LOCATIONS = {
-    "world": (301, 481), "india": (725, 713), "australia": (597, 549), "taiwan": (583, 642),
-    "singapore": (495, 471), "usa": (380, 369), "europe": (295, 300), "brazil": (82, 98),
-    "iceland": (28, 7.3), "japan": (485, 446), "korea": (430, 402),
-}  # fmt: skip
+    "world": (301, 481),
+    "india": (725, 713),
+    "australia": (597, 549),
+    "taiwan": (583, 642),
+    "singapore": (495, 471),
+    "usa": (380, 369),
+    "europe": (295, 300),
+    "brazil": (82, 98),
+    "iceland": (28, 7.3),
+    "japan": (485, 446),
+    "korea": (430, 402),
+}
 ACT_SOURCES = {
-    "coal": 820, "gas": 490, "biomass": 230, "solar": 41, "geothermal": 38, "hydropower": 24,
-    "nuclear": 12, "wind": 11,
-}  # fmt: skip
+    "coal": 820,
+    "gas": 490,
+    "biomass": 230,
+    "solar": 41,
+    "geothermal": 38,
+    "hydropower": 24,
+    "nuclear": 12,
+    "wind": 11,
+}
 ACT_DRAM = {
-    "ddr3_50nm": 600, "ddr3_40nm": 315, "ddr3_30nm": 230, "lpddr3_30nm": 201,
-    "lpddr3_20nm": 184, "lpddr2_20nm": 159, "lpddr4": 48, "ddr4_10nm": 65,
-}  # fmt: skip
+    "ddr3_50nm": 600,
+    "ddr3_40nm": 315,
+    "ddr3_30nm": 230,
+    "lpddr3_30nm": 201,
+    "lpddr3_20nm": 184,
+    "lpddr2_20nm": 159,
+    "lpddr4": 48,
+    "ddr4_10nm": 65,
+}
 
 
 def test_chips_on_the_whole_grid_of_act():

@@ -19,20 +19,23 @@ from codesign.scenario import Scenario
 
 # Components of the table and the part and quantity of silicon.csv that they are the mean of.
 DERIVED = {
-    ("mac", "area_um2"): "mac", ("mac", "energy_pj"): "mac",
-    ("lane_mac", "area_um2"): "mac", ("lane_mac", "energy_pj"): "mac",
+    ("mac", "area_um2"): "mac",
+    ("mac", "energy_pj"): "mac",
+    ("lane_mac", "area_um2"): "mac",
+    ("lane_mac", "energy_pj"): "mac",
     ("accumulator_adder", "area_um2"): "accumulator_adder",
     ("accumulator_adder", "energy_pj"): "accumulator_adder",
     ("register_bit", "area_um2"): "register_bit",
     ("flip_flop_bit", "area_um2"): "flip_flop_bit",
     ("register_clock", "energy_pj"): "clock",
-    ("control", "area_um2"): "control", ("control", "energy_pj"): "control",
+    ("control", "area_um2"): "control",
+    ("control", "energy_pj"): "control",
     ("pads", "area_um2"): "pads",
     ("router", "area_um2"): "router",
     ("wire", "energy_pj"): "wire",
     ("weight_register_read", "energy_pj"): "register_access",
     ("lane_register_read", "energy_pj"): "lane_register_access",
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("component", "part"), DERIVED.items())

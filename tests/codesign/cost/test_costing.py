@@ -35,9 +35,14 @@ PUBLISHED = {
     "clip-b-16-two-cores": (B_VISION, B_TEXT, 16, (2, 256, 16, 256, 128, 4), 0.69, 5.4),
     "clip-b-32": (B_VISION, B_TEXT, 32, (1, 32, 32, 64, 64, 2), 0.42, 15.1),
     "carbonclip-s": (
-        Tower(8, 672, 6, 1920), Tower(6, 512, 6, 1024), 16, (1, 256, 4, 64, 64, 2), 0.36, 12.0,
+        Tower(8, 672, 6, 1920),
+        Tower(6, 512, 6, 1024),
+        16,
+        (1, 256, 4, 64, 64, 2),
+        0.36,
+        12.0,
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -103,9 +108,12 @@ def brute_force(dims, chip, tech) -> tuple[float, float]:
         pes = np.unique(pes[(np.array(share) % pes == 0).all(axis=1)], axis=0).astype(float)
         l2_pj = tech.read_pj["l2"] * (macs / pes[:, 2] + 2 * macs / pes[:, 1] - sizes[2])
         in_array = np.stack(
-            [np.prod(share) / pes.prod(axis=1),
-             macs * (tech.mac_pj + tech.read_pj["register"]) + l2_pj], axis=1,
-        )  # fmt: skip
+            [
+                np.prod(share) / pes.prod(axis=1),
+                macs * (tech.mac_pj + tech.read_pj["register"]) + l2_pj,
+            ],
+            axis=1,
+        )
         low = _tilings(share, float(tensor_l2_kib(chip, CATRANSFORMERS)) * 1024)
         high = _tilings(dims, chip.glb_mib * 2**20)
         high, low = np.repeat(high, len(low), axis=0), np.tile(low, (len(high), 1))
@@ -131,7 +139,7 @@ def brute_force(dims, chip, tech) -> tuple[float, float]:
                 + (glb_read + glb_write) * tech.read_pj["glb"]
                 + (i * cores[2] + w * cores[0] + fills + 2 * o - sizes[2]) * tech.read_pj["l2"]
                 + fills * tech.write_pj["register"]
-            )  # fmt: skip
+            )
             cycles = np.maximum(
                 np.maximum(dram_read, dram_write) / tech.words_per_cycle["dram"],
                 np.maximum(glb_read, glb_write) / tech.words_per_cycle["glb"],
@@ -146,11 +154,15 @@ def brute_force(dims, chip, tech) -> tuple[float, float]:
 
 
 CASES = [
-    ((197, 768, 768), (2, 64, 4, 256, 128, 2)), ((2364, 197, 197), (1, 256, 8, 64, 128, 2)),
-    ((616, 77, 77), (1, 32, 32, 64, 64, 2)), ((77, 512, 384), (1, 256, 4, 64, 64, 2)),
-    ((197, 672, 384), (1, 256, 4, 64, 64, 2)), ((1182, 64, 64), (4, 128, 16, 128, 64, 4)),
-    ((196, 768, 512), (1, 64, 32, 64, 64, 2)), ((77, 448, 320), (2, 128, 2, 128, 32, 8)),
-]  # fmt: skip
+    ((197, 768, 768), (2, 64, 4, 256, 128, 2)),
+    ((2364, 197, 197), (1, 256, 8, 64, 128, 2)),
+    ((616, 77, 77), (1, 32, 32, 64, 64, 2)),
+    ((77, 512, 384), (1, 256, 4, 64, 64, 2)),
+    ((197, 672, 384), (1, 256, 4, 64, 64, 2)),
+    ((1182, 64, 64), (4, 128, 16, 128, 64, 4)),
+    ((196, 768, 512), (1, 64, 32, 64, 64, 2)),
+    ((77, 448, 320), (2, 128, 2, 128, 32, 8)),
+]
 
 
 @pytest.mark.slow

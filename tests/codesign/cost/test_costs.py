@@ -131,9 +131,20 @@ def test_breakdowns_add_up(costs):
         assert sum(parts.values()) == pytest.approx(getattr(costs, name), rel=1e-5)
         assert min(parts.values()) > 0
     assert set(costs.breakdown["energy_j"]) == {
-        "mac", "register", "l2", "glb", "dram", "vector", "leakage", "clock", "control", "idle",
-        "dram_background", "dram_refresh", "dram_between",
-    }  # fmt: skip
+        "mac",
+        "register",
+        "l2",
+        "glb",
+        "dram",
+        "vector",
+        "leakage",
+        "clock",
+        "control",
+        "idle",
+        "dram_background",
+        "dram_refresh",
+        "dram_between",
+    }
     assert set(costs.breakdown["latency_s"]) == {"gemm", "vector", "start"}
     assert set(costs.breakdown["area_mm2"]) == {
         "pe",

@@ -20,9 +20,15 @@ from codesign.workload.kernels import clip_kernels
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 CLIP = Architecture(
-    vision=Tower(1, 32, 2, 64), text=Tower(1, 16, 1, 32), patch=8, image=32, context=8,
-    projection=16, head_dim=16, vocab=100,
-)  # fmt: skip
+    vision=Tower(1, 32, 2, 64),
+    text=Tower(1, 16, 1, 32),
+    patch=8,
+    image=32,
+    context=8,
+    projection=16,
+    head_dim=16,
+    vocab=100,
+)
 CHIP = Accelerator(1, 16, 4, 16, 32, 0.125)
 SPARSITY = (0.5, 0.75)
 SCENARIO = Scenario(texts_per_image=0.0, subnet_shares=(0.25, 0.75))
@@ -73,10 +79,11 @@ def test_intervals_are_of_the_same_demand(sparsity, tmp_path, monkeypatch, capsy
 
     monkeypatch.setattr(uncertainty, "uncertain_costs", captured)
     design = {
-        "architecture": dataclasses.asdict(CLIP), "accelerator": dataclasses.asdict(CHIP),
+        "architecture": dataclasses.asdict(CLIP),
+        "accelerator": dataclasses.asdict(CHIP),
         "scenario": {"texts_per_image": 0, "subnet_shares": scenario.subnet_shares},
         "sparsity": list(sparsity),
-    }  # fmt: skip
+    }
     (tmp_path / "design.json").write_text(json.dumps(design))
     assert main(["cost", str(tmp_path / "design.json"), "--uncertainty", "2", "--json"]) == 0
     assert "uncertainty" in json.loads(capsys.readouterr().out)

@@ -96,9 +96,19 @@ def test_technologies_differ_in_all_of_it():
 
 @pytest.mark.parametrize(
     ("gib", "channels", "expected"),
-    [(0.001, 2, 0.25), (0.25, 2, 0.25), (0.2501, 2, 0.5), (0.6, 2, 0.75), (0.6, 1, 0.75),
-     (0.1, 1, 0.125), (0.6, 8, 1.0), (3.9, 2, 4), (4.1, 2, 8), (11, 2, 12)],
-)  # fmt: skip
+    [
+        (0.001, 2, 0.25),
+        (0.25, 2, 0.25),
+        (0.2501, 2, 0.5),
+        (0.6, 2, 0.75),
+        (0.6, 1, 0.75),
+        (0.1, 1, 0.125),
+        (0.6, 8, 1.0),
+        (3.9, 2, 4),
+        (4.1, 2, 8),
+        (11, 2, 12),
+    ],
+)
 def test_capacity_is_of_devices_that_exist(gib, channels, expected):
     """Channels of 1, 2, 3, 4, 6, 8, 12 or 16 Gb, all alike, and ranks of the largest."""
     assert capacity(gib, channels) == pytest.approx(expected)
@@ -211,10 +221,15 @@ def test_codesign_cost_tells_the_capacity(tmp_path, capsys):
 
     path = tmp_path / "clip.json"
     tower = {"layers": 1, "width": 64, "heads": 1, "ffn": 64}
-    path.write_text(json.dumps({
-        "architecture": {"vision": tower, "text": tower}, "accelerator": {"channels": 4},
-        "scenario": {"dram_technology": "lpddr4x", "precision_bits": 16},
-    }))  # fmt: skip
+    path.write_text(
+        json.dumps(
+            {
+                "architecture": {"vision": tower, "text": tower},
+                "accelerator": {"channels": 4},
+                "scenario": {"dram_technology": "lpddr4x", "precision_bits": 16},
+            }
+        )
+    )
     assert main(["cost", str(path), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["accelerator"]["channels"] == 4

@@ -101,10 +101,18 @@ def test_live_sets_are_those_of_a_block_run_step_by_step(seed):
     rng = np.random.default_rng(seed)
     groups, per_group = (int(x) for x in rng.integers(1, 5, 2))
     block = Block(
-        *(int(x) for x in (rng.integers(1, 200), groups * per_group, rng.integers(1, 70),
-                           rng.integers(1, 900))),
-        kv_heads=groups, gated=bool(seed % 2),
-    )  # fmt: skip
+        *(
+            int(x)
+            for x in (
+                rng.integers(1, 200),
+                groups * per_group,
+                rng.integers(1, 70),
+                rng.integers(1, 900),
+            )
+        ),
+        kv_heads=groups,
+        gated=bool(seed % 2),
+    )
     tokens = int(rng.integers(1, 120))
     early, late = most_alive(block, tokens)
     assert attention_words(block, tokens=tokens) == early

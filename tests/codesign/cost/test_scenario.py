@@ -17,9 +17,13 @@ DESIGN = clip_vit_b16(), Accelerator()
 def with_all(**fields):
     """A scenario none of whose numbers is None."""
     given = {
-        "dram_gb": 2.0, "dram_data_rate_mts": 3200.0, "dram_channel_bits": 32,
-        "dram_usable_share": 0.8, "dram_package_g": 100.0, "defects_per_cm2": 0.1,
-    }  # fmt: skip
+        "dram_gb": 2.0,
+        "dram_data_rate_mts": 3200.0,
+        "dram_channel_bits": 32,
+        "dram_usable_share": 0.8,
+        "dram_package_g": 100.0,
+        "defects_per_cm2": 0.1,
+    }
     return Scenario(**given | fields)
 
 
@@ -35,12 +39,18 @@ def test_a_scenario_is_put_together_again_with_its_grids_as_numbers():
 @pytest.mark.parametrize(
     "other",
     [
-        {"use_grid": "sweden"}, {"use_grid": 250.0}, {"fab_grid": "taiwan_2022"},
-        {"lifetime_years": 5}, {"clock_mhz": 500.0}, {"inferences_per_s": 7},
-        {"texts_per_image": 3}, {"gated_leakage": 1}, {"dram_system_gb": 0.3},
+        {"use_grid": "sweden"},
+        {"use_grid": 250.0},
+        {"fab_grid": "taiwan_2022"},
+        {"lifetime_years": 5},
+        {"clock_mhz": 500.0},
+        {"inferences_per_s": 7},
+        {"texts_per_image": 3},
+        {"gated_leakage": 1},
+        {"dram_system_gb": 0.3},
     ],
     ids=str,
-)  # fmt: skip
+)
 def test_scenarios_of_other_numbers_are_one_program(other):
     estimate(*DESIGN)
     programs = _price._cache_size()
@@ -109,13 +119,16 @@ def test_a_family_is_priced_in_every_scenario():
     [
         ({"pe_x": np.array([32, -1])}, {}, "accelerator.pe_x: -1 is off the grid"),
         ({"pe_x": np.array([])}, {}, "an array has no element"),
-        ({"pe_x": np.array([32, 64]), "pe_y": np.array([1, 2, 4])}, {},
-         "arrays of the shapes (2,), (3,) do not broadcast"),
+        (
+            {"pe_x": np.array([32, 64]), "pe_y": np.array([1, 2, 4])},
+            {},
+            "arrays of the shapes (2,), (3,) do not broadcast",
+        ),
         ({"pe_x": np.array([32, 64.5])}, {}, "accelerator.pe_x: 64.5 is off the grid"),
         ({}, {"dram_gb": np.array([2, 0.001])}, "0.001 GB cannot hold 0.151 GB"),
         ({}, {"use_grid": np.array([100, 0.2])}, "0.2 gCO2e/kWh is not plausible"),
     ],
-)  # fmt: skip
+)
 def test_a_design_of_many_that_cannot_be_is_named(chip, scenario, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         estimate(DESIGN[0], Accelerator(**chip), Scenario(**scenario))

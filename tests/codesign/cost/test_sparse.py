@@ -36,9 +36,15 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 CHIP = Accelerator(cores=1, pe_x=8, pe_y=4, l2_kib=64, l2_bytes_per_cycle=64, glb_mib=1)
 SPARSE = Scenario(index_bits=8)
 CLIP = Architecture(
-    vision=Tower(2, 32, 2, 64), text=Tower(1, 16, 2, 32), patch=4, image=16, context=9,
-    projection=12, head_dim=8, vocab=50,
-)  # fmt: skip
+    vision=Tower(2, 32, 2, 64),
+    text=Tower(1, 16, 2, 32),
+    patch=4,
+    image=16,
+    context=9,
+    projection=12,
+    head_dim=8,
+    vocab=50,
+)
 
 
 @pytest.fixture(scope="module")
@@ -244,10 +250,13 @@ def design_file(tmp_path):
 
     def write(**changes):
         design = {
-            "architecture": {"vision": {"layers": 2, "width": 64, "heads": 1, "ffn": 128},
-                             "text": {"layers": 1, "width": 32, "heads": 1, "ffn": 64}},
-            "accelerator": {}, "sparsity": [0.5, 0.9],
-        }  # fmt: skip
+            "architecture": {
+                "vision": {"layers": 2, "width": 64, "heads": 1, "ffn": 128},
+                "text": {"layers": 1, "width": 32, "heads": 1, "ffn": 64},
+            },
+            "accelerator": {},
+            "sparsity": [0.5, 0.9],
+        }
         path.write_text(json.dumps(design | changes))
         return str(path)
 
@@ -276,7 +285,7 @@ def test_codesign_cost_prices_a_family(design_file, capsys):
         ({"scenario": {"index_bits": 3}}, "index_bits: 3 bits tell 8 weights apart"),
         ({"scenario": {"index_bits": 2.5}}, "expected a whole number"),
     ],
-)  # fmt: skip
+)
 def test_codesign_cost_refuses_what_is_no_family_in_one_line(design_file, capsys, changes, message):
     path = design_file(**changes)
     assert main(["cost", path]) in (1, 2)
@@ -295,17 +304,33 @@ def test_user_errors_are_what_the_command_line_shows(design_file):
 def test_the_best_chip_of_a_family_is_that_of_its_shares(design_file, capsys):
     path = design_file(scenario={"subnet_shares": [0.2, 0.8]})
     grid = [
-        "--space.cores", "[1]", "--space.pe_x", "[8, 16]", "--space.pe_y", "[4]",
-        "--space.l2_kib", "[64]", "--space.l2_bytes_per_cycle", "[64]", "--space.glb_mib", "[1]",
-        "--scenario.subnet_shares", "[0.2, 0.8]",
-    ]  # fmt: skip
+        "--space.cores",
+        "[1]",
+        "--space.pe_x",
+        "[8, 16]",
+        "--space.pe_y",
+        "[4]",
+        "--space.l2_kib",
+        "[64]",
+        "--space.l2_bytes_per_cycle",
+        "[64]",
+        "--space.glb_mib",
+        "[1]",
+        "--scenario.subnet_shares",
+        "[0.2, 0.8]",
+    ]
     assert main(["search", "hardware", "--model", path, "--json", *grid]) == 0
     found = json.loads(capsys.readouterr().out)
     best = next(d for d in found["designs"] if d["name"] == "least-carbon")
     assert best["sparsity"] == [0.5, 0.9]
-    scenario = dataclasses.replace(Scenario(), **{
-        key: best["scenario"][key] for key in ("index_bits", "dram_gb")  # the latter is None
-    }, subnet_shares=(0.2, 0.8))  # fmt: skip
+    scenario = dataclasses.replace(
+        Scenario(),
+        **{
+            key: best["scenario"][key]
+            for key in ("index_bits", "dram_gb")  # the latter is None
+        },
+        subnet_shares=(0.2, 0.8),
+    )
     from codesign.design_file import load_design
 
     architecture = load_design(path).architecture

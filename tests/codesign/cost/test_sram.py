@@ -15,13 +15,17 @@ from codesign.cost import sram
 # Mean and worst error on the sizes between powers of two, which the fit did not see, and
 # on the sizes of the design grid.
 HELD_OUT = {
-    "read_pj_per_access": (0.055, 0.18), "write_pj_per_access": (0.03, 0.12),
-    "area_mm2": (0.045, 0.26), "leakage_mw": (0.03, 0.12),
-}  # fmt: skip
+    "read_pj_per_access": (0.055, 0.18),
+    "write_pj_per_access": (0.03, 0.12),
+    "area_mm2": (0.045, 0.26),
+    "leakage_mw": (0.03, 0.12),
+}
 DESIGN_GRID = {
-    "read_pj_per_access": (0.005, 0.015), "write_pj_per_access": (0.005, 0.015),
-    "area_mm2": (0.05, 0.19), "leakage_mw": (0.02, 0.06),
-}  # fmt: skip
+    "read_pj_per_access": (0.005, 0.015),
+    "write_pj_per_access": (0.005, 0.015),
+    "area_mm2": (0.05, 0.19),
+    "leakage_mw": (0.02, 0.06),
+}
 L2_SIZES = list(itertools.product((64, 128, 256, 512, 1024), (32, 64, 128)))
 GRID_SIZES = [*L2_SIZES, (2048, 64), (4096, 64), (8192, 64)]
 

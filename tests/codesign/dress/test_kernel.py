@@ -283,7 +283,7 @@ def test_several_threads_at_once() -> None:
         (lambda: row_sparse_matmul(jnp.ones(7), _some(), 1, bias=jnp.ones(3)), r"bias .* \(18,\)"),
         (lambda: row_sparse_matmul(jnp.ones(7), _some(), 1, activation="relu"), "is 'relu', exp"),
     ],
-)  # fmt: skip
+)
 def test_bad_input(call: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call()
@@ -400,12 +400,13 @@ DAMAGE: dict[str, Any] = {
     "open digest": lambda library: library.with_name("sha256").chmod(0o620),
     "open build": lambda library: library.parent.chmod(0o777),
     "a file for a build": lambda library: (
-        shutil.rmtree(library.parent), library.parent.write_bytes(b"x")
+        shutil.rmtree(library.parent),
+        library.parent.write_bytes(b"x"),
     ),
     "a link for a build": lambda library: library.parent.symlink_to(
         library.parent.rename(library.parent.with_name("elsewhere"))
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
@@ -473,9 +474,10 @@ MISTAKEN = {  # what a compiler does
     "fails in another encoding": ("printf 'err \\351\\n' >&2; exit 1", "fails: err"),
     "makes nothing": ("exit 0", "makes no library"),
     "makes garbage": (
-        'for last; do :; done; case "$*" in *-shared*) echo x > "$last";; esac', "row_sparse.so: "
+        'for last; do :; done; case "$*" in *-shared*) echo x > "$last";; esac',
+        "row_sparse.so: ",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", MISTAKEN)
@@ -499,10 +501,11 @@ COMMANDS = {  # CXX, and the command that compiles: its program's words and its 
     "fake -O2": (["fake", "-O2"], ["-O2"]),
     "launcher fake": (["launcher", "fake"], []),
     "launcher fake -O2 '-DNAME=a b'": (
-        ["launcher", "fake", "-O2", "-DNAME=a b"], ["-O2", "-DNAME=a b"],
+        ["launcher", "fake", "-O2", "-DNAME=a b"],
+        ["-O2", "-DNAME=a b"],
     ),
     "launcher -n 5 fake": (["launcher", "-n", "5", "fake"], []),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("chosen", COMMANDS)
@@ -586,8 +589,12 @@ def test_a_damaged_or_planted_library_is_not_run(tmp_path: Path) -> None:
 # ---- layers ----------------------------------------------------------------------------------
 
 KERNELS = {"fc": (6, 20), "conv": (3, 3, 2, 5), "patch": (4, 4, 3, 6), "query": (2, 30, 2, 3)}
-COUNTS = {"fc": [[5], [3], [0]], "conv": [[18], [4], [4]], "patch": [[20], [9], [1]],
-          "query": [[30, 12], [20, 7], [1, 2]]}  # fmt: skip
+COUNTS = {
+    "fc": [[5], [3], [0]],
+    "conv": [[18], [4], [4]],
+    "patch": [[20], [9], [1]],
+    "query": [[30, 12], [20, 7], [1, 2]],
+}
 SPECS = {
     **{name: flax_spec(KERNELS[name]) for name in ("fc", "conv", "patch")},
     "query": RowSpec(stacked=(0,), inputs=(1,), outputs=(2, 3)),
@@ -648,9 +655,13 @@ def test_convolutions(family: Any, name: str, strides: Any, padding: Any) -> Non
     images = np.random.default_rng(3).standard_normal((2, 9, 11, channels)).astype(np.float32)
     conv = packed_conv(family.kernels[name], strides=strides, padding=padding)
     expected = jax.lax.conv_general_dilated(
-        images, family.to_dense(1)[name], strides, padding,
-        dimension_numbers=("NHWC", "HWIO", "NHWC"), precision="highest",
-    )  # fmt: skip
+        images,
+        family.to_dense(1)[name],
+        strides,
+        padding,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        precision="highest",
+    )
     y = conv.at(1)(images)
     assert y.shape == expected.shape
     np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)

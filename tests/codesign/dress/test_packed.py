@@ -118,8 +118,12 @@ def test_indices_are_the_smallest_that_fit() -> None:
         return family.kernels["k"].columns[0].dtype
 
     assert [index_of(n) for n in (1, 256, 257, 65536, 65537)] == [
-        np.uint8, np.uint8, np.uint16, np.uint16, np.uint32,
-    ]  # fmt: skip
+        np.uint8,
+        np.uint8,
+        np.uint16,
+        np.uint16,
+        np.uint32,
+    ]
 
 
 def test_a_file_holds_the_whole_family(file: Path) -> None:
@@ -200,7 +204,7 @@ def _set_column(_: Any, tensors: dict[str, np.ndarray]) -> None:
         (_set_column, "", "layer 0 of fc.kernel has a column beyond its 6 inputs"),
         (lambda about, _: about["sparsities"].pop(), "", "is a damaged family"),
     ],
-)  # fmt: skip
+)
 def test_damaged_files(file: Path, tmp_path: Path, change: Any, drop: str, message: str) -> None:
     path = _rewritten(file, tmp_path / "f.safetensors", change, drop)
     with pytest.raises(UserError, match=message) as caught:
@@ -240,11 +244,14 @@ FORGED: dict[str, tuple[Any, str]] = {
     "NaN in a norm": (_put(NORM, (2, np.nan)), "norm.scale holds NaN"),
     "values as int": (_recast(f"{FC}/0/values", np.int32, view=True), "fc.kernel is int32"),
     "values of another type": (
-        _recast("kernel/blocks.query/1/values", np.float16), "layer 1 of blocks.query is float16"),
+        _recast("kernel/blocks.query/1/values", np.float16),
+        "layer 1 of blocks.query is float16",
+    ),
     "norm as int": (_recast(NORM, np.int32, view=True), "a subnet's norm.scale is not float32"),
     "float64": (_recast(BIAS, np.float64), "bias is float64"),
     "column twice": (
-        _put(f"{FC}/0/columns", ((2, 1), 0), ((2, 4), 0)), "layer 0 of fc.kernel has a column twice"
+        _put(f"{FC}/0/columns", ((2, 1), 0), ((2, 4), 0)),
+        "layer 0 of fc.kernel has a column twice",
     ),
     "wide columns": (_recast(f"{FC}/0/columns", np.uint16), "fc.kernel has columns of type uint16"),
     "signed columns": (_recast(f"{FC}/0/columns", np.int8, view=True), "columns of type int8"),
@@ -265,16 +272,22 @@ FORGED: dict[str, tuple[Any, str]] = {
     "axes twice": (_kernel_text("fc.kernel", inputs=[1]), "its RowSpec names"),
     "an empty axis": (_kernel_text("fc.kernel", shape=[0, 4]), r"fc.kernel.shape\[0\] is 0"),
     "a huge kernel": (_kernel_text("fc.kernel", shape=[2**31 - 1, 4]), "columns of type uint8"),
-    "a kernel less": (lambda about, _: about["kernels"].pop("fc.kernel"),
-                      "it has a tensor 'kernel/fc.kernel/0/columns'"),
-    "a subnet -1": (lambda _, t: t.update({"subnet/-1/norm.scale": t.pop(NORM)}),
-                    "it has a tensor 'subnet/-1/norm.scale'"),
+    "a kernel less": (
+        lambda about, _: about["kernels"].pop("fc.kernel"),
+        "it has a tensor 'kernel/fc.kernel/0/columns'",
+    ),
+    "a subnet -1": (
+        lambda _, t: t.update({"subnet/-1/norm.scale": t.pop(NORM)}),
+        "it has a tensor 'subnet/-1/norm.scale'",
+    ),
     "a name without group": (lambda _, t: t.update(bias=t.pop(BIAS)), "it has a tensor 'bias'"),
     "a norm less": (lambda _, t: t.pop(NORM), "do not have the same parameters of their own"),
-    "a norm of another shape": (lambda _, t: t.update({NORM: np.ones(1, np.float32)}),
-                                "the subnets have norm.scale in several shapes"),
+    "a norm of another shape": (
+        lambda _, t: t.update({NORM: np.ones(1, np.float32)}),
+        "the subnets have norm.scale in several shapes",
+    ),
     "a kernel and dense": (lambda _, t: t.update({"dense/fc.kernel": t[BIAS]}), "more than once"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", FORGED)
@@ -406,8 +419,14 @@ def test_what_cannot_be_packed() -> None:
     with pytest.raises(ValueError, match="levels up to 3, the family 2 subnets"):
         pack(parameters, levels, SPECS, SPARSITIES[:2], model="toy")
     with pytest.raises(ValueError, match="bias overflows in float16"):
-        pack({**parameters, "bias": np.float32([1e6])}, levels, SPECS, SPARSITIES,
-             dtype="float16", model="toy")  # fmt: skip
+        pack(
+            {**parameters, "bias": np.float32([1e6])},
+            levels,
+            SPECS,
+            SPARSITIES,
+            dtype="float16",
+            model="toy",
+        )
 
 
 def test_a_familys_header_tells_what_it_is(file: Path, tmp_path: Path, capsys: Any) -> None:

@@ -24,10 +24,18 @@ from simulators.replay import replay
 
 EVERY_ORDER = ["".join(order) for order in itertools.permutations("mkn")]
 CONSTANTS = Constants(
-    mac_pj=0.3, register_read_pj=0.1, register_write_pj=0.13, l2_read_pj=0.9, l2_write_pj=1.1,
-    glb_read_pj=3.0, glb_write_pj=3.5, dram_pj=64.0, static_pj=40.0,
-    dram_bytes_per_cycle=16.0, glb_bytes_per_cycle=32.0,
-)  # fmt: skip
+    mac_pj=0.3,
+    register_read_pj=0.1,
+    register_write_pj=0.13,
+    l2_read_pj=0.9,
+    l2_write_pj=1.1,
+    glb_read_pj=3.0,
+    glb_write_pj=3.5,
+    dram_pj=64.0,
+    static_pj=40.0,
+    dram_bytes_per_cycle=16.0,
+    glb_bytes_per_cycle=32.0,
+)
 ROOMY = Accelerator(cores=1, pe_x=4, pe_y=1, l2_kib=64, l2_bytes_per_cycle=8, glb_mib=1)
 
 
@@ -276,8 +284,14 @@ chips = st.builds(
 )
 small = st.integers(1, 40)
 # Larger: every mapping of the smaller chip is one of the larger, and none is slower.
-GROWTH = ("l2_kib", "glb_mib", "l2_bytes_per_cycle", "cores", "dram_bytes_per_cycle",
-          "glb_bytes_per_cycle")  # fmt: skip
+GROWTH = (
+    "l2_kib",
+    "glb_mib",
+    "l2_bytes_per_cycle",
+    "cores",
+    "dram_bytes_per_cycle",
+    "glb_bytes_per_cycle",
+)
 
 
 @settings(max_examples=40, deadline=None)

@@ -29,10 +29,18 @@ from codesign.surrogate.points import Points, observe, predict
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 ROUND = Constants(
-    mac_pj=0.25, register_read_pj=0.125, register_write_pj=0.5, l2_read_pj=1.0, l2_write_pj=2.0,
-    glb_read_pj=5.0, glb_write_pj=7.0, dram_pj=64.0, static_pj=3.0, dram_bytes_per_cycle=1024.0,
+    mac_pj=0.25,
+    register_read_pj=0.125,
+    register_write_pj=0.5,
+    l2_read_pj=1.0,
+    l2_write_pj=2.0,
+    glb_read_pj=5.0,
+    glb_write_pj=7.0,
+    dram_pj=64.0,
+    static_pj=3.0,
+    dram_bytes_per_cycle=1024.0,
     glb_bytes_per_cycle=1024.0,
-)  # fmt: skip
+)
 CHIP = Accelerator(cores=1, pe_x=64, pe_y=16, l2_kib=512, l2_bytes_per_cycle=512, glb_mib=4)
 PER_CYCLE_OR_MAC = ("mac_pj", "static_pj")
 GEMMS = ((197, 768, 768), (197, 64, 197), (77, 512, 2048), (50, 768, 3072), (1, 512, 512))
@@ -162,9 +170,11 @@ def test_where_sums_stay_in_accumulators_only_bytes_a_word_count(price: Pricer):
             for bits in (4, 16):
                 r = bits / 8
                 wide = dataclasses.replace(
-                    chip, l2_kib=r * chip.l2_kib, glb_mib=r * chip.glb_mib,
+                    chip,
+                    l2_kib=r * chip.l2_kib,
+                    glb_mib=r * chip.glb_mib,
                     l2_bytes_per_cycle=r * chip.l2_bytes_per_cycle,
-                )  # fmt: skip
+                )
                 moved = [x for x in vars(ROUND) if x.endswith("_pj") and x not in PER_CYCLE_OR_MAC]
                 costs = {name: getattr(ROUND, name) / r for name in moved}
                 rates = {"dram_bytes_per_cycle": r * 16.0, "glb_bytes_per_cycle": r * 1024.0}

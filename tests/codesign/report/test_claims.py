@@ -25,9 +25,15 @@ def design(name, correct, carbon, role="found", **more):
     """An entry of designs.json that is right on `correct` of the test images."""
     costs = {"carbon_kgco2e": carbon, "operational_kgco2e": carbon / 2, "latency_s": 2 * carbon}
     return {
-        "name": name, "role": role, "architecture": {}, "accelerator": {}, "costs": costs,
-        "accuracy": correct / IMAGES, "feasible": True, "pareto": False,
-    } | more  # fmt: skip
+        "name": name,
+        "role": role,
+        "architecture": {},
+        "accelerator": {},
+        "costs": costs,
+        "accuracy": correct / IMAGES,
+        "feasible": True,
+        "pareto": False,
+    } | more
 
 
 def nested(designs):
@@ -50,9 +56,11 @@ def test_matched_accuracies_are_chosen_on_validation_and_measured_on_test():
     found = claims(DESIGNS, SUMMARY, scores(DESIGNS, nested(DESIGNS)))
     chosen = [(at.share, at.cost, at.design, at.accuracy) for at in found.matched]
     assert chosen == [
-        (0.25, 0.25, "low", 0.8), (0.5, 0.5, "middle", 0.95), (0.75, 0.75, "middle", 0.95),
+        (0.25, 0.25, "low", 0.8),
+        (0.5, 0.5, "middle", 0.95),
+        (0.75, 0.75, "middle", 0.95),
         (1.0, 1.0, "high", 0.9625),
-    ]  # fmt: skip
+    ]
     for at in found.matched:
         assert at.interval.low < at.accuracy < at.interval.high
         assert at.interval.high - at.interval.low == pytest.approx(
@@ -84,9 +92,12 @@ def test_the_references_own_cost_is_within_its_budget():
 def test_the_hypervolume_is_as_before_and_within_its_interval():
     found = claims(DESIGNS, SUMMARY, scores(DESIGNS, nested(DESIGNS)))
     expected = hypervolume(
-        [0.2, 0.4, 0.45, 0.9], [0.8, 0.95, 0.965, 0.9625],
-        worst_cost=1.0, best_cost=0.1, worst_accuracy=0.5,
-    )  # fmt: skip
+        [0.2, 0.4, 0.45, 0.9],
+        [0.8, 0.95, 0.965, 0.9625],
+        worst_cost=1.0,
+        best_cost=0.1,
+        worst_accuracy=0.5,
+    )
     assert found.hypervolume == pytest.approx(expected)
     assert found.hypervolume_interval.low < expected < found.hypervolume_interval.high
 
@@ -156,7 +167,7 @@ def test_a_ranking_is_held_against_what_tuned_designs_reach():
         for i, (right, carbon, loss) in enumerate(
             [(310, 0.2, 2.0), (350, 0.3, 1.2), (340, 0.25, 1.4), (380, 0.5, 1.3)]
         )
-    ]  # fmt: skip
+    ]
     reference = design("supernet", 390, 1.0, role="reference", proxy_loss=9.0)
     found = claims([*ranked, reference], SUMMARY, None).fidelity
     assert found.designs == 4 and found.spearman == pytest.approx(1 - 6 * 2 / (4 * 15))
@@ -234,15 +245,18 @@ def test_correctness_without_a_name_is_one_line(tmp_path):
 
 def test_runs_of_one_config_are_grouped_by_all_but_the_seed(tmp_path):
     folders = [
-        folder_of(tmp_path / "a0", seed=0, rate=1.0), folder_of(tmp_path / "b0", seed=0, rate=2.0),
-        folder_of(tmp_path / "a1", seed=1, rate=1.0), folder_of(tmp_path / "c0", seed=0, rate=3.0),
+        folder_of(tmp_path / "a0", seed=0, rate=1.0),
+        folder_of(tmp_path / "b0", seed=0, rate=2.0),
+        folder_of(tmp_path / "a1", seed=1, rate=1.0),
+        folder_of(tmp_path / "c0", seed=0, rate=3.0),
         folder_of(tmp_path / "c0again", seed=0, rate=3.0),
-    ]  # fmt: skip
+    ]
     runs = [read_run(folder.path) for folder in folders]
     assert seed_groups(runs) == [[0, 2]], "c has one seed twice: what differs is not known"
     newer = runs[2].record | {"versions": {"jax": "9"}}
-    runs[2] = type(runs[2])(runs[2].path, newer, *(getattr(runs[2], f) for f in
-                            ("metrics", "designs", "summary")))  # fmt: skip
+    runs[2] = type(runs[2])(
+        runs[2].path, newer, *(getattr(runs[2], f) for f in ("metrics", "designs", "summary"))
+    )
     assert seed_groups(runs) == []
 
 

@@ -12,16 +12,32 @@ from codesign.printable import printable
 from codesign.report.effects import effects_table, figure, lines, markdown, notes
 from codesign.runs import RunFolder
 
-CHIP = {"cores": 1, "pe_x": 64, "pe_y": 16, "l2_kib": 64, "l2_bytes_per_cycle": 64, "glb_mib": 2,
-        "channels": 2}  # fmt: skip
+CHIP = {
+    "cores": 1,
+    "pe_x": 64,
+    "pe_y": 16,
+    "l2_kib": 64,
+    "l2_bytes_per_cycle": 64,
+    "glb_mib": 2,
+    "channels": 2,
+}
 OTHER = CHIP | {"channels": 1}
 
 
 def choice(model, effect, latency_s=0.01, chip=OTHER, **fields):
     same = chip == CHIP
-    base = {"model": model, "latency_s": latency_s, "effect": effect, "accelerator": chip,
-            "same": same, "fits": True, "predicted": 0.9, "actual": 1.0, "regret": 0.0,
-            "misses": {}}  # fmt: skip
+    base = {
+        "model": model,
+        "latency_s": latency_s,
+        "effect": effect,
+        "accelerator": chip,
+        "same": same,
+        "fits": True,
+        "predicted": 0.9,
+        "actual": 1.0,
+        "regret": 0.0,
+        "misses": {},
+    }
     return base | fields
 
 
@@ -33,21 +49,29 @@ RESULT = {
     "effects": [{"name": n, "without": f"no {n}"} for n in ("wire", "bus", "ram", "map", "gate")],
     "best": [
         {"model": model, "latency_s": limit, "accelerator": CHIP, "taken_s": limit, "value": 1.0}
-        for model in ("a", "b") for limit in (0.01, 0.02)
+        for model in ("a", "b")
+        for limit in (0.01, 0.02)
     ],
     "choices": [
-        choice("a", "wire", chip=CHIP), choice("a", "wire", 0.02, predicted=1.2, regret=0.0314),
-        choice("b", "wire", chip=CHIP), choice("b", "wire", 0.02, regret=0.001),
+        choice("a", "wire", chip=CHIP),
+        choice("a", "wire", 0.02, predicted=1.2, regret=0.0314),
+        choice("b", "wire", chip=CHIP),
+        choice("b", "wire", 0.02, regret=0.001),
         choice("a", "bus", regret=None, misses={"latency_s": 0.3, "tops": 0.1}),
         choice("a", "bus", 0.02, regret=2.0),
-        choice("b", "bus", chip=CHIP), choice("b", "bus", 0.02, chip=CHIP),
-        choice("a", "ram", chip=None, **NONE), choice("a", "ram", 0.02, regret=9.0),
-        choice("b", "ram"), choice("b", "ram", 0.02),
-        choice("a", "map", **NONE | {"predicted": 0.5}), choice("a", "map", 0.02),
-        choice("b", "map"), choice("b", "map", 0.02),
+        choice("b", "bus", chip=CHIP),
+        choice("b", "bus", 0.02, chip=CHIP),
+        choice("a", "ram", chip=None, **NONE),
+        choice("a", "ram", 0.02, regret=9.0),
+        choice("b", "ram"),
+        choice("b", "ram", 0.02),
+        choice("a", "map", **NONE | {"predicted": 0.5}),
+        choice("a", "map", 0.02),
+        choice("b", "map"),
+        choice("b", "map", 0.02),
         *(choice(m, "gate", limit, chip=CHIP) for m in ("a", "b") for limit in (0.01, 0.02)),
     ],
-}  # fmt: skip
+}
 
 
 def test_the_most_harmful_is_first_and_each_cell_the_worst_of_the_limits():

@@ -18,27 +18,39 @@ pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
 RECALL = {"recall_at_1": 0.1, "recall_at_5": 0.2, "recall_at_10": 0.3}
 RESULT = {
-    "images": 60, "zero_shot": {"top_1": 0.5, "top_5": 0.9, "classes": 10, "templates": 6},
+    "images": 60,
+    "zero_shot": {"top_1": 0.5, "top_5": 0.9, "classes": 10, "templates": 6},
     "classification": {"top_1": 0.5},
     "retrieval": {"captions": 60, "image_to_text": RECALL, "text_to_image": RECALL},
     "skipped": {"count": 1, "examples": ["a: no picture"], "read": 61},
-}  # fmt: skip
+}
 OF_THE_RUN = {"wall_time_s": 3.0, "run_carbon_kgco2e": 1e-5, "run_energy_kwh": 1e-5}
 TRAINED = {"seed": 1, "train": {"path": "digits"}, "optim": {"lr": 0.1}, "loss": {"teacher": None}}
 DESIGN = {
-    "name": "a", "role": "found", "feasible": True, "pareto": True,
-    "accuracy": 0.5, "recall_at_1": 0.4, "scenario": {}, "target_carbon_kgco2e": 0.3,
+    "name": "a",
+    "role": "found",
+    "feasible": True,
+    "pareto": True,
+    "accuracy": 0.5,
+    "recall_at_1": 0.4,
+    "scenario": {},
+    "target_carbon_kgco2e": 0.3,
     "architecture": {
         "vision": {"layers": 2, "width": 16, "heads": 2, "ffn": 32},
         "text": {"layers": 1, "width": 16, "heads": 2, "ffn": 32},
     },
     "accelerator": {"cores": 1, "pe_x": 8, "pe_y": 8, "l2_kib": 4, "glb_mib": 0.0625},
     "costs": {
-        "latency_s": 1e-3, "energy_j": 1e-5, "area_mm2": 1.0, "tops": 0.1,
-        "operational_kgco2e": 0.1, "embodied_kgco2e": 0.2, "carbon_kgco2e": 0.3,
+        "latency_s": 1e-3,
+        "energy_j": 1e-5,
+        "area_mm2": 1.0,
+        "tops": 0.1,
+        "operational_kgco2e": 0.1,
+        "embodied_kgco2e": 0.2,
+        "carbon_kgco2e": 0.3,
         "breakdown": {"embodied_kgco2e": {"chip": 0.15, "dram": 0.05}},
     },
-}  # fmt: skip
+}
 
 
 def finetuning(path: Path) -> RunFolder:
@@ -61,12 +73,19 @@ def dressing(path: Path) -> RunFolder:
 
 def search(path: Path) -> RunFolder:
     run = RunFolder.create(path, {"seed": 0, "space": {"vision": {"layers": [1, 2, 3]}}})
-    run.append_metrics([
-        {"step": 0, "phase": "warmup", "loss": 2.0},
-        {"step": 1, "phase": "joint", "loss": [1.0, 1.1],
-         "relaxed": {"vision.layers": [1.5, 2.5]}, "carbon_kgco2e": [0.3, 0.4]},
-        {"step": 2, "phase": "tune", "loss": [0.9, 1.0]},
-    ])  # fmt: skip
+    run.append_metrics(
+        [
+            {"step": 0, "phase": "warmup", "loss": 2.0},
+            {
+                "step": 1,
+                "phase": "joint",
+                "loss": [1.0, 1.1],
+                "relaxed": {"vision.layers": [1.5, 2.5]},
+                "carbon_kgco2e": [0.3, 0.4],
+            },
+            {"step": 2, "phase": "tune", "loss": [0.9, 1.0]},
+        ]
+    )
     largest = {"name": "largest", "role": "reference", "accuracy": 0.6}
     run.write_json("designs.json", [DESIGN, DESIGN | {"name": "b"}, DESIGN | largest])
     points: dict[str, Any] = {"hypervolume": 0.5, "reference_point": {"carbon_kgco2e": 1.0}}
@@ -81,28 +100,49 @@ def ablation(path: Path) -> RunFolder:
         for surrogate, buying, budget in (("analytic", "none", 0), ("learned", "random", 12))
     ]
     error = {
-        "mape": 0.2, "max_error": 0.9, "kendall": 0.6, "spearman": None, "top_k_recall": 0.1,
-    }  # fmt: skip
+        "mape": 0.2,
+        "max_error": 0.9,
+        "kendall": 0.6,
+        "spearman": None,
+        "top_k_recall": 0.1,
+    }
     gemms = {"level": "gemm", "subset": "all", "metric": "cycles", "count": 9}
     slopes = {
-        "pairs": 4, "directed": 4, "sign_agreement": 1.0, "cosine": 0.9, "relative_error": 0.1,
-    }  # fmt: skip
-    run.write_json("ablation.json", {
-        "oracles": [{
-            "name": "mine", "fingerprint": "mine-1", "failures": ["no mapping"], "shipped": 0,
-            "bought": 40, "unanswered": 1, "train": 24, "gemms": 9, "designs": 4, "pool": 4,
-            "neighbours": 0,
-        }],
-        "errors": [row | gemms | error for row in trials],
-        "regrets": [
-            row | {"metric": "energy_j", "pool": 4, "chosen": 1, "best": 2, "regret": 0.1}
-            for row in trials
-        ],
-        "gradients": [
-            row | {"factor": "all", "metric": "cycles", "estimate": "difference"} | slopes
-            for row in trials
-        ],
-    })  # fmt: skip
+        "pairs": 4,
+        "directed": 4,
+        "sign_agreement": 1.0,
+        "cosine": 0.9,
+        "relative_error": 0.1,
+    }
+    run.write_json(
+        "ablation.json",
+        {
+            "oracles": [
+                {
+                    "name": "mine",
+                    "fingerprint": "mine-1",
+                    "failures": ["no mapping"],
+                    "shipped": 0,
+                    "bought": 40,
+                    "unanswered": 1,
+                    "train": 24,
+                    "gemms": 9,
+                    "designs": 4,
+                    "pool": 4,
+                    "neighbours": 0,
+                }
+            ],
+            "errors": [row | gemms | error for row in trials],
+            "regrets": [
+                row | {"metric": "energy_j", "pool": 4, "chosen": 1, "best": 2, "regret": 0.1}
+                for row in trials
+            ],
+            "gradients": [
+                row | {"factor": "all", "metric": "cycles", "estimate": "difference"} | slopes
+                for row in trials
+            ],
+        },
+    )
     (run.path / "points.csv").write_text(
         "oracle,surrogate,level,metric,index,truth,predicted\n"
         + "".join(f"mine,learned,gemm,cycles,{i},{100 + i},{101.5 - i}\n" for i in range(4))
@@ -112,20 +152,32 @@ def ablation(path: Path) -> RunFolder:
 
 def effects(path: Path) -> RunFolder:
     run = RunFolder.create(path, {"models": ["a"]}, kind="effects")
-    chip = {"cores": 1, "pe_x": 64, "pe_y": 16, "l2_kib": 64, "l2_bytes_per_cycle": 64,
-            "glb_mib": 2, "channels": 2}  # fmt: skip
+    chip = {
+        "cores": 1,
+        "pe_x": 64,
+        "pe_y": 16,
+        "l2_kib": 64,
+        "l2_bytes_per_cycle": 64,
+        "glb_mib": 2,
+        "channels": 2,
+    }
     where = {"model": "a", "latency_s": 0.01}
     priced = {"predicted": 0.9, "actual": 1.0, "regret": 0.1, "misses": {}}
     missed = {"predicted": 0.9, "actual": 1.0, "regret": None, "misses": {"latency_s": 0.3}}
-    run.write_json("effects.json", {
-        "objective": "carbon_kgco2e", "accelerators": 9, "limits": {"tops": 20.0},
-        "effects": [{"name": name, "without": f"no {name}"} for name in ("bus", "wire")],
-        "best": [where | {"accelerator": chip, "taken_s": 0.01, "value": 1.0}],
-        "choices": [
-            where | {"effect": name, "accelerator": chip, "same": False, "fits": True} | costs
-            for name, costs in (("bus", priced), ("wire", missed))
-        ],
-    })  # fmt: skip
+    run.write_json(
+        "effects.json",
+        {
+            "objective": "carbon_kgco2e",
+            "accelerators": 9,
+            "limits": {"tops": 20.0},
+            "effects": [{"name": name, "without": f"no {name}"} for name in ("bus", "wire")],
+            "best": [where | {"accelerator": chip, "taken_s": 0.01, "value": 1.0}],
+            "choices": [
+                where | {"effect": name, "accelerator": chip, "same": False, "fits": True} | costs
+                for name, costs in (("bus", priced), ("wire", missed))
+            ],
+        },
+    )
     return run
 
 

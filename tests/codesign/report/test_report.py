@@ -90,30 +90,39 @@ def metrics():
     rows = [{"step": i, "phase": "warmup", "loss": 2.5 * math.exp(-i / 40)} for i in range(40)]
     for i in range(40, 160):
         t = (i - 40) / 120
-        rows.append({
-            "step": i,
-            "phase": "joint",
-            "loss": [1.0 - 0.4 * t + 0.05 * d + 0.04 * math.sin(i * (d + 1)) for d in range(6)],
-            "relaxed": {
-                "vision.layers": [2.5 + (d - 2.5) * 0.6 * t for d in range(6)],
-                "vision.width": [24 + (d - 2.5) * 3 * t for d in range(6)],
-                "vision.heads": [2 + (d - 2.5) * 0.4 * t for d in range(6)],
-                "vision.ffn": [80 + (d - 2.5) * 18 * t for d in range(6)],
-                "text.layers": [1.5 + (d - 2.5) * 0.2 * t for d in range(6)],
-                "text.width": [32.0] * 6,
-                "accelerator.cores": [1.0] * 6,
-                "accelerator.pe_x": [8 * 2 ** ((d - 2.5) * 0.4 * t) for d in range(6)],
-                "accelerator.glb_mib": [0.125 * 2 ** ((d - 2.5) * 0.4 * t) for d in range(6)],
-            },
-            "carbon_kgco2e": [0.3] * 6,
-        })  # fmt: skip
-    tuned = [{"step": i, "phase": "tune", "loss": [0.6 + 0.05 * d for d in range(6)]}
-             for i in range(160, 200)]  # fmt: skip
+        rows.append(
+            {
+                "step": i,
+                "phase": "joint",
+                "loss": [1.0 - 0.4 * t + 0.05 * d + 0.04 * math.sin(i * (d + 1)) for d in range(6)],
+                "relaxed": {
+                    "vision.layers": [2.5 + (d - 2.5) * 0.6 * t for d in range(6)],
+                    "vision.width": [24 + (d - 2.5) * 3 * t for d in range(6)],
+                    "vision.heads": [2 + (d - 2.5) * 0.4 * t for d in range(6)],
+                    "vision.ffn": [80 + (d - 2.5) * 18 * t for d in range(6)],
+                    "text.layers": [1.5 + (d - 2.5) * 0.2 * t for d in range(6)],
+                    "text.width": [32.0] * 6,
+                    "accelerator.cores": [1.0] * 6,
+                    "accelerator.pe_x": [8 * 2 ** ((d - 2.5) * 0.4 * t) for d in range(6)],
+                    "accelerator.glb_mib": [0.125 * 2 ** ((d - 2.5) * 0.4 * t) for d in range(6)],
+                },
+                "carbon_kgco2e": [0.3] * 6,
+            }
+        )
+    tuned = [
+        {"step": i, "phase": "tune", "loss": [0.6 + 0.05 * d for d in range(6)]}
+        for i in range(160, 200)
+    ]
     return rows + tuned
 
 
-SUMMARY = {"wall_time_s": 432.0, "hypervolume": 0.1234, "reference_point": [0.0, 1.0],
-           "run_carbon_kgco2e": 0.0042, "run_energy_kwh": 0.0187}  # fmt: skip
+SUMMARY = {
+    "wall_time_s": 432.0,
+    "hypervolume": 0.1234,
+    "reference_point": [0.0, 1.0],
+    "run_carbon_kgco2e": 0.0042,
+    "run_energy_kwh": 0.0187,
+}
 
 
 @pytest.fixture
@@ -165,10 +174,14 @@ def test_measured_shares_have_their_standard_error():
     assert share_of(1.0, 400) == "100.0 ± 0.2 %"  # as if one of them had been wrong
     assert share_of(0.9, None) == share_of(0.9, 0) == "90.0 %" and share_of(None, 400) == "–"
     result = {
-        "images": 400, "zero_shot": {"classes": 10, "templates": 3, "top_1": 0.9, "top_5": 1.0},
-        "retrieval": {"captions": 1600, "image_to_text": {"recall_at_1": 0.5},
-                      "text_to_image": {"recall_at_1": 0.5}},
-    }  # fmt: skip
+        "images": 400,
+        "zero_shot": {"classes": 10, "templates": 3, "top_1": 0.9, "top_5": 1.0},
+        "retrieval": {
+            "captions": 1600,
+            "image_to_text": {"recall_at_1": 0.5},
+            "text_to_image": {"recall_at_1": 0.5},
+        },
+    }
     found = dict(finetune.measures(result))
     assert found["zero-shot top-1"] == "90.0 ± 1.5 %"
     assert found["image to text recall@1"] == "50.0 ± 2.5 %"
@@ -206,8 +219,19 @@ def test_a_dearer_design_is_not_called_a_saving():
 
 def test_the_terminal_table_fits_and_cuts_nothing():
     console = Console(width=105, record=True, file=io.StringIO())
-    full = design("full-scale-vit-b", 0.75, 250.0, accelerator={"cores": 4, "pe_x": 256, "pe_y": 64,
-        "l2_kib": 1024, "l2_bytes_per_cycle": 128, "glb_mib": 8})  # fmt: skip
+    full = design(
+        "full-scale-vit-b",
+        0.75,
+        250.0,
+        accelerator={
+            "cores": 4,
+            "pe_x": 256,
+            "pe_y": 64,
+            "l2_kib": 1024,
+            "l2_bytes_per_cycle": 128,
+            "glb_mib": 8,
+        },
+    )
     full["architecture"] = {"vision": {"layers": 12, "width": 768, "heads": 12, "ffn": 3072}}
     console.print(designs_table([*DESIGNS, full], "quickstart"))
     text = console.export_text()
@@ -237,8 +261,15 @@ def test_report_is_one_self_contained_page(folder):
         assert (folder.path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
     assert page.count("data:image/png;base64,") == 4 and page.count(" alt=") == 4
     assert not re.search(r'(src|href)="(?!data:)', page) and "http" not in page
-    for expected in ("carbon-04", "saves 25.5 % (95 % interval", "7 min 12 s", "18.7 Wh",
-                     "4.20 gCO2e", "seed", "equal in accuracy within noise"):  # fmt: skip
+    for expected in (
+        "carbon-04",
+        "saves 25.5 % (95 % interval",
+        "7 min 12 s",
+        "18.7 Wh",
+        "4.20 gCO2e",
+        "seed",
+        "equal in accuracy within noise",
+    ):
         assert expected in page
     assert write_report(folder.path).read_text() == page
 
@@ -256,8 +287,18 @@ def test_names_are_escaped(tmp_path):
     assert "<script>" not in write_report(folder.path).read_text()
 
 
-HOSTILE = ("$x^$", "$\\frac{1}{$", "[/bold]", "[red]x", ":smile:", "\x1b[2J\x1b]0;t\x07", "a\nb",
-           "\ud800", "_hidden", "\u202egnp")  # fmt: skip
+HOSTILE = (
+    "$x^$",
+    "$\\frac{1}{$",
+    "[/bold]",
+    "[red]x",
+    ":smile:",
+    "\x1b[2J\x1b]0;t\x07",
+    "a\nb",
+    "\ud800",
+    "_hidden",
+    "\u202egnp",
+)
 
 
 def shown(*renderables):
@@ -291,10 +332,17 @@ def test_any_name_is_reported(tmp_path):
     entries += [design("r" * 5000, 0.5, 0.3, role="reference")]
     folder.write_json("designs.json", entries)
     count = len(entries)
-    folder.append_metrics([
-        {"step": i, "phase": "$^$", "loss": [1.0] * count, "relaxed": {"$^$": [1.0] * (count - 1)}}
-        for i in range(3)
-    ])  # fmt: skip
+    folder.append_metrics(
+        [
+            {
+                "step": i,
+                "phase": "$^$",
+                "loss": [1.0] * count,
+                "relaxed": {"$^$": [1.0] * (count - 1)},
+            }
+            for i in range(3)
+        ]
+    )
     page = write_report(folder.path).read_text(encoding="utf-8")
     assert not unprintable(page)
     # Half a surrogate pair is written as a question mark.
@@ -319,24 +367,40 @@ def test_names_in_figures_are_no_formulas_and_not_hidden():
 def test_any_number_is_reported(number, tmp_path):
     """Dashes or plain text where a quantity cannot be drawn; no overflow."""
     folder = RunFolder.create(tmp_path, {"seed": 0})
-    costs = {"latency_s": number, "energy_j": number, "area_mm2": number, "tops": number,
-             "operational_kgco2e": number, "embodied_kgco2e": number, "carbon_kgco2e": number,
-             "breakdown": {"embodied_kgco2e": {"chip": number, "dram": number}}}  # fmt: skip
+    costs = {
+        "latency_s": number,
+        "energy_j": number,
+        "area_mm2": number,
+        "tops": number,
+        "operational_kgco2e": number,
+        "embodied_kgco2e": number,
+        "carbon_kgco2e": number,
+        "breakdown": {"embodied_kgco2e": {"chip": number, "dram": number}},
+    }
     entries = [
-        design("a", 0.5, 0.1, costs=costs), design("b", 0.5, 0.2) | {"accuracy": number},
+        design("a", 0.5, 0.1, costs=costs),
+        design("b", 0.5, 0.2) | {"accuracy": number},
         design("c", 0.5, 0.3),
         design("r", 0.5, 0.3, role="reference", costs=costs, accuracy_standard_error=number),
-    ]  # fmt: skip
+    ]
     folder.write_json("designs.json", entries)
-    folder.write_json("summary.json", {
-        "hypervolume": number, "best_cost": number, "wall_time_s": number,
-        "reference_point": {"carbon_kgco2e": number, "accuracy": 0.5}, "run_energy_kwh": number,
-    })  # fmt: skip
+    folder.write_json(
+        "summary.json",
+        {
+            "hypervolume": number,
+            "best_cost": number,
+            "wall_time_s": number,
+            "reference_point": {"carbon_kgco2e": number, "accuracy": 0.5},
+            "run_energy_kwh": number,
+        },
+    )
     loss, relaxed = [number, 1.0], {"vision.layers": [number]}
-    folder.append_metrics([
-        {"step": step, "phase": "tune", "loss": loss, "relaxed": relaxed}
-        for step in (0, 1, 10**299)
-    ])  # fmt: skip
+    folder.append_metrics(
+        [
+            {"step": step, "phase": "tune", "loss": loss, "relaxed": relaxed}
+            for step in (0, 1, 10**299)
+        ]
+    )
     page = write_report(folder.path).read_text()
     assert "inf" not in page.split("What was run")[0].replace("infeasible", "")
     assert shown(designs_table(entries)) and (folder.path / "pareto.png").exists()
@@ -347,12 +411,15 @@ def test_report_of_no_run(tmp_path):
         write_report(tmp_path)
 
 
-@pytest.mark.parametrize("entries", [
-    [design("one", 0.5, 0.2)],
-    [design("one", 0.5, 0.2), design("same", 0.5, 0.2)],
-    [design("free", 0.5, 0.0), {"name": "bare"}],
-    [design("old", 0.5, 0.2, costs={"carbon_kgco2e": 0.2, "operational_kgco2e": 0.1})],
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "entries",
+    [
+        [design("one", 0.5, 0.2)],
+        [design("one", 0.5, 0.2), design("same", 0.5, 0.2)],
+        [design("free", 0.5, 0.0), {"name": "bare"}],
+        [design("old", 0.5, 0.2, costs={"carbon_kgco2e": 0.2, "operational_kgco2e": 0.1})],
+    ],
+)
 def test_figures_of_odd_designs(entries):
     plots.pareto(entries)
     assert plots.carbon(entries).startswith(b"\x89PNG")

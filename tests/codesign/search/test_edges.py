@@ -32,9 +32,11 @@ def test_each_edge_is_named_once_with_its_designs_and_how_to_look_further():
 
 def test_nothing_lies_behind_a_bound():
     ends = (
-        Dimension("accelerator.cores", (8, 16)), Dimension("accelerator.pe_y", (1, 1024)),
-        Dimension("accelerator.glb_mib", (1 / 64, 64)), Dimension("vision.layers", (1, 4)),
-    )  # fmt: skip
+        Dimension("accelerator.cores", (8, 16)),
+        Dimension("accelerator.pe_y", (1, 1024)),
+        Dimension("accelerator.glb_mib", (1 / 64, 64)),
+        Dimension("vision.layers", (1, 4)),
+    )
     at_bounds = {"a": (16, 1024, 1 / 64, 1), "b": (16, 1, 64, 1)}
     assert edges(ends, at_bounds) == []
     (layers,) = edges(ends, {"large": (16, 1024, 64, 4)})

@@ -34,13 +34,26 @@ from codesign.workload import load_model
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 GRID = AcceleratorChoices(
-    cores=(1, 2), pe_x=(16, 64), pe_y=(4, 16), l2_kib=(64,), l2_bytes_per_cycle=(64,),
-    glb_mib=(0.5, 2.0), channels=(1, 4),
-)  # fmt: skip
+    cores=(1, 2),
+    pe_x=(16, 64),
+    pe_y=(4, 16),
+    l2_kib=(64,),
+    l2_bytes_per_cycle=(64,),
+    glb_mib=(0.5, 2.0),
+    channels=(1, 4),
+)
 # Components alone, whose worlds one program prices; then the DRAM that is never waited for.
 QUICK = (
-    "standby", "phy", "control", "network", "clock", "leakage", "memories", "arrays", "bandwidth",
-)  # fmt: skip
+    "standby",
+    "phy",
+    "control",
+    "network",
+    "clock",
+    "leakage",
+    "memories",
+    "arrays",
+    "bandwidth",
+)
 BRUTE = ("standby", "phy", "memories", "arrays", "bandwidth")
 CONFIG = EffectsConfig(models=("tinyclip-8m-16", "carbonclip-xs"), space=GRID)
 
@@ -80,11 +93,14 @@ def test_choices_are_those_of_pricing_every_accelerator_by_itself(name, priced):
     full = World.of(scenario)
     truth, ablated = (
         one_by_one(
-            model.workload, chips, world.scenario, contents_bytes(model.memory, scenario),
+            model.workload,
+            chips,
+            world.scenario,
+            contents_bytes(model.memory, scenario),
             world.components,
         )
         for world in (full, effect_of(name).leave_out(full))
-    )  # fmt: skip
+    )
     for slack in (1.2, 2, 8):
         limit = slack * float(truth.latency_s.min())
         limits = Limits(latency_s=limit)
@@ -271,11 +287,13 @@ def test_accelerators_that_differ_in_nothing_that_counts_are_mapped_once(monkeyp
         (["--limits.latency_s", "0.01"], "set latency_s"),
         (["--limits.tops", "1e-3"], "no accelerator of the grid meets tops <= 0.001"),
         (["--scenario.costing", "catransformers"], "of the physical costing"),
-        (["--scenario.precision_bits", "4"], "catransformers: scenario.costing: catransformers "
-         "knows 8 bits at 22 nm"),
+        (
+            ["--scenario.precision_bits", "4"],
+            "catransformers: scenario.costing: catransformers knows 8 bits at 22 nm",
+        ),
         (["--effect", "[phy]"], "did you mean '--effects'?"),
     ],
-)  # fmt: skip
+)
 def test_bad_input_is_one_line(flags, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["ablate", "effects", *flags]) == 2
@@ -292,8 +310,9 @@ def test_limits_that_nothing_meets_are_named(tmp_path, capsys):
 
 # Those of the fixtures, whose programs are there.
 MODEL_FLAG = f"--models={json.dumps(CONFIG.models)}"
-GRID_FLAGS = [f"--space.{name}={json.dumps(choices)}" for name, choices in
-              dataclasses.asdict(GRID).items()]  # fmt: skip
+GRID_FLAGS = [
+    f"--space.{name}={json.dumps(choices)}" for name, choices in dataclasses.asdict(GRID).items()
+]
 
 
 def test_command_writes_a_run_that_its_report_is_rebuilt_from(tmp_path, capsys):

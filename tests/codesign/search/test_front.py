@@ -31,9 +31,16 @@ CHIPS = AcceleratorChoices(
     glb_mib=(1 / 64,),
 )
 BASE = Architecture(
-    Tower(2, 16, 1, 32), Tower(2, 8, 1, 32), patch=2, image=8, channels=1, context=10,
-    projection=32, head_dim=8, vocab=32,
-)  # fmt: skip
+    Tower(2, 16, 1, 32),
+    Tower(2, 8, 1, 32),
+    patch=2,
+    image=8,
+    channels=1,
+    context=10,
+    projection=32,
+    head_dim=8,
+    vocab=32,
+)
 LEVELS = st.integers(0, 5).map(float) | st.just(np.inf)
 SCORES = hnp.arrays(float, st.shared(st.integers(1, 40), key="n"), elements=LEVELS)
 
@@ -72,10 +79,11 @@ def test_the_front_is_what_nothing_dominates(cost, loss):
     on = front(cost, loss)
     points = list(zip(cost, loss, strict=True))
     best = {
-        p for p in points
+        p
+        for p in points
         if np.isfinite(p).all()
         and not any(q != p and q[0] <= p[0] and q[1] <= p[1] for q in points)
-    }  # fmt: skip
+    }
     assert {points[i] for i in on} == best and len(on) == len(best)
     assert (np.diff(cost[on]) > 0).all() and (np.diff(loss[on]) < 0).all()
 

@@ -167,8 +167,12 @@ def test_least_of_any_objective_within_any_limit(found, tmp_path):
     designs = hardware_designs(model, Scenario(), again)
     best = [d for d in designs if d["name"].startswith("least")]
     assert [d["name"] for d in best] == [
-        "least-edp", "least-carbon0.5-area2", "least-carbon-delay", "least-dearer", "least-area",
-    ]  # fmt: skip
+        "least-edp",
+        "least-carbon0.5-area2",
+        "least-carbon-delay",
+        "least-dearer",
+        "least-area",
+    ]
     least = min(c.carbon_kgco2e**0.5 * c.area_mm2**2 for c in (costs[i] for i in allowed))
     assert best[1]["costs"]["carbon0_5_area2"] == pytest.approx(least, rel=1e-5)
     assert front_figure(designs).startswith(b"\x89PNG")
@@ -197,8 +201,9 @@ def test_command_writes_designs_that_can_be_priced_again(tmp_path, capsys):
     # Of two choices each is an edge.
     chips = {d["name"]: d["accelerator"] for d in result["designs"]}
     assert {edge["dimension"] for edge in result["edges"]} == {
-        "accelerator.pe_x", "accelerator.glb_mib"
-    }  # fmt: skip
+        "accelerator.pe_x",
+        "accelerator.glb_mib",
+    }
     for edge in result["edges"]:
         field = edge["dimension"].removeprefix("accelerator.")
         assert edge["designs"] and all(chips[n][field] == edge["value"] for n in edge["designs"])
@@ -249,9 +254,16 @@ def test_bad_input_is_one_line(flags, message, capsys):
 @pytest.mark.slow
 def test_off_the_published_grid_but_within_the_bounds(tmp_path, capsys):
     """What a search may choose, `cost` prices: the smallest and the largest of each."""
-    flags = ["--space.cores=[16]", "--space.pe_x=[1024]", "--space.pe_y=[512]",
-             "--space.l2_kib=[4096]", "--space.l2_words_per_cycle=[512]",
-             "--space.glb_mib=[0.015625,64]", "--tops", "null"]  # fmt: skip
+    flags = [
+        "--space.cores=[16]",
+        "--space.pe_x=[1024]",
+        "--space.pe_y=[512]",
+        "--space.l2_kib=[4096]",
+        "--space.l2_words_per_cycle=[512]",
+        "--space.glb_mib=[0.015625,64]",
+        "--tops",
+        "null",
+    ]
     out = tmp_path / "run"
     assert main(["search", "hardware", "--model", "carbonclip-s", *flags, "--out", str(out)]) == 0
     assert main(["cost", str(out / "designs.json"), "--name", "least-carbon", "--json"]) == 0
@@ -260,10 +272,15 @@ def test_off_the_published_grid_but_within_the_bounds(tmp_path, capsys):
 
 def test_scenario_of_file_and_of_the_command_line(tmp_path, capsys):
     file = tmp_path / "phone.json"
-    file.write_text(json.dumps({
-        "architecture": {}, "accelerator": {},
-        "scenario": {"use_grid": "poland", "hours_per_day": 12},
-    }))  # fmt: skip
+    file.write_text(
+        json.dumps(
+            {
+                "architecture": {},
+                "accelerator": {},
+                "scenario": {"use_grid": "poland", "hours_per_day": 12},
+            }
+        )
+    )
 
     def scenario(*flags):
         assert main(["search", "hardware", *GRID_FLAGS, "--json", *flags]) == 0
@@ -280,8 +297,17 @@ def test_scenario_of_file_and_of_the_command_line(tmp_path, capsys):
 def test_an_entry_without_architecture_says_what_prices_it(tmp_path, capsys):
     """The towers of ViT-H/14 have heads of 80 and 64 channels, an Architecture's of one."""
     out = tmp_path / "run"
-    command = ["search", "hardware", "--model", "clip-vit-h-14", *GRID_FLAGS, "--out", str(out),
-               "--scenario.inferences_per_s", "0.1"]  # fmt: skip
+    command = [
+        "search",
+        "hardware",
+        "--model",
+        "clip-vit-h-14",
+        *GRID_FLAGS,
+        "--out",
+        str(out),
+        "--scenario.inferences_per_s",
+        "0.1",
+    ]
     assert main(command) == 0
     capsys.readouterr()
     assert main(["cost", str(out / "designs.json"), "--name", "least-carbon"]) == 2
@@ -292,8 +318,20 @@ def test_an_entry_without_architecture_says_what_prices_it(tmp_path, capsys):
 
 def test_dram_of_a_decoder(capsys):
     """Llama-3.2-3B at its longest: 3.2 GB of weights, 7.5 GB of keys and values; two channels."""
-    command = ["search", "hardware", "--model", "llama-3.2-3b", "--phase", "decode", "--context",
-               "131072", "--scenario.inferences_per_s", "0.1", "--json", *GRID_FLAGS]  # fmt: skip
+    command = [
+        "search",
+        "hardware",
+        "--model",
+        "llama-3.2-3b",
+        "--phase",
+        "decode",
+        "--context",
+        "131072",
+        "--scenario.inferences_per_s",
+        "0.1",
+        "--json",
+        *GRID_FLAGS,
+    ]
     assert main(command) == 0
     assert json.loads(capsys.readouterr().out)["designs"][0]["costs"]["dram_gb"] == 12
 

@@ -292,8 +292,14 @@ def energy_twice_j(costs):
     ],
 )
 def test_any_cost_product_or_function_is_an_objective(mode, name, key, value):
-    one = costs(latency_s=2.0, energy_j=5.0, area_mm2=7.0, tops=1.5, operational_kgco2e=3.0,
-                embodied_kgco2e=1.0)  # fmt: skip
+    one = costs(
+        latency_s=2.0,
+        energy_j=5.0,
+        area_mm2=7.0,
+        tops=1.5,
+        operational_kgco2e=3.0,
+        embodied_kgco2e=1.0,
+    )
     sought = objective(mode)
     assert (sought.name, sought.key) == (name, key)
     assert float(metric(one, mode)) == pytest.approx(value)
@@ -302,8 +308,14 @@ def test_any_cost_product_or_function_is_an_objective(mode, name, key, value):
 
 
 def test_any_cost_or_function_is_a_limit():
-    one = costs(latency_s=2.0, energy_j=5.0, area_mm2=7.0, tops=1.5, operational_kgco2e=3.0,
-                embodied_kgco2e=1.0)  # fmt: skip
+    one = costs(
+        latency_s=2.0,
+        energy_j=5.0,
+        area_mm2=7.0,
+        tops=1.5,
+        operational_kgco2e=3.0,
+        embodied_kgco2e=1.0,
+    )
     held = {f.name for f in dataclasses.fields(Limits)} - {"functions"}
     assert held == {row.key for row in OBJECTIVES}  # every named objective is a limit as well
     for row in OBJECTIVES:

@@ -36,10 +36,16 @@ SCENARIOS = (
     Scenario(),
     # Waiting for the next inference takes more energy than working.
     Scenario(
-        hand_over=False, dram_technology="ddr4", dram_gb=16.0, inferences_per_s=0.5,
-        gated_leakage=1.0, index_bits=12, precision_bits=4, texts_per_image=0.0,
+        hand_over=False,
+        dram_technology="ddr4",
+        dram_gb=16.0,
+        inferences_per_s=0.5,
+        gated_leakage=1.0,
+        index_bits=12,
+        precision_bits=4,
+        texts_per_image=0.0,
     ),
-)  # fmt: skip
+)
 
 
 @pytest.fixture(autouse=True)

@@ -112,20 +112,23 @@ def test_from_config_to_report(here, capsys):
     assert {r["level"] for r in errors} == {"gemm", "design", "pool"}
     # What is printed is the table's rows of the largest budget.
     (shown,) = (
-        r for r in found["errors"]
+        r
+        for r in found["errors"]
         if (r["surrogate"], r["level"], r["subset"], r["metric"])
         == ("learned", "gemm", "all", "cycles")
-    )  # fmt: skip
+    )
     (written,) = (
-        r for r in errors
+        r
+        for r in errors
         if (r["surrogate"], r["budget"], r["level"], r["subset"], r["metric"])
         == ("learned", everything, "gemm", "all", "cycles")
-    )  # fmt: skip
+    )
     assert float(written["mape"]) == pytest.approx(shown["mape"], rel=1e-6)
     points = [
-        r for r in rows_of(run / "points.csv")
+        r
+        for r in rows_of(run / "points.csv")
         if (r["surrogate"], r["level"], r["metric"]) == ("learned", "gemm", "cycles")
-    ]  # fmt: skip
+    ]
     shares = [abs(float(r["predicted"]) / float(r["truth"]) - 1) for r in points]
     assert np.mean(shares) == pytest.approx(shown["mape"], rel=1e-4)
 
@@ -395,13 +398,15 @@ def test_subsets():
     constants = plan.points[0].constants
     fast, wide = Accelerator(1, 64, 16, 256, 64, 4), Accelerator(4, 256, 64, 256, 32, 4)
     point = plan.points[0]._replace(constants=constants)
-    points = Points.of([
-        point._replace(m=197, k=768, n=768, accelerator=fast),
-        point._replace(m=197, k=64, n=197, accelerator=fast),
-        point._replace(m=197, k=197, n=64, accelerator=fast),
-        point._replace(m=1, k=512, n=512, accelerator=fast),
-        point._replace(m=197, k=768, n=768, accelerator=wide),
-    ])  # fmt: skip
+    points = Points.of(
+        [
+            point._replace(m=197, k=768, n=768, accelerator=fast),
+            point._replace(m=197, k=64, n=197, accelerator=fast),
+            point._replace(m=197, k=197, n=64, accelerator=fast),
+            point._replace(m=1, k=512, n=512, accelerator=fast),
+            point._replace(m=197, k=768, n=768, accelerator=wide),
+        ]
+    )
     found = {name: flags.tolist() for name, flags in subsets(points).items()}
     assert found["large"] == [True, False, False, False, True]
     assert found["attention"] == [False, True, True, False, False]

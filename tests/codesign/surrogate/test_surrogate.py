@@ -192,9 +192,10 @@ def test_files_of_an_earlier_version_and_of_other_precisions(tmp_path, points, t
     path = tmp_path / "surrogate.npz"
     word = np.float32(2)
     wide = dataclasses.replace(
-        points.tech, word_bytes=points.tech.word_bytes * word,
+        points.tech,
+        word_bytes=points.tech.word_bytes * word,
         partial_sum_words=points.tech.partial_sum_words / word,
-    )  # fmt: skip
+    )
     for tech in (points.tech, wide):
         samples = Samples(points._replace(tech=tech), jax.tree.map(np.asarray, truth))
         files.save(path, files.Fitted(ensembles["learned"][0], samples, "toy", "toy-1", CONFIG))

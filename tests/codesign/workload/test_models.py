@@ -57,9 +57,13 @@ def test_published_parameters(name):
 # Image encoder, and text encoder without its token table, as the models' names say, millions.
 @pytest.mark.parametrize(
     ("name", "image", "text"),
-    [("tinyclip-8m-16", 8, 3), ("tinyclip-39m-16", 39, 19), ("tinyclip-40m-32", 40, 19),
-     ("tinyclip-61m-32", 61, 29)],
-)  # fmt: skip
+    [
+        ("tinyclip-8m-16", 8, 3),
+        ("tinyclip-39m-16", 39, 19),
+        ("tinyclip-40m-32", 40, 19),
+        ("tinyclip-61m-32", 61, 29),
+    ],
+)
 def test_tinyclip_is_as_large_as_its_name_says(name, image, text):
     network = PRESETS[name].network
     table = network.architecture.vocab * network.architecture.text.width

@@ -120,9 +120,11 @@ def test_whole_is_layers_and_outside():
             tower, name=name, tokens=tokens, head_dim=64, activation="gelu", causal=name == "text"
         )
         repeated = dataclasses.replace(
-            block, count=12 * block.count, starts=12 * block.starts,
+            block,
+            count=12 * block.count,
+            starts=12 * block.starts,
             vector_count=12 * block.vector_count,
-        )  # fmt: skip
+        )
         parts += [repeated, outside_workload(VIT, name)]
     whole, expected = clip_workload(VIT), concatenate(*parts)
     assert whole.gemm_names == expected.gemm_names

@@ -27,8 +27,13 @@ FILES = {
     "training": DATA / "training" / "epoch_3.pt",
 }
 ANSWERS = (
-    "image_features", "text_features", "image_embedding", "text_embedding", "logits", "loss",
-)  # fmt: skip
+    "image_features",
+    "text_features",
+    "image_embedding",
+    "text_embedding",
+    "logits",
+    "loss",
+)
 
 
 @pytest.fixture(scope="session")
@@ -76,8 +81,9 @@ def _loss(
 
 # Compiles in a third of the time, and runs as fast at this size.
 _QUICK: dict[str, Any] = {
-    "static_argnums": 1, "compiler_options": {"xla_cpu_use_fusion_emitters": False},
-}  # fmt: skip
+    "static_argnums": 1,
+    "compiler_options": {"xla_cpu_use_fusion_emitters": False},
+}
 _differentiate = jax.jit(jax.grad(_loss, has_aux=True), **_QUICK)
 _evaluate = jax.jit(_loss, **_QUICK)
 

@@ -190,16 +190,28 @@ def write_huggingface() -> None:
     config = CLIPConfig(
         projection_dim=PROJECTION,
         vision_config=dict(
-            hidden_size=24, intermediate_size=20, num_hidden_layers=2, num_attention_heads=3,
-            image_size=PATCH * GRID, patch_size=PATCH, hidden_act="quick_gelu",
+            hidden_size=24,
+            intermediate_size=20,
+            num_hidden_layers=2,
+            num_attention_heads=3,
+            image_size=PATCH * GRID,
+            patch_size=PATCH,
+            hidden_act="quick_gelu",
             layer_norm_eps=2e-5,
         ),
         text_config=dict(
-            hidden_size=18, intermediate_size=28, num_hidden_layers=3, num_attention_heads=3,
-            vocab_size=VOCAB, max_position_embeddings=CONTEXT, hidden_act="gelu",
-            bos_token_id=1, eos_token_id=VOCAB - 2, pad_token_id=0,
+            hidden_size=18,
+            intermediate_size=28,
+            num_hidden_layers=3,
+            num_attention_heads=3,
+            vocab_size=VOCAB,
+            max_position_embeddings=CONTEXT,
+            hidden_act="gelu",
+            bos_token_id=1,
+            eos_token_id=VOCAB - 2,
+            pad_token_id=0,
         ),
-    )  # fmt: skip
+    )
     model = CLIPModel(config)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():

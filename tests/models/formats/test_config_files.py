@@ -19,20 +19,37 @@ from simulators.mutations import GONE, changed, mutations
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 PREPROCESSOR = {
-    "size": {"shortest_edge": 8}, "crop_size": {"height": 8, "width": 8}, "resample": 3,
-    "do_resize": True, "do_center_crop": True, "do_rescale": True, "do_normalize": True,
-    "rescale_factor": 1 / 255, "image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.3, 0.4],
-}  # fmt: skip
+    "size": {"shortest_edge": 8},
+    "crop_size": {"height": 8, "width": 8},
+    "resample": 3,
+    "do_resize": True,
+    "do_center_crop": True,
+    "do_rescale": True,
+    "do_normalize": True,
+    "rescale_factor": 1 / 255,
+    "image_mean": [0.5, 0.4, 0.3],
+    "image_std": [0.2, 0.3, 0.4],
+}
 # What of these is another network or preprocessing, but a possible one.
 POSSIBLE: dict[str, tuple[Any, ...]] = {
-    "eos_token_id": (0, 1, [1], GONE), "end_of_text": (0, 1, None),
+    "eos_token_id": (0, 1, [1], GONE),
+    "end_of_text": (0, 1, None),
     "num_attention_heads": (1, GONE),
-    "head_width": (1,), "heads": (1, GONE), "head_dim": (1,), "hidden_act": (GONE,),
-    "activation": (None,), "quick_gelu": (False, GONE), "layer_norm_eps": (GONE,),
-    "image_mean": (GONE,), "image_std": (GONE,), "mean": (GONE,), "std": (GONE,),
-    "size": (1, GONE), "preprocess_cfg": (None, {}, {"a": 1}, GONE),
+    "head_width": (1,),
+    "heads": (1, GONE),
+    "head_dim": (1,),
+    "hidden_act": (GONE,),
+    "activation": (None,),
+    "quick_gelu": (False, GONE),
+    "layer_norm_eps": (GONE,),
+    "image_mean": (GONE,),
+    "image_std": (GONE,),
+    "mean": (GONE,),
+    "std": (GONE,),
+    "size": (1, GONE),
+    "preprocess_cfg": (None, {}, {"a": 1}, GONE),
     "[]": (0, 1, 1.5, -1, -1e-5),
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module")

@@ -59,9 +59,8 @@ def test_zips_of_torch(files: dict[str, Path], tmp_path: Path, name: str) -> Non
     data, rng = file.read_bytes(), np.random.default_rng(0)
     whole = arrays(file)
     (pickled,) = [
-        info for info in zipfile.ZipFile(file).infolist()
-        if info.filename.endswith("data.pkl")
-    ]  # fmt: skip
+        info for info in zipfile.ZipFile(file).infolist() if info.filename.endswith("data.pkl")
+    ]
     # Most of a file is numbers: the pickle before them and the directory after them tell more.
     end = pickled.header_offset + pickled.compress_size + 200
 

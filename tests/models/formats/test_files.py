@@ -107,8 +107,11 @@ def test_safetensors_whose_header_is_wrong(tmp_path: Path, case: str) -> None:
 
 def test_a_whole_header_is_read(tmp_path: Path) -> None:
     """The table's good neighbour, in any order, with an empty tensor."""
-    content = header(entry(4, 8), entry(0, 4)).replace("}}", '}, "c": {"dtype": "F32", "shape": '
-                     '[0], "data_offsets": [4, 4]}}').encode()  # fmt: skip
+    content = (
+        header(entry(4, 8), entry(0, 4))
+        .replace("}}", '}, "c": {"dtype": "F32", "shape": [0], "data_offsets": [4, 4]}}')
+        .encode()
+    )
     path = tmp_path / "x.safetensors"
     numbers = np.array([1.5, 2.5], np.float32)
     path.write_bytes(len(content).to_bytes(8, "little") + content + numbers.tobytes())
@@ -345,8 +348,10 @@ def test_timms_file_beside_openclips(
 ) -> None:
     """timm's image tower has HuggingFace's file name; its config.json, where it is there, tells."""
     whole = arrays(files["openclip"] / "epoch_3.pt")
-    save_file({k: np.ascontiguousarray(v) if v.ndim else v for k, v in whole.items()},
-              tmp_path / "open_clip_model.safetensors")  # fmt: skip
+    save_file(
+        {k: np.ascontiguousarray(v) if v.ndim else v for k, v in whole.items()},
+        tmp_path / "open_clip_model.safetensors",
+    )
     save_file({"blocks.0.norm1.weight": np.ones(2)}, tmp_path / "model.safetensors")
     beside = (files["openclip"] / "open_clip_config.json").read_text()
     (tmp_path / "open_clip_config.json").write_text(beside)

@@ -46,8 +46,10 @@ def write(tmp_path: Path, files: dict[str, Path]) -> Callable[..., Path]:
     """(tensors, config=True) -> a folder with them, and OpenCLIP's config beside."""
 
     def to_folder(tensors: Arrays, config: bool = True) -> Path:
-        save_file({k: np.ascontiguousarray(v) if v.ndim else v for k, v in tensors.items()},
-                  tmp_path / "x.safetensors")  # fmt: skip
+        save_file(
+            {k: np.ascontiguousarray(v) if v.ndim else v for k, v in tensors.items()},
+            tmp_path / "x.safetensors",
+        )
         if config:
             shutil.copy(files["openclip"] / "open_clip_config.json", tmp_path)
         return tmp_path
@@ -352,8 +354,10 @@ def test_masks_that_were_not_applied(files: dict[str, Path], tmp_path: Path) -> 
     tensors = arrays(files["tinyclip"])
     mask = "_image_encoder.module.l0_module.hidden_loga"
     tensors[mask] = np.array([5.0] * 11 + [-7.0], np.float32)
-    save_file({k: np.ascontiguousarray(v) if v.ndim else v for k, v in tensors.items()},
-              tmp_path / "x.safetensors")  # fmt: skip
+    save_file(
+        {k: np.ascontiguousarray(v) if v.ndim else v for k, v in tensors.items()},
+        tmp_path / "x.safetensors",
+    )
     with pytest.raises(UserError, match=r"is not pruned yet: its mask '_image_encoder.*hidden_lo"):
         load_clip(tmp_path)
     with pytest.warns(UserWarning, match="not used are 1 pruning masks"):

@@ -158,14 +158,16 @@ FOREIGN = {
     "LAION's CLAP": ({"audio_branch.x": 1, "text_branch.x": 1}, "is no CLIP checkpoint"),
     "BLIP": ({"vision_model.x": 1, "text_decoder.x": 1}, "a CoCa captioner"),
     "SigLIP": (
-        {"vision_model.head.probe": 1, "text_model.head.bias": 1, "logit_bias": 1}, "a SigLIP"
+        {"vision_model.head.probe": 1, "text_model.head.bias": 1, "logit_bias": 1},
+        "a SigLIP",
     ),
     "wrapped SigLIP": (
-        {"model.visual.trunk.x": 1, "model.text.x": 1, "model.logit_bias": 1}, "a timm image"
+        {"model.visual.trunk.x": 1, "model.text.x": 1, "model.logit_bias": 1},
+        "a timm image",
     ),
     "GPT": ({"transformer.wte.weight": 1, "transformer.h.0.x": 1}, "one tower only"),
     "a classifier": ({"fc.weight": 1}, "is no CLIP checkpoint: its tensors are 'fc.weight'"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("kind", FOREIGN)

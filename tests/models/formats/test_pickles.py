@@ -131,10 +131,21 @@ def test_nothing_named_is_run_or_imported(tmp_path: Path, monkeypatch: Any) -> N
 
 
 HOSTILE = [
-    "os.system", "posix.system", "nt.system", "subprocess.Popen", "builtins.eval",
-    "__builtin__.exec", "builtins.__import__", "builtins.open", "importlib.import_module",
-    "runpy.run_path", "shutil.rmtree", "socket.socket", "pickle.loads", "ctypes.CDLL",
-]  # fmt: skip
+    "os.system",
+    "posix.system",
+    "nt.system",
+    "subprocess.Popen",
+    "builtins.eval",
+    "__builtin__.exec",
+    "builtins.__import__",
+    "builtins.open",
+    "importlib.import_module",
+    "runpy.run_path",
+    "shutil.rmtree",
+    "socket.socket",
+    "pickle.loads",
+    "ctypes.CDLL",
+]
 
 
 @pytest.mark.parametrize("name", HOSTILE)
@@ -154,9 +165,10 @@ def altered(change: bytes) -> bytes:
     if change == b"storage":
         return b"\x80\x02" + storage + b"}X\x05\x00\x00\x00countK\x63sb."
     return (
-        b"\x80\x02}X\x01\x00\x00\x00actorch._utils\n_rebuild_tensor_v2\n(" + storage
+        b"\x80\x02}X\x01\x00\x00\x00actorch._utils\n_rebuild_tensor_v2\n("
+        + storage
         + b"K\x00K\x02\x85K\x01\x85tR}X\x05\x00\x00\x00shapeK\x63\x85sbs."
-    )  # fmt: skip
+    )
 
 
 @pytest.mark.parametrize("what", [b"storage", b"tensor"])

@@ -226,9 +226,12 @@ def test_the_processors_config_of_transformers_5(tmp_path: Path) -> None:
     settings = ImageSettings(64, (0.5,) * 3, (0.5,) * 3, interpolation="bilinear")
     kind = getattr(transformers, "CLIPImageProcessorPil", None) or transformers.CLIPImageProcessor
     processor = kind(
-        size={"shortest_edge": 64}, crop_size={"height": 64, "width": 64}, resample=2,
-        image_mean=[0.5] * 3, image_std=[0.5] * 3,
-    )  # fmt: skip
+        size={"shortest_edge": 64},
+        crop_size={"height": 64, "width": 64},
+        resample=2,
+        image_mean=[0.5] * 3,
+        image_std=[0.5] * 3,
+    )
     both = {"processor_class": "CLIPProcessor", "image_processor": processor.to_dict()}
     (tmp_path / "processor_config.json").write_text(json.dumps(both))
     assert image_settings(tmp_path) == settings
@@ -325,9 +328,12 @@ def test_other_preprocessing_is_refused(tmp_path: Path, config: dict) -> None:
 def test_other_processors_cut_nothing_and_say_all(tmp_path: Path, name: str) -> None:
     """A network's own: they have other defaults than CLIP's."""
     said = {
-        "image_processor_type": name, "size": {"height": 96, "width": 96}, "resample": 2,
-        "image_mean": [0.5] * 3, "image_std": [0.5] * 3,
-    }  # fmt: skip
+        "image_processor_type": name,
+        "size": {"height": 96, "width": 96},
+        "resample": 2,
+        "image_mean": [0.5] * 3,
+        "image_std": [0.5] * 3,
+    }
     path = tmp_path / "preprocessor_config.json"
     path.write_text(json.dumps(said))
     expected = ImageSettings(96, (0.5,) * 3, (0.5,) * 3, "squash", "bilinear")

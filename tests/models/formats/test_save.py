@@ -98,10 +98,26 @@ def test_float64_is_kept(tmp_path: Path, files: dict[str, Path], quiet_load: Cal
 
 def pruned(clip: CLIP, vision: Tower, text: Tower) -> CLIP:
     architecture = clip.architecture
-    return slice_to(clip, type(architecture)(vision, text, **{
-        name: getattr(architecture, name)
-        for name in ("patch", "image", "channels", "context", "projection", "head_dim", "vocab")
-    }, activation=architecture.activation))  # fmt: skip
+    return slice_to(
+        clip,
+        type(architecture)(
+            vision,
+            text,
+            **{
+                name: getattr(architecture, name)
+                for name in (
+                    "patch",
+                    "image",
+                    "channels",
+                    "context",
+                    "projection",
+                    "head_dim",
+                    "vocab",
+                )
+            },
+            activation=architecture.activation,
+        ),
+    )
 
 
 def test_pruning_a_ragged_clip_keeps_track_of_its_units(

@@ -24,9 +24,23 @@ def _attention(x: torch.Tensor, w: State, prefix: str, head_dim: int, causal: bo
         mask = torch.full((tokens, tokens), -torch.inf, dtype=x.dtype).triu(1) if causal else None
         sequence = x.transpose(0, 1)
         result, _ = F.multi_head_attention_forward(
-            sequence, sequence, sequence, width, width // head_dim, fused, bias, None, None,
-            False, 0.0, out, out_bias, training=False, need_weights=False, attn_mask=mask,
-        )  # fmt: skip
+            sequence,
+            sequence,
+            sequence,
+            width,
+            width // head_dim,
+            fused,
+            bias,
+            None,
+            None,
+            False,
+            0.0,
+            out,
+            out_bias,
+            training=False,
+            need_weights=False,
+            attn_mask=mask,
+        )
         return result.transpose(0, 1)
     q, k, v = F.linear(x, fused, bias).chunk(3, dim=-1)
     q, k, v = (t.reshape(batch, tokens, -1, head_dim).transpose(1, 2) for t in (q, k, v))

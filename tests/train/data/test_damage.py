@@ -70,7 +70,7 @@ TABLES = {
     "metadata.jsonl": "".join(
         json.dumps({"image": f"{i}.png", "text": [CAPTIONS[i], "é"]}) + "\n" for i in range(6)
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", TABLES)
@@ -87,8 +87,9 @@ def test_parquet(tmp_path: Path, picture: Callable, processor: Any, monkeypatch:
     library.disable_progress_bars()
     rows = {
         "image": [{"bytes": picture(i), "path": None} for i in range(6)],
-        "caption": CAPTIONS, "label": list(range(6)),
-    }  # fmt: skip
+        "caption": CAPTIONS,
+        "label": list(range(6)),
+    }
     library.Dataset.from_dict(rows).to_parquet(str(tmp_path / "rows.parquet"))
     file = tmp_path / "rows.parquet"
     found = outcomes(lambda: batch_of(file, processor), file, times=100)
@@ -96,14 +97,17 @@ def test_parquet(tmp_path: Path, picture: Callable, processor: Any, monkeypatch:
 
 
 @pytest.mark.parametrize("where", ["headers", "anywhere"])
-def test_shards(where: str, tmp_path: Path, write_tar: Callable, picture: Callable,
-                processor: Any) -> None:  # fmt: skip
+def test_shards(
+    where: str, tmp_path: Path, write_tar: Callable, picture: Callable, processor: Any
+) -> None:
     members = {}
     for i in range(6):
         members |= {
-            f"{i:03}.png": picture(i), f"{i:03}.txt": CAPTIONS[i].encode(),
-            f"{i:03}.cls": str(i).encode(), f"{i:03}.json": b'{"caption": "x"}',
-        }  # fmt: skip
+            f"{i:03}.png": picture(i),
+            f"{i:03}.txt": CAPTIONS[i].encode(),
+            f"{i:03}.cls": str(i).encode(),
+            f"{i:03}.json": b'{"caption": "x"}',
+        }
     file = write_tar("data/0.tar", members)
     end = 2048 if where == "headers" else None
     found = outcomes(lambda: batch_of(file, processor), file, end)

@@ -23,8 +23,10 @@ def test_ensembles_are_the_published_ones() -> None:
     kinds = {t.replace(" the {}", " a {}").replace("the {}", "a {}") for t in prompts.IMAGENET}
     assert 40 <= len(kinds) <= 60
     assert prompts.CIFAR[:3] == (
-        "a photo of a {}.", "a blurry photo of a {}.", "a black and white photo of a {}.",
-    )  # fmt: skip
+        "a photo of a {}.",
+        "a blurry photo of a {}.",
+        "a black and white photo of a {}.",
+    )
     assert prompts.CIFAR[-2:] == ("a photo of the small {}.", "a photo of the big {}.")
 
 

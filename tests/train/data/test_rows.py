@@ -74,7 +74,7 @@ def test_a_quote_swallows_no_rows(separator: str, name: str, end: str, table: Ca
         ("a.CSV", "file_name,caption\n0.jpg,{a} cat{}\n", [("{a} cat{}",)]),
         ("a.TSV", "file_name\tcaption\n0.jpg\ta, cat\n", [("a, cat",)]),
     ],
-)  # fmt: skip
+)
 def test_rows_as_meant(name: str, text: str, expected: list, table: Callable) -> None:
     assert captions_of(table(name, text)) == expected
 
@@ -109,10 +109,11 @@ def test_lines_of_json_that_cannot_be_read_are_counted(table: Callable) -> None:
 @given(
     st.lists(
         st.lists(st.text(alphabet='ab ,;\t"\n\r|.', max_size=8), min_size=2, max_size=2),
-        min_size=1, max_size=6,
+        min_size=1,
+        max_size=6,
     ),
     st.sampled_from([",", "\t", ";"]),
-)  # fmt: skip
+)
 @settings(max_examples=300, deadline=None)
 def test_what_the_csv_module_writes_is_read(rows: list[list[str]], separator: str) -> None:
     rows = [["0", second or "x"] if first else [first, second] for first, second in rows]

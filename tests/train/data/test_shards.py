@@ -80,8 +80,11 @@ def test_members_are_paired_by_name(
     )
     source = open_source(SourceConfig(str(path)))
     assert all_of(source, number_of) == [
-        (1, ("one", "two"), -1), (2, (), -1), (3, ("déjà vu",), -1), (4, (), -1),
-    ]  # fmt: skip
+        (1, ("one", "two"), -1),
+        (2, (), -1),
+        (3, ("déjà vu",), -1),
+        (4, (), -1),
+    ]
     other = open_source(SourceConfig(str(path), caption_column="n"))
     assert other.captions(0) == () and other.captions(2) == ("déjà vu",)
 

@@ -380,13 +380,19 @@ def test_parquet_of_other_columns(
         ({"img": [{"bytes": b"", "path": ""}]}, {}, "no column caption or .* or label for capt"),
         ({"img": [1], "text": ["a"]}, {}, "column img of .* holds no encoded images but"),
         ({"img": [{"bytes": b"", "path": ""}], "label": ["a"]}, {}, "must hold whole numbers"),
-        ({"img": [{"bytes": b"", "path": ""}], "text": ["a"]}, {"caption_column": "words"},
-         "no column words for captions; its columns are: img, text"),
-        ({"img": [{"bytes": b"", "path": ""}], "text": ["a"]}, {"label_column": "y"},
-         "no column y for classes"),
+        (
+            {"img": [{"bytes": b"", "path": ""}], "text": ["a"]},
+            {"caption_column": "words"},
+            "no column words for captions; its columns are: img, text",
+        ),
+        (
+            {"img": [{"bytes": b"", "path": ""}], "text": ["a"]},
+            {"label_column": "y"},
+            "no column y for classes",
+        ),
         ({"img": [{"bytes": b"", "path": ""}], "text": [""]}, {}, "neither captions nor classes"),
     ],
-)  # fmt: skip
+)
 def test_wrong_parquet(
     columns: dict, config: dict, message: str, datasets: Any, tmp_path: Path
 ) -> None:

@@ -64,9 +64,13 @@ def test_every_picture_is_shown_once_an_epoch(
         # A process reads every processes-th place of the order: three epochs are these.
         places = len(range(index, 3 * n, processes))
         stream = TrainingStream(
-            source, processor, batch_size=batch, threads=0,
-            process_index=index, process_count=processes,
-        )  # fmt: skip
+            source,
+            processor,
+            batch_size=batch,
+            threads=0,
+            process_index=index,
+            process_count=processes,
+        )
         with stream:
             while stream.skipped.read < places:
                 before = stream.skipped.read
@@ -87,9 +91,13 @@ def _first(
     state["skipped"] = {"count": 0, "read": before, "examples": []}
     found = []
     with TrainingStream(
-        source, processor, batch_size=1, threads=0,
-        process_index=index, process_count=state["processes"],
-    ) as again:  # fmt: skip
+        source,
+        processor,
+        batch_size=1,
+        threads=0,
+        process_index=index,
+        process_count=state["processes"],
+    ) as again:
         again.restore(state)
         while True:
             drawn = numbers(next(again), processor)
@@ -178,9 +186,15 @@ def test_two_processes_see_what_one_sees(numbered: Callable, processor: Any) -> 
 
     def draw(batch: int, index: int, count: int) -> list[set[bytes]]:
         with TrainingStream(
-            source, processor, batch_size=batch, seed=1, augment=augment, threads=2,
-            process_index=index, process_count=count,
-        ) as stream:  # fmt: skip
+            source,
+            processor,
+            batch_size=batch,
+            seed=1,
+            augment=augment,
+            threads=2,
+            process_index=index,
+            process_count=count,
+        ) as stream:
             rows = [zip(*next(stream), strict=True) for _ in range(10)]
         return [{b"".join(np.asarray(x).tobytes() for x in row) for row in step} for step in rows]
 
@@ -411,11 +425,13 @@ def test_processes_evaluate_every_picture_once_in_as_many_batches(
 ) -> None:
     source = numbered(n)
     passes = [
-        list(evaluation_batches(
-            source, processor, batch, 0, process_index=index, process_count=processes
-        ))
+        list(
+            evaluation_batches(
+                source, processor, batch, 0, process_index=index, process_count=processes
+            )
+        )
         for index in range(processes)
-    ]  # fmt: skip
+    ]
     assert len({len(one) for one in passes}) == 1
     seen = [i for one in passes for indices, _ in one for i in indices.tolist()]
     assert sorted(seen) == list(range(n))

@@ -103,14 +103,17 @@ def joint_gradient(state, rest, images, labels, members, weights, trainer):
 def subject(kind=Net, label_smoothing=0.0, **fields):
     """A trainer, its state before the first step, and the network's arrays."""
     classifier, variables = split_classifier(kind(nnx.Rngs(0)), MEAN, STD)
-    trainer = SubnetTrainer(**{
-        "task": ClassifierTask(classifier, label_smoothing),
-        "optimizer": optax.sgd(0.1),
-        "masks_of": masks_of,
-        "subnets": SUBNETS,
-        "norms": norm_names(kind(nnx.Rngs(0))),
-        "post_optimizer": optax.sgd(0.1),
-    } | fields)  # fmt: skip
+    trainer = SubnetTrainer(
+        **{
+            "task": ClassifierTask(classifier, label_smoothing),
+            "optimizer": optax.sgd(0.1),
+            "masks_of": masks_of,
+            "subnets": SUBNETS,
+            "norms": norm_names(kind(nnx.Rngs(0))),
+            "post_optimizer": optax.sgd(0.1),
+        }
+        | fields
+    )
     copies = jax.tree.map(jnp.copy, (variables.params, variables.stats))
     return trainer, trainer.begin(*copies), variables
 
@@ -203,9 +206,12 @@ def test_other_members_weights_and_masks_compile_nothing(shared):
     first, metrics = stepped(trainer, state, [0])
     assert metrics["subnet_loss"].shape == (3,) and int(first.step) == 1
     known = subnet_steps.joint_step._cache_size()
-    other = state._replace(masks=Masks(
-        {n: 3 - levels for n, levels in state.masks.levels.items()}, state.masks.counts
-    ), step=state.step + 1)  # fmt: skip
+    other = state._replace(
+        masks=Masks(
+            {n: 3 - levels for n, levels in state.masks.levels.items()}, state.masks.counts
+        ),
+        step=state.step + 1,
+    )
     second, _ = stepped(trainer, other, [0, 1], members=(2, -1, 0), weights=(0.1, 0.1, 0.8))
     assert subnet_steps.joint_step._cache_size() == known
     moved = (x.params["head"]["kernel"][...] for x in (first, second))

@@ -40,10 +40,14 @@ CONFIG = ClassifierDressConfig(
     schedule=ScheduleConfig(evaluate_steps=5, checkpoint_steps=2, log_steps=3),
     threads=1,
     subnets=SubnetsConfig(
-        sparsities=(0.5, 0.8), include=("blocks.2.*",), dense_steps=3, joint_steps=4, post_steps=2,
+        sparsities=(0.5, 0.8),
+        include=("blocks.2.*",),
+        dense_steps=3,
+        joint_steps=4,
+        post_steps=2,
         refresh_steps=2,
     ),
-)  # fmt: skip
+)
 QUIET = Console(quiet=True)
 
 
@@ -181,9 +185,13 @@ def test_checkpoints_of_the_former_layout_are_read(tmp_path):
     former = [1, 2, np.asarray([0, 0, 3]), np.asarray([0, 0, 4]), "levels", "counts", 5, 6, 7, 8]
     assert _current(Saved(8, "dense", former, {}), dense) == [1, 2, 3, 4, 5, 6, 7, 8]
     post = PostState(
-        params=[1, 2], masks=["levels", "counts"], norms={"scale": 3}, stats=[4], opt_state=[5],
+        params=[1, 2],
+        masks=["levels", "counts"],
+        norms={"scale": 3},
+        stats=[4],
+        opt_state=[5],
         step=6,
-    )  # fmt: skip
+    )
     former = [1, 2, 3, 4, "levels", "counts", 5, 6]
     found = _current(Saved(6, "norms", former, {}), post)
     assert found == [1, 2, "levels", "counts", 3, 4, 5, 6]

@@ -30,9 +30,10 @@ def test_they_do_what_the_new_ones_do():
     images, labels = rng.integers(0, 256, (8, 8, 8, 1), np.uint8), np.arange(8, dtype=np.int32)
     members, weights = jnp.arange(2), jnp.asarray([0.6, 0.4])
     settings = {
-        "subnets": 2, "norms": norm_names(model),
+        "subnets": 2,
+        "norms": norm_names(model),
         "masks_of": lambda params: subnet_masks(params, specs, (0.5, 0.8)),
-    }  # fmt: skip
+    }
     task, (params, stats, rest) = ClassifierTask(graph), jax.tree.map(jnp.copy, variables)
     trainer = SubnetTrainer(task, optax.sgd(0.1), **settings)
     batch = ImageTextBatch(images, None, labels)

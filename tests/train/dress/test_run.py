@@ -28,17 +28,27 @@ CONFIG = DressConfig(
     untrained=Architecture(
         vision=Tower(layers=2, width=16, heads=2, ffn=32),
         text=Tower(layers=1, width=16, heads=2, ffn=32),
-        patch=4, image=8, channels=1, context=12, projection=16, head_dim=8,
+        patch=4,
+        image=8,
+        channels=1,
+        context=12,
+        projection=16,
+        head_dim=8,
     ),
     augment=AugmentConfig(crop_scale=(1.0, 1.0), shift=1),
     optim=OptimConfig(batch_size=16, lr=3e-3, warmup_steps=2),
     schedule=ScheduleConfig(evaluate_steps=7, checkpoint_steps=2, log_steps=3),
     threads=1,
     subnets=SubnetsConfig(
-        sparsities=(0.5, 0.8), dense_steps=3, joint_steps=5, post_steps=3, joint_lr=1e-3,
-        post_lr=1e-2, refresh_steps=2,
+        sparsities=(0.5, 0.8),
+        dense_steps=3,
+        joint_steps=5,
+        post_steps=3,
+        joint_lr=1e-3,
+        post_lr=1e-2,
+        refresh_steps=2,
     ),
-)  # fmt: skip
+)
 QUIET = Console(quiet=True)
 
 

@@ -25,8 +25,13 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 TINY = Architecture(
     vision=Tower(layers=2, width=8, heads=2, ffn=16),
     text=Tower(layers=1, width=8, heads=2, ffn=16),
-    patch=4, image=8, context=6, projection=8, head_dim=4, vocab=20,
-)  # fmt: skip
+    patch=4,
+    image=8,
+    context=6,
+    projection=8,
+    head_dim=4,
+    vocab=20,
+)
 SPARSITIES = (0.25, 0.5, 0.75)
 
 
@@ -49,10 +54,13 @@ class Subject:
         self.network = Network(graphdef, ImageSettings(size=8))
         self.trainer = SubnetTrainer(
             task=ClipTask(self.network, LossConfig(), placement.make_mesh()),
-            optimizer=optax.sgd(1e-2), masks_of=lambda p: subnet_masks(p, specs, SPARSITIES),
-            subnets=3, norms=tuple(norm_parameters(self.model)), post_optimizer=optax.sgd(1e-2),
+            optimizer=optax.sgd(1e-2),
+            masks_of=lambda p: subnet_masks(p, specs, SPARSITIES),
+            subnets=3,
+            norms=tuple(norm_parameters(self.model)),
+            post_optimizer=optax.sgd(1e-2),
             **subnets,
-        )  # fmt: skip
+        )
         dense = [-1] if dense_member else []
         self.members = jnp.asarray([*dense, 0, 1, 2], jnp.int32)
         self.shares = loss_weights((*(0.0 for _ in dense), *SPARSITIES), gamma)

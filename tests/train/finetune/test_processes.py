@@ -163,12 +163,18 @@ sys.exit(main(sys.argv[1:]))
 def test_one_whose_peers_never_come_ends_in_a_line(index, tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", IMPATIENT, "finetune", "digits_clip", "--distributed"],
-        cwd=tmp_path, capture_output=True, text=True, timeout=300,
-        env=os.environ | {
-            "JAX_PLATFORMS": "cpu", "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{free_port()}",
-            "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": str(index),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=os.environ
+        | {
+            "JAX_PLATFORMS": "cpu",
+            "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{free_port()}",
+            "JAX_NUM_PROCESSES": "2",
+            "JAX_PROCESS_ID": str(index),
         },
-    )  # fmt: skip
+    )
     assert done.returncode in (1, 2) and done.stdout == "", done.stderr
     (line,) = done.stderr.splitlines()
     assert line.startswith("codesign: --distributed: the other processes"), line

@@ -39,13 +39,18 @@ CONFIG = FinetuneConfig(
     untrained=Architecture(
         vision=Tower(layers=2, width=16, heads=2, ffn=32),
         text=Tower(layers=1, width=16, heads=2, ffn=32),
-        patch=4, image=8, channels=1, context=12, projection=16, head_dim=8,
+        patch=4,
+        image=8,
+        channels=1,
+        context=12,
+        projection=16,
+        head_dim=8,
     ),
     augment=AugmentConfig(crop_scale=(1.0, 1.0), shift=1),
     optim=OptimConfig(batch_size=16, lr=3e-3, warmup_steps=2, ema=0.9),
     schedule=ScheduleConfig(steps=12, evaluate_steps=6, checkpoint_steps=4, log_steps=3),
     threads=1,
-)  # fmt: skip
+)
 QUIET = Console(quiet=True)
 
 
@@ -245,8 +250,17 @@ def test_a_teacher_of_another_vocabulary_is_refused(finished, tmp_path):
 def test_prune_keeps_scores_and_writes_a_network_that_evaluates(finished, tmp_path, capsys):
     path, _ = finished
     arguments = ["prune", str(path / "clip"), "--importance", str(tmp_path / "scores.safetensors")]
-    sizes = ["--keep", "ffn=0.5", "vision.layers=0.5", "--data", "digits", "--samples", "64",
-             "--batch-size", "32"]  # fmt: skip
+    sizes = [
+        "--keep",
+        "ffn=0.5",
+        "vision.layers=0.5",
+        "--data",
+        "digits",
+        "--samples",
+        "64",
+        "--batch-size",
+        "32",
+    ]
     assert main([*arguments[:2], str(tmp_path / "a"), *arguments[2:], *sizes, "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["architecture"]["vision"] == {"layers": 1, "width": 16, "heads": 2, "ffn": 16}

@@ -28,8 +28,13 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 TINY = Architecture(
     vision=Tower(layers=2, width=8, heads=2, ffn=16),
     text=Tower(layers=1, width=8, heads=2, ffn=16),
-    patch=4, image=8, context=6, projection=8, head_dim=4, vocab=20,
-)  # fmt: skip
+    patch=4,
+    image=8,
+    context=6,
+    projection=8,
+    head_dim=4,
+    vocab=20,
+)
 SETTINGS = ImageSettings(size=8)
 
 
@@ -56,9 +61,13 @@ def trainer(params, graphdef, *, teacher=None, lock="none", micro_batches=1, ema
     )
     optimizer, rate = make_optimizer(config, params, 10, config.optim.lr, 0)
     task = ClipTask(
-        student=Network(graphdef, SETTINGS), teacher=teacher, loss_config=config.loss, lock=lock,
-        micro_batches=micro_batches, mesh=placement.make_mesh(),
-    )  # fmt: skip
+        student=Network(graphdef, SETTINGS),
+        teacher=teacher,
+        loss_config=config.loss,
+        lock=lock,
+        micro_batches=micro_batches,
+        mesh=placement.make_mesh(),
+    )
     return Trainer(task, optimizer, rate, ema)
 
 

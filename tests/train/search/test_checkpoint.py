@@ -73,8 +73,13 @@ def inputs(tmp_path_factory):
     architecture = Architecture(
         vision=Tower(layers=2, width=16, heads=2, ffn=32),
         text=Tower(layers=1, width=24, heads=3, ffn=32),
-        patch=4, image=8, context=6, projection=8, head_dim=8, vocab=words.vocab_size,
-    )  # fmt: skip
+        patch=4,
+        image=8,
+        context=6,
+        projection=8,
+        head_dim=8,
+        vocab=words.vocab_size,
+    )
     save_clip(CLIP(architecture, rngs=nnx.Rngs(0)), folder / "checkpoint", "native")
     make_processor(ImageSettings(size=8), words, 6).save(folder / "checkpoint")
     write_shards(folder / "train", np.arange(24))
@@ -90,9 +95,10 @@ def search(inputs, tmp_path, monkeypatch):
     def run(name, *more):
         out = tmp_path / name
         options = {
-            "checkpoint": "checkpoint", "train.path": "train/{00000..00001}.tar",
+            "checkpoint": "checkpoint",
+            "train.path": "train/{00000..00001}.tar",
             "validation.path": "validation/*.tar",
-        }  # fmt: skip
+        }
         given = [x for k, v in options.items() for x in (f"--{k}", str(inputs / v))]
         argv = ["search", str(inputs / "small.py"), *given, "--out", str(out), "--json", *more]
         return out, main(argv)

@@ -94,8 +94,10 @@ def test_architectures_are_drawn_evenly_in_log_cost(setup):
     indices = np.round(np.asarray(setup.space.indices(pool.z)))[:, :8]
     assert (indices == 0).all(axis=1).any() and (indices == setup.space.steps[:8]).all(axis=1).any()
     drawn = pool.draw(jax.random.key(0), 4000)
-    by_design = {row.tobytes(): cost for row, cost in zip(
-        np.asarray(pool.z), np.asarray(pool.log_cost), strict=True)}  # fmt: skip
+    by_design = {
+        row.tobytes(): cost
+        for row, cost in zip(np.asarray(pool.z), np.asarray(pool.log_cost), strict=True)
+    }
     costs = np.array([by_design[row.tobytes()] for row in np.asarray(drawn)])
     low, high = float(pool.log_cost[0]), float(pool.log_cost[-1])
     share = (costs - low) / (high - low)

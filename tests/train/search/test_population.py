@@ -145,8 +145,9 @@ def test_micro_batches_change_no_gradient(setup, population, batch, step):
     )
     for one, four in zip(
         jax.tree.leaves(gradients(step(population, setup.goals)[0])),
-        jax.tree.leaves(gradients(in_parts(population, setup.goals)[0])), strict=True,
-    ):  # fmt: skip
+        jax.tree.leaves(gradients(in_parts(population, setup.goals)[0])),
+        strict=True,
+    ):
         np.testing.assert_allclose(four, one, rtol=1e-4, atol=1e-6)
 
 
@@ -164,9 +165,10 @@ def test_a_step_moves_searched_designs_only_and_clamps_the_logit_scale(setup, po
     assert not np.any(after.z[LAST, :8] == population.z[LAST, :8])
     assert np.all(after.z >= 0) and np.all(after.z <= 1) and int(after.step) == 2
     scales = [
-        x for path, x in jax.tree_util.tree_leaves_with_path(after.params)
+        x
+        for path, x in jax.tree_util.tree_leaves_with_path(after.params)
         if "logit_scale" in jax.tree_util.keystr(path)
-    ]  # fmt: skip
+    ]
     assert len(scales) == 1 and np.all(scales[0] <= math.log(100) * (1 + 1e-6))
     moved = [
         bool(np.any(a != b))

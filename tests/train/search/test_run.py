@@ -42,9 +42,14 @@ config = dataclasses.replace(
 STEPS = 70
 NAMES = ["carbon-00", "carbon-01", "supernet", "half"]
 TOTALS = (
-    "latency_s", "energy_j", "area_mm2", "tops", "operational_kgco2e", "embodied_kgco2e",
+    "latency_s",
+    "energy_j",
+    "area_mm2",
+    "tops",
+    "operational_kgco2e",
+    "embodied_kgco2e",
     "carbon_kgco2e",
-)  # fmt: skip
+)
 PHASES = ["warmup"] * 20 + ["elastic"] * 10 + ["joint"] * 20 + ["tune"] * 20
 
 
@@ -93,8 +98,14 @@ def test_designs_follow_the_schema(designs):
         assert fixed.items() <= architecture.items()
         assert architecture["activation"] == "gelu" and type(architecture["vocab"]) is int
         assert set(design["accelerator"]) == {
-            "cores", "pe_x", "pe_y", "l2_kib", "l2_bytes_per_cycle", "glb_mib", "channels"
-        }  # fmt: skip
+            "cores",
+            "pe_x",
+            "pe_y",
+            "l2_kib",
+            "l2_bytes_per_cycle",
+            "glb_mib",
+            "channels",
+        }
         assert design["scenario"]["clock_mhz"] == 100.0
         assert all(type(design["costs"][name]) is float for name in TOTALS)
         assert 0 <= design["accuracy"] <= 1 and design["accuracy_standard_error"] >= 0
@@ -139,15 +150,23 @@ def test_a_search_starts_from_the_best_of_its_ranking(run, designs, capsys):
     front = json.loads(capsys.readouterr().out)["front"]
     proxy = read_proxy(run).proxy
     first = metrics(run)[30]
-    dimensions = [first["relaxed"][f"{tower}.{field}"] for tower in ("vision", "text")
-                  for field in ("layers", "width", "heads", "ffn")]  # fmt: skip
+    dimensions = [
+        first["relaxed"][f"{tower}.{field}"]
+        for tower in ("vision", "text")
+        for field in ("layers", "width", "heads", "ffn")
+    ]
     for i, (cost, design) in enumerate(zip(first["carbon_kgco2e"][2:], designs[:2], strict=True)):
-        larger = [int(values[i] > least) for values, least in zip(
-            dimensions, (1, 8, 1, 16) * 2, strict=True)]  # fmt: skip
+        larger = [
+            int(values[i] > least)
+            for values, least in zip(dimensions, (1, 8, 1, 16) * 2, strict=True)
+        ]
         loss = proxy.loss.reshape(-1)[np.ravel_multi_index(larger, (2,) * 8)]
         target = design["target_carbon_kgco2e"]
-        within = [own for own, c in zip(
-            front["proxy_loss"], front["carbon_kgco2e"], strict=True) if c <= target]  # fmt: skip
+        within = [
+            own
+            for own, c in zip(front["proxy_loss"], front["carbon_kgco2e"], strict=True)
+            if c <= target
+        ]
         assert cost <= target * (1 + 1e-6)
         assert loss == pytest.approx(min(within)) or i == 1  # the second gets what is left
     for design in named:
@@ -163,8 +182,14 @@ def test_a_front_under_other_limits_and_scenarios(run, designs, capsys):
         return json.loads(capsys.readouterr().out)
 
     limit_s = 1.01 * min(design["costs"]["latency_s"] for design in designs)
-    found = front("--scenario.use_grid", "sweden", "--limits.latency_s", f"{limit_s:.6g}",
-                  "--targets.designs", "3")  # fmt: skip
+    found = front(
+        "--scenario.use_grid",
+        "sweden",
+        "--limits.latency_s",
+        f"{limit_s:.6g}",
+        "--targets.designs",
+        "3",
+    )
     assert 0 < found["feasible"] < found["networks"] == 256
     for design in found["designs"]:
         assert design["costs"]["latency_s"] <= limit_s
@@ -256,9 +281,11 @@ def program(config, out, *argv, **env):
     """The search as a process of its own."""
     return subprocess.Popen(
         [sys.executable, "-m", "codesign", "search", config, "--out", str(out), "--json", *argv],
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
         env=os.environ | env,
-    )  # fmt: skip
+    )
 
 
 def finish(process):
@@ -332,8 +359,15 @@ def as_it_was(folder):
     record = json.loads((folder / "config.json").read_text())
     del record["kind"]
     for name in (
-        "train", "validation", "test", "checkpoint", "tokenizer", "image", "augment", "threads"
-    ):  # fmt: skip
+        "train",
+        "validation",
+        "test",
+        "checkpoint",
+        "tokenizer",
+        "image",
+        "augment",
+        "threads",
+    ):
         del record["config"][name]
     (folder / "config.json").write_text(json.dumps(record))
     return saved.step

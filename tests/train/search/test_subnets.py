@@ -22,9 +22,16 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 LEVELS = (0.0, 0.5, 0.9)
 LARGEST = Architecture(
-    vision=Tower(2, 24, 3, 40), text=Tower(2, 16, 2, 24), patch=4, image=8, context=6,
-    projection=8, head_dim=4, vocab=20, channels=1,
-)  # fmt: skip
+    vision=Tower(2, 24, 3, 40),
+    text=Tower(2, 16, 2, 24),
+    patch=4,
+    image=8,
+    context=6,
+    projection=8,
+    head_dim=4,
+    vocab=20,
+    channels=1,
+)
 CHOICES = dataclasses.replace(
     LARGEST,
     vision=Tower((1, 2), (8, 16, 24), (1, 2, 3), (16, 40)),
@@ -112,13 +119,33 @@ def test_a_dense_member_keeps_all_its_weights(clip, masked):
 @pytest.mark.slow
 def test_a_search_finds_families_and_dense_rivals(tmp_path, capsys):
     small = [
-        "--schedule.warmup_steps", "8", "--schedule.joint_steps", "8", "--schedule.tune_steps", "8",
-        "--schedule.chunk_steps", "4", "--schedule.checkpoint_steps", "4",
-        "--targets.designs", "1", "--targets.dense_designs", "1", "--optim.batch_size", "16",
-        "--space.sparsity", "[[0.0, 0.5], [0.8, 0.9]]",
-        "--space.vision.width", "[32, 64]", "--space.vision.ffn", "[64, 128]",
-        "--space.text.ffn", "[32, 64]", "--targets.low", "0.6",
-    ]  # fmt: skip
+        "--schedule.warmup_steps",
+        "8",
+        "--schedule.joint_steps",
+        "8",
+        "--schedule.tune_steps",
+        "8",
+        "--schedule.chunk_steps",
+        "4",
+        "--schedule.checkpoint_steps",
+        "4",
+        "--targets.designs",
+        "1",
+        "--targets.dense_designs",
+        "1",
+        "--optim.batch_size",
+        "16",
+        "--space.sparsity",
+        "[[0.0, 0.5], [0.8, 0.9]]",
+        "--space.vision.width",
+        "[32, 64]",
+        "--space.vision.ffn",
+        "[64, 128]",
+        "--space.text.ffn",
+        "[32, 64]",
+        "--targets.low",
+        "0.6",
+    ]
     run = tmp_path / "run"
     assert main(["search", "digits_family", "--out", str(run), "--json", *small]) == 0
     found = json.loads(capsys.readouterr().out)

@@ -152,10 +152,16 @@ def _fill_cache(
     command = [sys.executable, "-P", "-c", program, str(folder)]
 
     def hand_out(share: Sequence[Path]) -> None:
-        with contextlib.suppress(OSError), subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-            text=True,
-        ) as child:  # fmt: skip
+        with (
+            contextlib.suppress(OSError),
+            subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                text=True,
+            ) as child,
+        ):
             assert child.stdin and child.stdout
             for path in share:
                 print(json.dumps(str(path)), file=child.stdin, flush=True)
