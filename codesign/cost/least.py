@@ -2,15 +2,15 @@
 
 No accelerator need be mapped for which these already exceed the best one known, see
 search/sweep.py. Each is a term of traffic.py at its least: every operand passes each level once,
-every PE works, and no unit of the machine waits for another. docs/cost-model.md says how near
-they are.
+or as often as the global buffer (GLB) makes it pass the DRAM, every PE works, and no unit of the
+machine waits for another. docs/cost-model.md says how near they are.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,11 +18,11 @@ import jax.numpy as jnp
 from codesign.accelerator import Accelerator
 from codesign.cost.costing import Costing, costing_of
 from codesign.cost.execution import Execution
-from codesign.cost.handover import Shares, shares_of
+from codesign.cost.handover import Shares, shares_of, taken_words
 from codesign.cost.mapping import glb_words
 from codesign.cost.model import Chip, Costs, costs_of, summed
-from codesign.cost.rounding import ceil
-from codesign.cost.technology import Technology, technology
+from codesign.cost.rounding import ceil, floor
+from codesign.cost.technology import WEIGHT_REGISTER_WORDS, Technology, technology
 from codesign.cost.vector_unit import vector_costs
 from codesign.scenario import Scenario
 from codesign.workload.operators import Live, Workload
@@ -101,8 +101,10 @@ def _least(
     accelerator: Accelerator,
     tech: Technology,
 ) -> Execution:
-    shares = Shares() if live is None else shares_of(live, glb_words(accelerator, tech))
-    crossing, cores = shares.crossing, accelerator.cores
+    glb = glb_words(accelerator, tech)
+    shares = Shares() if live is None else shares_of(live, glb)
+    free = glb if live is None else glb - taken_words(live, glb)
+    cores = accelerator.cores
     # Zeros are skipped or not, whichever is better.
     kept = 1.0 if density is None else density
     stored = 1.0 if density is None else jnp.minimum(1.0, density * (1 + tech.index_words))
@@ -118,34 +120,112 @@ def _least(
         array(ceil(m / cores), k, n),
         jnp.minimum(array(m, ceil(k / cores), n), array(m, k, ceil(n / cores))),
     )
-    moved = {
-        "dram": (inputs * crossing.input + weights * crossing.second, outputs * crossing.output),
-        "glb": (
-            inputs + weights + outputs * crossing.output,
-            inputs * crossing.input + weights * crossing.second + outputs,
-        ),
-        # The array reads each input for every block of columns.
-        "l2": (
-            inputs * jnp.maximum(1.0, n / columns) + weights + outputs,
-            inputs + weights + outputs,
-        ),
-    }
-    l2_words = cores * accelerator.l2_bytes_per_cycle / tech.word_bytes
-    cycles = functools.reduce(
-        jnp.maximum,
-        (
-            busy,
-            jnp.maximum(*moved["glb"]) / tech.words_per_cycle["glb"],
-            jnp.maximum(*moved["l2"]) / l2_words,
-            sum(moved["dram"]) / tech.words_per_cycle["dram"],
-        ),
+    # Either sums return to L2 after each block of full registers and from each core, or registers
+    # are loaded again for every row.
+    blocks = k * kept / (WEIGHT_REGISTER_WORDS * rows)
+    returned = tech.partial_sum_words * outputs * jnp.maximum(0.0, blocks - 1)
+    reloaded = weights * jnp.maximum(0.0, m - cores)
+    again_pj = jnp.minimum(
+        returned * (tech.read_pj["l2"] + tech.write_pj["l2"]), reloaded * tech.read_pj["l2"]
     )
+    # The array reads each input for every block of columns.
+    l2_read = inputs * jnp.maximum(1.0, n / columns) + weights + outputs
+    l2_written = inputs + weights + outputs
+    l2_words = cores * accelerator.l2_bytes_per_cycle / tech.word_bytes
+    l2_busiest = jnp.maximum(l2_read + jnp.minimum(returned, reloaded), l2_written)
+    on_chip = jnp.maximum(busy, l2_busiest / l2_words)
+
+    def of(way: _DramWords) -> tuple[Any, Any]:
+        """Cycles and pJ of one way to use the GLB."""
+        glb_read, glb_written = inputs + weights + way.written, way.read + outputs
+        glb_cycles = jnp.maximum(glb_read, glb_written) / tech.words_per_cycle["glb"]
+        dram_cycles = (way.read + way.written + way.either) / tech.words_per_cycle["dram"]
+        pj = sum(
+            read * tech.read_pj[level] + written * tech.write_pj[level]
+            for level, read, written in (
+                ("dram", way.read, way.written),
+                ("glb", glb_read, glb_written),
+                ("l2", l2_read, l2_written),
+            )
+        )
+        either_pj = jnp.minimum(
+            tech.read_pj["dram"] + tech.write_pj["glb"], tech.write_pj["dram"] + tech.read_pj["glb"]
+        )
+        cycles = jnp.maximum(on_chip, jnp.maximum(glb_cycles, dram_cycles))
+        return cycles, pj + way.either * either_pj
+
+    walked = _Walked(m, k, n, stored, tech.partial_sum_words, free, shares)
+    cycles, moved_pj = zip(*map(of, _dram_words(walked)), strict=True)
     energy_pj = {
         "mac": m * k * n * kept * (tech.mac_pj + tech.read_pj["register"]),
         "register": weights * tech.write_pj["register"],
-        **{
-            level: read * tech.read_pj[level] + written * tech.write_pj[level]
-            for level, (read, written) in moved.items()
-        },
+        "moved": functools.reduce(jnp.minimum, moved_pj) + again_pj,
     }
-    return Execution({"gemm": cycles}, energy_pj).merged()
+    return Execution({"gemm": functools.reduce(jnp.minimum, cycles)}, energy_pj).merged()
+
+
+class _Walked(NamedTuple):
+    """A product and the GLB it is walked in.
+
+    Attributes:
+      m, k, n: of the product.
+      stored: words of a weight.
+      sum_words: words of a partial sum.
+      free: words of the GLB that blocks may take.
+      shares: of the operands that are in the GLB anyway.
+    """
+
+    m: Any
+    k: Any
+    n: Any
+    stored: Any
+    sum_words: Any
+    free: Any
+    shares: Shares
+
+
+class _DramWords(NamedTuple):
+    """Words read from the DRAM, written to it, and either of both."""
+
+    read: Any
+    written: Any
+    either: Any = 0.0
+
+
+def _dram_words(walked: _Walked) -> list[_DramWords]:
+    """Least words that pass the DRAM, for each way of `mapping.SCHEDULES` to use the GLB.
+
+    The block of I or W that stays has all of k, so the GLB bounds its rows or columns; each of
+    its blocks fetches the other operand again, unless one tile holds all of that, twice.
+    A block of sums is bounded in two dimensions, and so is one of W that has a part of k; of these
+    the sides are taken that move least, whole numbers or not.
+    """
+    m, k, n, stored, sum_words, free, shares = walked
+    crossing, room = shares.crossing, shares.room
+    fetched, loaded = m * k * crossing.input, k * n * stored * crossing.second
+    written, sums = m * n * crossing.output, 2 * sum_words * m * n
+    row, column = k * room.input, k * stored * room.second
+    one_tile = (2 * m * row <= free) | (2 * n * column <= free)
+
+    def blocks(lines: Any, kept: Any, streamed: Any) -> Any:
+        """Of so many lines those that fit beside two of the stream and what they give."""
+        most = floor((free - 2 * streamed) / (kept + jnp.minimum(2 * room.output, sum_words)))
+        return jnp.where(one_tile, 1.0, ceil(lines / jnp.clip(most, 1, lines)))
+
+    def sides(one: Any, other: Any, blocks: Any) -> Any:
+        """The least of one x + other y with x y = blocks, neither below 1."""
+        blocks = jnp.maximum(blocks, 1)
+        x = jnp.clip(jnp.sqrt(other * blocks / jnp.maximum(one, 1e-9)), 1, blocks)
+        return one * x + other * blocks / x
+
+    # Parts of k: all inputs for each block of columns, or one tile with all rows of a part.
+    in_parts = jnp.minimum(
+        sides(fetched, sums, n * column / free) - fetched - sums,
+        sums * jnp.maximum(0, 2 * m * row / free - 1),
+    )
+    return [
+        _DramWords(fetched + loaded * blocks(m, row, column), written),
+        _DramWords(fetched * blocks(n, column, row) + loaded, written),
+        _DramWords(sides(fetched, loaded, m * n * sum_words / free), written),
+        _DramWords(fetched + loaded, written, in_parts),
+    ]
