@@ -88,8 +88,9 @@ def _cifar10(config: DataConfig) -> OpenedData:
         names = found.class_names or captions.CIFAR10_NAMES
         wrong = np.flatnonzero((found.labels < 0) | (found.labels >= len(names)))
         if wrong.size:
+            label = found.labels[wrong[0]]
             raise DataError(
-                f"{split} image {wrong[0]} has label {found.labels[wrong[0]]}: "
+                f"{split} image {wrong[0]} has {'no label' if label < 0 else f'label {label}'}: "
                 f"{len(names)} classes are known, 0 to {len(names) - 1}"
             )
         return dataclasses.replace(

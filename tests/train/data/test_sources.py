@@ -379,7 +379,9 @@ def test_parquet_of_other_columns(
         ({"label": [0]}, {}, "no column img or image for images; its columns are: label"),
         ({"img": [{"bytes": b"", "path": ""}]}, {}, "no column caption or .* or label for capt"),
         ({"img": [1], "text": ["a"]}, {}, "column img of .* holds no encoded images but"),
-        ({"img": [{"bytes": b"", "path": ""}], "label": ["a"]}, {}, "must hold whole numbers"),
+        ({"img": [{"bytes": b"", "path": ""}], "label": ["a"]}, {}, "whole numbers, .* not string"),
+        ({"img": [{"bytes": b"", "path": ""}], "label": [1.0]}, {}, "whole numbers, .* not double"),
+        ({"img": [{"bytes": b"", "path": ""}], "label": [[1]]}, {}, "whole numbers, .* not list"),
         (
             {"img": [{"bytes": b"", "path": ""}], "text": ["a"]},
             {"caption_column": "words"},
@@ -417,6 +419,26 @@ def test_broken_parquet_and_absent_hub_names(
     monkeypatch.setattr(datasets, "load_dataset", unreachable)
     with pytest.raises(DataError, match=r"^cannot load someone/things .*Hub$"):
         open_source(SourceConfig("someone/things"))
+
+
+def test_parquet_rows_that_lack_something(
+    datasets: Any, tmp_path: Path, picture: Callable, number_of: Callable
+) -> None:
+    """A row without a class or a picture is one without, and costs the others nothing."""
+    rows = {
+        "image": [{"bytes": picture(i), "path": None} for i in range(4)],
+        "label": [0, None, 1, None],
+        "caption": [["a", "b"], [], None, [None, "c"]],
+    }
+    rows["image"][2] = None
+    datasets.Dataset.from_dict(rows).to_parquet(tmp_path / "a.parquet")
+    (tmp_path / "names").write_text("cat\ndog\n")
+    source = open_source(SourceConfig(str(tmp_path / "a.parquet"), classes=str(tmp_path / "names")))
+    assert source.labels.tolist() == [0, -1, 1, -1]
+    assert [source.captions(i) for i in range(4)] == [("a", "b"), (), (), ("c",)]
+    assert [number_of(source.image(i)) for i in (0, 1, 3)] == [0, 1, 3]
+    with pytest.raises(ValueError, match="the row holds no image"):
+        source.image(2)
 
 
 @pytest.mark.parametrize("label", [2**31, 2**32, 2**32 + 1, 2**40])

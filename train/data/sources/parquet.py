@@ -89,13 +89,23 @@ def _bytes(image: dict[str, Any] | None) -> bytes:
     return image["bytes"] if image["bytes"] is not None else read_file(Path(image["path"]))
 
 
+def _is_integer(kind: Any) -> bool:
+    from pyarrow import types
+
+    return bool(types.is_integer(kind))
+
+
 def _labels(rows: Any, label: str | None, name: str) -> np.ndarray:
     """int32 [N], -1 where there is none."""
     if label is None:
         return np.full(len(rows), -1, np.int32)
-    values = np.asarray(rows.select_columns([label]).with_format("numpy")[label][:])
-    if values.dtype.kind not in "iu":
-        raise DataError(f"column {label} of {name} must hold whole numbers: each its class")
+    column = rows.select_columns([label]).with_format("arrow")[:][label]
+    values = np.asarray(column.fill_null(-1)) if _is_integer(column.type) else None
+    if values is None:
+        raise DataError(
+            f"column {label} of {name} must hold whole numbers, each row its class, "
+            f"not {column.type}"
+        )
     largest = np.iinfo(np.int32).max
     if values.size and values.max() > largest:
         row = int(values.argmax())
