@@ -32,6 +32,8 @@ RENAMED: Mapping[str, str] = MappingProxyType(
         "lr_warmup_steps": "warmup_steps",
         # Told of 8-bit words only.
         "register_bytes": "register_words",
+        # The others that a joint step trains are called subnets.
+        "dense_member": "train_dense",
     }
 )
 RETIRED_OF_SCENARIO: Mapping[str, str] = MappingProxyType(
@@ -39,6 +41,16 @@ RETIRED_OF_SCENARIO: Mapping[str, str] = MappingProxyType(
         "dram_bytes_per_cycle": "the bandwidth of DRAM is now that of accelerator.channels (2 "
         "where none are stated) of scenario.dram_technology, at its data rate and usable share",
     }
+)
+RETIRED_OF_INTERVALS: Mapping[str, str] = MappingProxyType(
+    {
+        "steps": "the stages of DRESS have their own: subnets.dense_steps, joint_steps and "
+        "post_steps",
+    }
+)
+# Retired fields of each group of a config, by a field that tells the group.
+RETIRED: Mapping[str, Mapping[str, str]] = MappingProxyType(
+    {"use_grid": RETIRED_OF_SCENARIO, "log_steps": RETIRED_OF_INTERVALS}
 )
 # These call a class's constructor on behalf of whoever called them.
 _REPLACING = ("copy", "dataclasses")

@@ -33,6 +33,7 @@ from codesign.runs import CONFIG, DESIGNS, METRICS, RunFolder, read_run, write_j
 from codesign.scenario import Scenario
 from codesign.space import AcceleratorChoices
 from codesign.train.config import OptimConfig
+from codesign.train.dress.config import SubnetsConfig
 
 CONSTANTS = Constants(*(float(i) for i in range(1, 12)))
 # One of each class, and its renamed fields.
@@ -44,6 +45,7 @@ MARKED = (
     (Events(1, 2, 3, 4, 5, 6), ["dram_words"]),
     (ZigZag(), ["register_bytes"]),
     (OptimConfig(), ["lr_warmup_steps"]),
+    (SubnetsConfig(), ["dense_member"]),
 )
 CASES = [(obj, old) for obj, olds in MARKED for old in olds]
 
