@@ -117,7 +117,7 @@ class ClassifierTask:
     unrolled_on_cpu: bool = True
 
     def network(self, params: nnx.State) -> nnx.State:
-        """All of them."""
+        """The params themselves."""
         return params
 
     def with_network(self, params: nnx.State, network: nnx.State) -> nnx.State:
@@ -129,10 +129,10 @@ class ClassifierTask:
         return Prepared(self.classifier.varied(batch.images, key), batch.labels)
 
     def teacher_outputs(self, fixed: nnx.State, batch: Prepared) -> None:
-        """There is no teacher."""
+        """None: classifiers have no teacher."""
 
     def first(self, params: nnx.State, fixed: Any, batch: Prepared, step: Array) -> nnx.State:
-        """As they are."""
+        """The same params."""
         return params
 
     def forward(
@@ -160,11 +160,11 @@ class ClassifierTask:
         return divergence(densest, outputs)
 
     def constrain(self, params: nnx.State) -> nnx.State:
-        """Without bounds."""
+        """The same params: none is bounded."""
         return params
 
     def metrics(self, params: nnx.State) -> Metrics:
-        """None."""
+        """No metrics of its own."""
         return {}
 
 

@@ -149,7 +149,7 @@ class ClipTask:
         return weighted_losses(outputs, params.logit_bias, teacher, batch.labels, self.loss_config)
 
     def divergence(self, outputs: ClipOutput, densest: ClipOutput) -> Array:
-        """Of the similarities within the batch."""
+        """Divergence of the similarities within the batch."""
         return distillation_loss(similarity_logits(*outputs), similarity_logits(*densest))
 
     def constrain(self, params: Weights) -> Weights:

@@ -78,7 +78,7 @@ class ClipSubject:
         )
 
     def specs(self, include: Sequence[str], exclude: Sequence[str]) -> dict[str, RowSpec]:
-        """Of the blocks' kernels."""
+        """Row layouts of the blocks' kernels."""
         return subnet_specs(self.model(self.params.clip, ()), include, exclude)
 
     @property

@@ -263,7 +263,7 @@ class SubnetTraining(Training):
 
     @functools.cached_property
     def specs(self) -> dict[str, RowSpec]:
-        """Of the kernels that are pruned, by name."""
+        """Row layouts of the sparsified kernels, by name."""
         subnets, subject = self.config.subnets, self.subject
         try:
             specs = subject.specs(subnets.include, subnets.exclude)

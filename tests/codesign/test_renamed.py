@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import importlib
 import json
 import pickle
+import re
 import sys
 import warnings
 
@@ -310,3 +312,22 @@ def test_the_old_bandwidth_in_python():
             assert dataclasses.replace(Scenario(), **{name: 4.0}) == Scenario()
     with pytest.raises(TypeError):
         Scenario(nonsense=4.0)
+
+
+@pytest.mark.parametrize(
+    ("module", "old", "now", "new"),
+    [
+        ("codesign.search.exact", "best_accelerator", "codesign.search.grid", "best_accelerator"),
+        ("codesign.workload.clip", "Clip", "codesign.workload.clip", "ClipNetwork"),
+        ("codesign.train.dress.classifier", "Classifier", "codesign.train.classifier", ""),
+    ],
+)
+def test_names_that_are_elsewhere_work_and_warn(module, old, now, new):
+    former, present = importlib.import_module(module), importlib.import_module(now)
+    says = re.escape(f"{module}.{old} is now {now}.{new or old}")
+    with pytest.warns(DeprecationWarning, match=says) as caught:
+        assert getattr(former, old) is getattr(present, new or old)
+    assert caught[0].filename == __file__
+    for other in ("Nothing", "_private", "__path__"):
+        with pytest.raises(AttributeError, match=f"has no attribute '{other}'"):
+            getattr(former, other)
