@@ -109,7 +109,7 @@ def clip_subject(
     shapes = nnx.eval_shape(new)
     optim = config.optim
     optimizer, rate = make_optimizer(
-        config, nnx.state(shapes, nnx.Param), config.schedule.steps, optim.lr, optim.warmup_steps
+        config, nnx.state(shapes, nnx.Param), 1000, optim.lr, optim.warmup_steps
     )
     network = Network(nnx.graphdef(shapes), ImageSettings(size=architecture.image))
     task = ClipTask(network, config.loss, placement.make_mesh(), micro_batches=micro_batches)

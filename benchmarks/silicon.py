@@ -20,7 +20,7 @@ from scipy.stats import spearmanr
 from codesign import Accelerator, Scenario
 from codesign.cost.model import Chip, Costs, costs_of, run_workload
 from codesign.cost.technology import technology
-from codesign.workload.clip import Clip
+from codesign.workload.clip import ClipNetwork
 from codesign.workload.operators import Gemm, Live, VectorOp, Workload, gather
 from codesign.workload.presets import PRESETS
 from codesign.workload.vit import Vit
@@ -347,7 +347,7 @@ def ours(it: Published) -> tuple[float, float, float | None]:
 def part(model: str, tower: str) -> Workload:
     """A published model or one tower of it."""
     network = PRESETS[model].network
-    assert isinstance(network, Clip | Vit), model
+    assert isinstance(network, ClipNetwork | Vit), model
     operators = network.operators()
     of = tuple(x for x in operators.gemms if x.name.startswith(tower))
     return gather(of, [x for x in operators.vector_ops if x.name.startswith(tower)])

@@ -25,7 +25,7 @@ from typing import Any
 
 from codesign.constraints import type_name
 from codesign.errors import UserError, did_you_mean
-from codesign.renamed import RETIRED_OF_SCENARIO, current, warn_retired
+from codesign.renamed import RETIRED, current, warn_retired
 from codesign.runs import jsonable
 from codesign.userfile import load_file
 
@@ -164,10 +164,14 @@ def _kind(hint: Any, value: Any) -> Any:
 
 
 def _attribute_docs(cls: type) -> dict[str, str]:
+    """What the docstrings say of each field, inherited ones too."""
     from docstring_parser import parse
 
-    docs = parse(inspect.getdoc(cls) or "").params
-    return {doc.arg_name: " ".join((doc.description or "").split()) for doc in docs}
+    return {
+        doc.arg_name: " ".join((doc.description or "").split())
+        for base in reversed(cls.__mro__)
+        for doc in parse(inspect.cleandoc(base.__doc__ or "")).params
+    }
 
 
 def _is_path(name_or_path: str) -> bool:
@@ -250,10 +254,14 @@ def _pairs(
 
 
 def _retired(path: str, fields: dict[str, Field]) -> str | None:
-    """What has taken the place of a scenario's field that is no more; None for any other path."""
+    """What has taken the place of a field that is no more; None for any other path."""
+    if path in fields:
+        return None
     group, _, name = path.rpartition(".")
-    of_a_scenario = f"{group}.use_grid" in fields
-    return RETIRED_OF_SCENARIO.get(name) if of_a_scenario else None
+    for sign, retired in RETIRED.items():
+        if f"{group}.{sign}" in fields and name in retired:
+            return retired[name]
+    return None
 
 
 def _unknown(path: str, fields: dict[str, Field]) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import importlib
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Mapping
@@ -32,6 +33,8 @@ RENAMED: Mapping[str, str] = MappingProxyType(
         "lr_warmup_steps": "warmup_steps",
         # Told of 8-bit words only.
         "register_bytes": "register_words",
+        # The others that a joint step trains are called subnets.
+        "dense_member": "train_dense",
     }
 )
 RETIRED_OF_SCENARIO: Mapping[str, str] = MappingProxyType(
@@ -39,6 +42,16 @@ RETIRED_OF_SCENARIO: Mapping[str, str] = MappingProxyType(
         "dram_bytes_per_cycle": "the bandwidth of DRAM is now that of accelerator.channels (2 "
         "where none are stated) of scenario.dram_technology, at its data rate and usable share",
     }
+)
+RETIRED_OF_INTERVALS: Mapping[str, str] = MappingProxyType(
+    {
+        "steps": "the stages of DRESS have their own: subnets.dense_steps, joint_steps and "
+        "post_steps",
+    }
+)
+# Retired fields of each group of a config, by a field that tells the group.
+RETIRED: Mapping[str, Mapping[str, str]] = MappingProxyType(
+    {"use_grid": RETIRED_OF_SCENARIO, "log_steps": RETIRED_OF_INTERVALS}
 )
 # These call a class's constructor on behalf of whoever called them.
 _REPLACING = ("copy", "dataclasses")
@@ -184,6 +197,31 @@ def _attribute(old: str, new: str, self: Any) -> Any:
 def _warn(owner: str, old: str, new: str, depth: int) -> None:
     text = f"{owner}: {old} is now called {new}"
     warnings.warn(text, DeprecationWarning, stacklevel=depth)
+
+
+def former_names(
+    module: str, now: str, names: Mapping[str, str] | None = None
+) -> Callable[[str], Any]:
+    """A `__getattr__` for a module, by which names that are now elsewhere go on working.
+
+        __getattr__ = former_names(__name__, "codesign.search.grid")
+
+    Args:
+      module: that had the names.
+      now: the module that has them.
+      names: the present name of each; None: every name of `now` is as before.
+    """
+
+    def found(name: str) -> Any:
+        new = (name if names is None else names.get(name, "")) if name[:1] != "_" else ""
+        there = importlib.import_module(now) if new else None
+        if not hasattr(there, new):
+            raise AttributeError(f"module {module!r} has no attribute {name!r}")
+        text = f"{module}.{name} is now {now}.{new}"
+        warnings.warn(text, DeprecationWarning, stacklevel=2)
+        return getattr(there, new)
+
+    return found
 
 
 def _join(where: str, key: str) -> str:

@@ -62,6 +62,8 @@ _DISTRIBUTIONS = {
 }
 # Fields on which no number of a run depends; a resumed run may have others.
 _FREE = ("threads",)
+# Fields of before that nothing read: the stages of DRESS have steps of their own.
+_UNREAD = ("schedule.steps",)
 _MOST_DIFFERENCES = 3
 
 
@@ -408,6 +410,8 @@ def _differences(old: Any, new: Any, where: str = "") -> Iterator[str]:
     """Each differing field as "optim.lr was 0.001, is 0.01", in the new config's order."""
     if isinstance(old, dict) and isinstance(new, dict):
         for key in dict.fromkeys([*new, *old]):
+            if key not in new and _join(where, key) in _UNREAD:
+                continue
             yield from _differences(old.get(key), new.get(key), _join(where, key))
     elif old != new or isinstance(old, bool) != isinstance(new, bool):
         yield f"{where} was {json.dumps(old)}, is {json.dumps(new)}"

@@ -17,7 +17,7 @@ from codesign.train.dress.classifier_config import (
     PicturesConfig,
 )
 from codesign.train.dress.config import SubnetsConfig
-from codesign.train.finetune.config import ScheduleConfig
+from codesign.train.shared_config import IntervalsConfig
 
 config = ClassifierDressConfig(
     train=SourceConfig(path="uoft-cs/cifar10"),
@@ -27,7 +27,7 @@ config = ClassifierDressConfig(
     pictures=PicturesConfig(size=32, mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616)),
     augment=AugmentConfig(crop_scale=(1.0, 1.0), flip=True, shift=4),
     optim=ClassifierOptimConfig(batch_size=128, lr=0.1, warmup_steps=400, weight_decay=5e-4),
-    schedule=ScheduleConfig(evaluate_steps=2000, checkpoint_steps=500, log_steps=50),
+    schedule=IntervalsConfig(evaluate_steps=2000, checkpoint_steps=500, log_steps=50),
     subnets=SubnetsConfig(
         sparsities=(0.5, 0.8, 0.9, 0.95),
         include=("blocks.*",),

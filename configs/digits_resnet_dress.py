@@ -14,7 +14,7 @@ from codesign.train.dress.classifier_config import (
     PicturesConfig,
 )
 from codesign.train.dress.config import SubnetsConfig
-from codesign.train.finetune.config import ScheduleConfig
+from codesign.train.shared_config import IntervalsConfig
 
 config = ClassifierDressConfig(
     train=SourceConfig(path="digits"),
@@ -23,7 +23,7 @@ config = ClassifierDressConfig(
     pictures=PicturesConfig(size=8, mean=(0.3053,), std=(0.3760,)),
     augment=AugmentConfig(crop_scale=(1.0, 1.0), shift=1),
     optim=ClassifierOptimConfig(batch_size=64, lr=0.05, warmup_steps=40),
-    schedule=ScheduleConfig(evaluate_steps=200, checkpoint_steps=100, log_steps=20),
+    schedule=IntervalsConfig(evaluate_steps=200, checkpoint_steps=100, log_steps=20),
     subnets=SubnetsConfig(
         sparsities=(0.5, 0.8, 0.9),
         include=("blocks.*",),

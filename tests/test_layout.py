@@ -1,5 +1,6 @@
 """One import system: a checkout, an editable and a plain installation find everything once."""
 
+import ast
 import json
 import os
 import shutil
@@ -138,3 +139,51 @@ def test_the_links_lead_to_the_folders():
         link = ROOT / "codesign" / name
         assert link.is_symlink(), f"{link}: clone with `git -c core.symlinks=true clone`"
         assert os.readlink(link) == f"../{name}"
+
+
+def imported(path, modules):
+    """Modules that one imports as it is itself imported, annotations apart."""
+    found, bodies = set(), [ast.parse(path.read_text()).body]
+    while bodies:
+        for node in bodies.pop():
+            if isinstance(node, ast.ImportFrom):
+                names = {f"{node.module}.{alias.name}" for alias in node.names}
+                found |= (names & modules) or {node.module}
+            elif isinstance(node, ast.Import):
+                found |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.Try) or (
+                isinstance(node, ast.If) and "TYPE_CHECKING" not in ast.unparse(node.test)
+            ):
+                bodies.append(node.body)
+    return found & modules
+
+
+def circles(graph):
+    """What is left of a graph without the nodes that lead to no circle."""
+    left = {node: set(following) for node, following in graph.items()}
+    while ends := [node for node, following in left.items() if not following & left.keys()]:
+        for node in ends:
+            del left[node]
+    return left
+
+
+def test_imports_go_one_way():
+    """Neither modules nor packages import each other in a circle."""
+    modules = {}
+    for folder, prefix in (("codesign", ""), *((name, "codesign.") for name in LINKED)):
+        for path in (ROOT / folder).rglob("*.py"):
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            if folder != "codesign" or parts[1] not in LINKED:
+                modules[prefix + ".".join(parts).removesuffix(".__init__")] = path
+    assert {"codesign", "codesign.cost.model", "codesign.train.run"} <= modules.keys()
+    graph = {name: imported(path, modules.keys()) - {name} for name, path in modules.items()}
+    assert circles(graph) == {}
+    packages = {}
+    for name, following in graph.items():
+        package = ".".join(name.split(".")[:2])
+        after = {".".join(other.split(".")[:2]) for other in following}
+        packages.setdefault(package, set()).update(after - {package})
+    assert "codesign.models" in packages["codesign.train"]
+    assert circles(packages) == {}
+    # The search itself would find one.
+    assert circles({"a": {"b"}, "b": {"a"}, "c": {"a"}, "d": set()}).keys() == {"a", "b", "c"}

@@ -65,9 +65,8 @@ class Saved:
 class Checkpoints:
     """The checkpoints of one run folder; a context manager that waits for pending writes.
 
-    Kept are the newest ones, and the newest of a network that was not destroyed yet: one whose
-    loss was no more than twice the run's first and 1. Of these a user who lowers a learning rate
-    has a use.
+    It keeps the newest checkpoints, and the newest one from before a divergence: its loss was at
+    most twice the run's first and 1. From there a user may go on at a lower learning rate.
     """
 
     def __init__(self, folder: Path) -> None:

@@ -22,7 +22,7 @@ from flax import nnx
 from codesign.dress.trees import named_leaves
 from codesign.errors import UserError
 from codesign.train.data import augment
-from codesign.train.subnets import JointState, PostState, member_of
+from codesign.train.subnets import JointState, PostState, subnet_of
 from codesign.train.task import Metrics
 
 Array = jax.Array
@@ -117,7 +117,7 @@ class ClassifierTask:
     unrolled_on_cpu: bool = True
 
     def network(self, params: nnx.State) -> nnx.State:
-        """All of them."""
+        """The params themselves."""
         return params
 
     def with_network(self, params: nnx.State, network: nnx.State) -> nnx.State:
@@ -129,10 +129,10 @@ class ClassifierTask:
         return Prepared(self.classifier.varied(batch.images, key), batch.labels)
 
     def teacher_outputs(self, fixed: nnx.State, batch: Prepared) -> None:
-        """There is no teacher."""
+        """None: classifiers have no teacher."""
 
     def first(self, params: nnx.State, fixed: Any, batch: Prepared, step: Array) -> nnx.State:
-        """As they are."""
+        """The same params."""
         return params
 
     def forward(
@@ -160,11 +160,11 @@ class ClassifierTask:
         return divergence(densest, outputs)
 
     def constrain(self, params: nnx.State) -> nnx.State:
-        """Without bounds."""
+        """The same params: none is bounded."""
         return params
 
     def metrics(self, params: nnx.State) -> Metrics:
-        """None."""
+        """No metrics of its own."""
         return {}
 
 
@@ -280,49 +280,49 @@ def divergence(teacher: Array, logits: Array) -> Array:
 def count_right(
     state: JointState | PostState,
     fixed: nnx.State,
-    members: Array,
+    numbers: Array,
     images: Array,
     labels: Array,
     task: ClassifierTask,
 ) -> Array:
-    """How many images of a batch each member gets right, int32 [M]; a label below 0 never is."""
+    """How many images of a batch each subnet gets right, int32 [M]; a label below 0 never is."""
     normalised = task.classifier.normalised(images)
 
-    def of_member(k: Array) -> Array:
-        params, stats = member_of(state, k, task)
+    def of_subnet(k: Array) -> Array:
+        params, stats = subnet_of(state, k, task)
         variables = Variables(params, stats, fixed)
         logits = task.classifier.infer(variables, normalised)
         return jnp.sum(jnp.argmax(logits, axis=-1) == labels)
 
-    return jax.lax.map(of_member, members)
+    return jax.lax.map(of_subnet, numbers)
 
 
 def evaluate(
     state: JointState | PostState,
     fixed: nnx.State,
-    members: Iterable[int],
+    numbers: Iterable[int],
     images: np.ndarray,
     labels: np.ndarray,
     task: ClassifierTask,
     batch_size: int = 500,
 ) -> np.ndarray:
-    """Share of images that each member gets right, float [M].
+    """Share of images that each subnet gets right, float [M].
 
     Args:
       state: the network and its subnets.
       fixed: `Variables.rest`.
-      members: numbers of subnets; -1, of a `JointState` only, is the dense network.
+      numbers: numbers of subnets; -1, of a `JointState` only, is the dense network.
       images: uint8 [N,S,S,C].
       labels: int [N].
       task: of the network.
       batch_size: images at a time; the last batch is filled up, so that one program serves all.
     """
-    numbers = jnp.asarray(list(members), jnp.int32)
-    right = np.zeros(len(numbers), np.int64)
+    chosen = jnp.asarray(list(numbers), jnp.int32)
+    right = np.zeros(len(chosen), np.int64)
     for start in range(0, len(images), batch_size):
         part, own = images[start : start + batch_size], labels[start : start + batch_size]
         missing = batch_size - len(part)
         part = np.pad(part, ((0, missing), (0, 0), (0, 0), (0, 0)))
         own = np.pad(own, (0, missing), constant_values=-1)
-        right += np.asarray(count_right(state, fixed, numbers, part, own, task))
+        right += np.asarray(count_right(state, fixed, chosen, part, own, task))
     return right / len(images)

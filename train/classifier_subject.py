@@ -154,7 +154,7 @@ class ClassifierSubject:
         return optax.adam(warmup_cosine(lr, 0, steps, 0.0)) if lr else None
 
     def specs(self, include: Sequence[str], exclude: Sequence[str]) -> dict[str, RowSpec]:
-        """Of the leaves called "kernel"."""
+        """Row layouts of the leaves called "kernel"."""
         return kernel_specs(self.params, include, exclude)
 
     def model(self, network: nnx.State, stats: nnx.State) -> Variables:
@@ -194,11 +194,11 @@ class ClassifierSubject:
         )
 
     def save_inputs(self, folder: Path) -> None:
-        """Nothing: the family has the pictures' settings."""
+        """Makes the folder only: the packed family holds the image settings."""
         folder.mkdir(exist_ok=True)
 
     def costs(self, masks: Masks, k: int | None) -> dict[str, Any]:
-        """Products an image."""
+        """Multiply-accumulates per image."""
         network, size = self.config.network, self.config.pictures.size
         if k is None:
             return {"macs": sum(layer_macs(network, size).values())}

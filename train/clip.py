@@ -23,7 +23,7 @@ from jax.sharding import Mesh
 from codesign.models import ClipOutput, Gates, clamp_logit_scale
 from codesign.train import placement
 from codesign.train.data import ImageTextBatch
-from codesign.train.finetune.config import FinetuneConfig, LossConfig
+from codesign.train.finetune.config import ClipTrainingConfig, LossConfig
 from codesign.train.losses import (
     balanced_bias,
     contrastive_loss,
@@ -149,7 +149,7 @@ class ClipTask:
         return weighted_losses(outputs, params.logit_bias, teacher, batch.labels, self.loss_config)
 
     def divergence(self, outputs: ClipOutput, densest: ClipOutput) -> Array:
-        """Of the similarities within the batch."""
+        """Divergence of the similarities within the batch."""
         return distillation_loss(similarity_logits(*outputs), similarity_logits(*densest))
 
     def constrain(self, params: Weights) -> Weights:
@@ -231,7 +231,7 @@ def weighted_losses(
 
 
 def make_optimizer(
-    config: FinetuneConfig, params: nnx.State, steps: int, lr: float, warmup_steps: int
+    config: ClipTrainingConfig, params: nnx.State, steps: int, lr: float, warmup_steps: int
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
     """AdamW under warm-up, cosine and clipping, and its learning rate; a locked tower is left out.
 

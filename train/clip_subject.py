@@ -36,7 +36,7 @@ from codesign.train import placement
 from codesign.train.clip import ClipTask, Fixed, States, Weights, make_optimizer
 from codesign.train.data import Source, open_source, train_tokenizer
 from codesign.train.data.captions import captions as class_captions
-from codesign.train.finetune.config import FinetuneConfig
+from codesign.train.finetune.config import ClipTrainingConfig
 from codesign.train.network import Network
 from codesign.train.optim import warmup_cosine
 from codesign.train.progress import Display
@@ -51,7 +51,7 @@ _MOST_EVALUATED_AT_ONCE = 256
 class ClipSubject:
     """A CLIP in a run; see `task.Subject`."""
 
-    config: FinetuneConfig
+    config: ClipTrainingConfig
     task: ClipTask
     params: Weights
     stats: Any
@@ -78,7 +78,7 @@ class ClipSubject:
         )
 
     def specs(self, include: Sequence[str], exclude: Sequence[str]) -> dict[str, RowSpec]:
-        """Of the blocks' kernels."""
+        """Row layouts of the blocks' kernels."""
         return subnet_specs(self.model(self.params.clip, ()), include, exclude)
 
     @property
@@ -126,7 +126,7 @@ class ClipSubject:
         return {}
 
 
-def open_clip(config: FinetuneConfig, display: Display) -> ClipSubject:
+def open_clip(config: ClipTrainingConfig, display: Display) -> ClipSubject:
     """Data, network and teacher of a run.
 
     Raises:
@@ -248,7 +248,7 @@ def _texts(source: Source) -> list[str]:
     return [*itertools.chain(*of_classes), *itertools.chain.from_iterable(of_samples)]
 
 
-def _teacher(config: FinetuneConfig, begun: Start) -> tuple[Network, States]:
+def _teacher(config: ClipTrainingConfig, begun: Start) -> tuple[Network, States]:
     """The teacher, able to read the student's inputs."""
     path, ours = str(config.loss.teacher), begun.model.architecture
     dtype = jnp.bfloat16 if config.bfloat16 else jnp.float32

@@ -25,8 +25,8 @@ from codesign.search.objectives import Limits, Mode
 from codesign.space import JOINT_GRID, AcceleratorChoices, DesignSpace, TowerChoices
 from codesign.train.data import AugmentConfig, DataConfig, SourceConfig
 from codesign.train.data.picture import check_augment
-from codesign.train.finetune.config import OptimConfig as WeightsConfig
-from codesign.train.finetune.config import Pairs
+from codesign.train.finetune.config import OptimConfig as ClipOptimConfig
+from codesign.train.shared_config import BatchSize
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,7 +124,7 @@ class ScheduleConfig:
 
 @accepts_old_names
 @dataclasses.dataclass(frozen=True)
-class OptimConfig(WeightsConfig):
+class OptimConfig(ClipOptimConfig):
     """Optimisation, of each network's weights as in fine-tuning, and of designs.
 
     Attributes:
@@ -141,7 +141,7 @@ class OptimConfig(WeightsConfig):
         all; the rest is its share of use. At 0 a subnet that is used little is trained little.
     """
 
-    batch_size: Pairs = 64
+    batch_size: BatchSize = 64
     lr: Positive = 4e-3
     elastic_lr: Positive = 2e-3
     warmup_steps: Natural = 50

@@ -53,7 +53,7 @@ def zero_shot_accuracy(
 def zero_shot_correct(
     image_embeddings: jax.Array, class_embeddings: jax.Array, labels: jax.Array
 ) -> jax.Array:
-    """Of each image, whether its nearest class, by cosine, is its own: bool [N]."""
+    """Whether each image's nearest class, by cosine, is its own: bool [N]."""
     nearest = jnp.argmax(_cosines(image_embeddings, class_embeddings), axis=-1)
     chex.assert_equal_shape([nearest, labels])
     return nearest == labels
@@ -87,7 +87,7 @@ def retrieval_recall(
 def retrieved(
     image_embeddings: jax.Array, caption_embeddings: jax.Array, labels: jax.Array, k: int = 1
 ) -> jax.Array:
-    """Of each image, whether a caption of its class is among the k nearest ones: bool [N]."""
+    """Whether a caption of each image's class is among the k nearest ones: bool [N]."""
     chex.assert_rank(caption_embeddings, 3)
     classes, templates, width = caption_embeddings.shape
     candidates = jnp.reshape(caption_embeddings, (classes * templates, width))

@@ -142,7 +142,7 @@ class StreamReader:
 
     @property
     def skipped(self) -> Skipped:
-        """Of this process."""
+        """Images that this process could not read."""
         return self.stream.skipped
 
     def read(self, step: int, steps: int, size: int = 1) -> Any:
@@ -157,11 +157,11 @@ class StreamReader:
         return _chunk(made, steps, self.mesh) if self.chunked else made
 
     def place(self) -> Place:
-        """The stream's."""
+        """The position of the stream."""
         return self.stream.state()
 
     def restore(self, place: Place) -> None:
-        """Nothing at a run's beginning."""
+        """Goes there; None, at the start of a run, leaves the stream where it is."""
         if place is not None:
             self.stream.restore(place)
 
@@ -221,7 +221,7 @@ class ResidentFeed:
         return _chunk(draws, steps, self.mesh)
 
     def place(self) -> Place:
-        """None."""
+        """None: the step alone tells what is drawn."""
         return None
 
     def restore(self, place: Place) -> None:

@@ -17,7 +17,6 @@ from typing import Any, TypeAlias, cast
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from rich.console import Console
 
 from codesign.constraints import check_config
@@ -36,6 +35,7 @@ from codesign.train.classifier_subject import open_classifier
 from codesign.train.clip_subject import open_clip
 from codesign.train.data import repeats
 from codesign.train.dress.classifier_config import ClassifierDressConfig
+from codesign.train.dress.config import DressConfig, SubnetTrainingConfig
 from codesign.train.feed import StreamFeed
 from codesign.train.finetune.config import FinetuneConfig
 from codesign.train.loop import Intervals, Loop
@@ -48,13 +48,13 @@ from codesign.train.subnets import (
     SubnetTrainer,
     joint_objective,
     joint_step,
-    member_of,
     post_objective,
     post_step,
+    subnet_of,
 )
 from codesign.train.task import NetworkSubject, Subject
 
-Config: TypeAlias = FinetuneConfig | ClassifierDressConfig
+Config: TypeAlias = FinetuneConfig | DressConfig | ClassifierDressConfig
 FINETUNE = "finetune"
 STAGES = DENSE, JOINT, POST = "dense", "subnets", "norms"
 # What a run delivers, in its folder: a network that `load_clip` reads, or a packed family.
@@ -100,7 +100,8 @@ def run_training(
       RunError: a loss that is not finite, a checkpoint that does not fit.
     """
     check_config(config)
-    names = STAGES if hasattr(config, "subnets") else (FINETUNE,)
+    subnets = isinstance(config, SubnetTrainingConfig)
+    names = STAGES if subnets else (FINETUNE,)
     with session(folder, console, names, on_progress) as (checkpoints, display, tracker, saved):
         subject = subject_of(config, display)
         if warning := repeats(config.optim.batch_size, len(subject.source)):
@@ -119,8 +120,9 @@ def run_training(
             dtype=subject.dtype,
             notes={"layout": _LAYOUT},
         )
-        run = Run(config, subject, loop)
-        summary = run.finish(run.train(saved)) | tracker.stop()
+        kind = SubnetTraining if subnets else Finetuning
+        training = kind(config, subject, loop)
+        summary = training.finish(training.train(saved)) | tracker.stop()
     if jax.process_index() == 0:
         folder.write_json(SUMMARY, summary)
         write_report(folder.path)
@@ -128,17 +130,12 @@ def run_training(
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Run:
-    """A subject, its stages and their loop."""
+class Training:
+    """A subject, its stages and their loop; a subclass for each kind of training."""
 
     config: Config
     subject: Subject
     loop: Loop
-
-    @property
-    def subnets(self) -> Any:
-        """The config of the subnets; None: fine-tuning, which has none."""
-        return getattr(self.config, "subnets", None)
 
     @functools.cached_property
     def stages(self) -> tuple[Stage, ...]:
@@ -147,37 +144,109 @@ class Run:
         Raises:
           UserError: subnets that do not suit the network.
         """
-        subject, subnets, config = self.subject, self.subnets, self.config
-        fixed, key, optim = subject.fixed, jax.random.key(config.seed), config.optim
+        raise NotImplementedError
 
-        def dense(name: str, steps: int, warmup_steps: int) -> Stage:
-            optimizer, rate = subject.optimizer(steps, optim.lr, warmup_steps)
-            trainer = Trainer(subject.task, optimizer, rate, getattr(optim, "ema", 0.0))
-            return Stage(
-                name,
-                steps,
-                lambda _: trainer.init(subject.params, subject.stats),
-                lambda s, b: train_step(s, fixed, b, key, trainer),
-                objective=lambda s, b: objective(s, fixed, b, key, trainer),
-            )
+    def models(self, state: Any) -> list[Any]:
+        """The networks that a state delivers."""
+        raise NotImplementedError
 
-        if subnets is None:
-            steps = config.schedule.steps
-            return (dense(FINETUNE, steps, optim.warmup_steps),)
-        trainer = self._subnet_trainer
-        also_dense = (-1,) if subnets.dense_member else ()
-        members = jnp.asarray([*also_dense, *range(trainer.subnets)], jnp.int32)
+    def deliver(self, state: Any) -> dict[str, Any]:
+        """Writes the networks of the last state to disk; what summary.json says of them."""
+        raise NotImplementedError
+
+    def dense_stage(self, name: str, steps: int, warmup_steps: int, ema: float = 0.0) -> Stage:
+        """Training of the network as it is, from the subject's parameters."""
+        subject, key = self.subject, self._key
+        optimizer, rate = subject.optimizer(steps, self.config.optim.lr, warmup_steps)
+        trainer = Trainer(subject.task, optimizer, rate, ema)
+        return Stage(
+            name,
+            steps,
+            lambda _: trainer.init(subject.params, subject.stats),
+            lambda s, b: train_step(s, subject.fixed, b, key, trainer),
+            objective=lambda s, b: objective(s, subject.fixed, b, key, trainer),
+        )
+
+    @property
+    def _key(self) -> jax.Array:
+        return jax.random.key(self.config.seed)
+
+    def train(self, saved: Saved | None) -> Any:
+        """Runs all stages from the start, or from the saved checkpoint; the last state."""
+        evaluate = None if self.subject.validation is None else self.evaluated
+        return run_stages(self.loop, self.stages, saved, self.subject.mesh, evaluate, _current)
+
+    def measured(self, models: Sequence[Any]) -> list[dict[str, Any]]:
+        """Evaluates each network on the validation data."""
+        return self.subject.evaluate(models)
+
+    def evaluated(self, state: Any) -> tuple[dict[str, Any], str]:
+        """Evaluates the one network of a state: for metrics.jsonl, and in a line."""
+        (found,) = self.measured(self.models(state))
+        return found, headline(found)
+
+    def finish(self, state: Any) -> dict[str, Any]:
+        """Evaluates the last state and delivers it."""
+        devices = {"devices": placement.described(self.subject.mesh)}
+        return {"steps": self.stages[-1].end} | self.deliver(state) | devices
+
+    def dense_model(self, state: TrainState) -> Any:
+        """The network of a dense stage."""
+        subject = self.subject
+        return subject.model(subject.task.network(state.delivered), state.stats)
+
+
+class Finetuning(Training):
+    """One stage; delivers the network."""
+
+    config: FinetuneConfig
+
+    @functools.cached_property
+    def stages(self) -> tuple[Stage, ...]:
+        """The one stage."""
+        optim, steps = self.config.optim, self.config.schedule.steps
+        return (self.dense_stage(FINETUNE, steps, optim.warmup_steps, optim.ema),)
+
+    def models(self, state: TrainState) -> list[Any]:
+        """The network, or its average."""
+        return [self.dense_model(state)]
+
+    def deliver(self, state: TrainState) -> dict[str, Any]:
+        """Writes the network."""
+        summary: dict[str, Any] = {"clip": DELIVERED_CLIP}
+        models = self.models(state)
+        if self.subject.validation is not None:
+            self.loop.display.says("evaluating", chapter="evaluating")
+            summary["validation"] = self.measured(models)[0]
+        if jax.process_index() == 0:
+            subject = cast(NetworkSubject, self.subject)
+            subject.save(models[0], self.loop.folder.path / DELIVERED_CLIP)
+        return summary
+
+
+class SubnetTraining(Training):
+    """The three stages of DRESS; delivers the packed family of subnets."""
+
+    config: DressConfig | ClassifierDressConfig
+
+    @functools.cached_property
+    def stages(self) -> tuple[Stage, ...]:
+        """The dense network, all subnets jointly, each subnet's norms."""
+        subnets, fixed, key = self.config.subnets, self.subject.fixed, self._key
+        trainer = self._trainer
+        also_dense = (-1,) if subnets.train_dense else ()
+        numbers = jnp.asarray([*also_dense, *range(trainer.subnets)], jnp.int32)
         sparsities = (*(0.0 for _ in also_dense), *subnets.sparsities)
         shares = loss_weights(sparsities, subnets.gamma)
         joint_end = subnets.dense_steps + subnets.joint_steps
         return (
-            dense(DENSE, subnets.dense_steps, self._warmup(subnets.dense_steps)),
+            self.dense_stage(DENSE, subnets.dense_steps, self._warmup(subnets.dense_steps)),
             Stage(
                 JOINT,
                 joint_end,
                 lambda s: trainer.begin(s.params, s.stats),
-                lambda s, b: joint_step(s, fixed, b, members, shares, key, trainer),
-                objective=lambda s, b: joint_objective(s, fixed, b, members, shares, key, trainer),
+                lambda s, b: joint_step(s, fixed, b, numbers, shares, key, trainer),
+                objective=lambda s, b: joint_objective(s, fixed, b, numbers, shares, key, trainer),
             ),
             Stage(
                 POST,
@@ -194,8 +263,8 @@ class Run:
 
     @functools.cached_property
     def specs(self) -> dict[str, RowSpec]:
-        """Of the kernels that are pruned, by name."""
-        subnets, subject = self.subnets, self.subject
+        """Row layouts of the sparsified kernels, by name."""
+        subnets, subject = self.config.subnets, self.subject
         try:
             specs = subject.specs(subnets.include, subnets.exclude)
             kernels = pick(subject.task.network(subject.params), specs)
@@ -205,8 +274,8 @@ class Run:
         return specs
 
     @functools.cached_property
-    def _subnet_trainer(self) -> SubnetTrainer:
-        subnets, subject, specs = self.subnets, self.subject, self.specs
+    def _trainer(self) -> SubnetTrainer:
+        subnets, subject, specs = self.config.subnets, self.subject, self.specs
         steps = subnets.joint_steps
         optimizer, rate = subject.optimizer(steps, subnets.joint_lr, self._warmup(steps))
         return SubnetTrainer(
@@ -224,68 +293,39 @@ class Run:
             vmapped=subnets.vmapped,
         )
 
-    def train(self, saved: Saved | None) -> Any:
-        """All stages, from wherever the saved checkpoint stands."""
-        evaluate = None if self.subject.validation is None else self._evaluated
-        return run_stages(self.loop, self.stages, saved, self.subject.mesh, evaluate, _current)
-
-    def models(self, state: Any) -> list[Any]:
-        """The network that a state delivers, or every subnet, zeros in place."""
-        subject = self.subject
+    def models(self, state: TrainState | JointState | PostState) -> list[Any]:
+        """The dense network of the first stage, then every subnet, zeros in place."""
         if isinstance(state, TrainState):
-            return [subject.model(subject.task.network(state.delivered), state.stats)]
-        found = []
-        for k in range(len(self.subnets.sparsities)):
-            params, stats = member_of(state, k, subject.task)
-            found.append(subject.model(subject.task.network(params), stats))
-        return found
+            return [self.dense_model(state)]
+        task = self.subject.task
+        subnets = (subnet_of(state, k, task) for k in range(len(self.config.subnets.sparsities)))
+        return [self.subject.model(task.network(params), stats) for params, stats in subnets]
 
-    def measured(self, models: Sequence[Any]) -> list[dict[str, Any]]:
-        """What each network makes of the validation data."""
-        return self.subject.evaluate(models)
-
-    def _evaluated(self, state: TrainState | JointState | PostState) -> tuple[dict[str, Any], str]:
-        """For the loop."""
+    def evaluated(self, state: TrainState | JointState | PostState) -> tuple[dict[str, Any], str]:
+        """Evaluates the dense network, or the subnets side by side."""
+        if isinstance(state, TrainState):
+            return super().evaluated(state)
         found = self.measured(self.models(state))
-        if isinstance(state, TrainState):
-            return found[0], headline(found[0])
         line = "; ".join(
             f"{sparsity:.0%} sparse: {headline(result)}"
-            for sparsity, result in zip(self.subnets.sparsities, found, strict=True)
+            for sparsity, result in zip(self.config.subnets.sparsities, found, strict=True)
         )
         return {"subnets": found}, line
 
-    def finish(self, state: Any) -> dict[str, Any]:
-        """The last evaluation, and what the run delivers."""
-        summary: dict[str, Any] = {"steps": self.stages[-1].end}
-        delivered = self._network(state) if self.subnets is None else self._family(state)
-        return summary | delivered | {"devices": placement.described(self.subject.mesh)}
-
-    def _network(self, state: TrainState) -> dict[str, Any]:
-        """The network on disk."""
-        summary: dict[str, Any] = {"clip": DELIVERED_CLIP}
-        models = self.models(state)
-        if self.subject.validation is not None:
-            self.loop.display.says("evaluating", chapter="evaluating")
-            summary["validation"] = self.measured(models)[0]
-        if jax.process_index() == 0:
-            subject = cast(NetworkSubject, self.subject)
-            subject.save(models[0], self.loop.folder.path / DELIVERED_CLIP)
-        return summary
-
-    def _family(self, state: PostState) -> dict[str, Any]:
-        """The family on disk, and what each of its subnets can do at what cost."""
-        subject, subnets = self.subject, self.subnets
+    def deliver(self, state: PostState) -> dict[str, Any]:
+        """Writes the family; what each of its subnets can do at what cost."""
+        subject, sparsities = self.subject, self.config.subnets.sparsities
         state = placement.local(state)
         masks = jax.tree.map(np.asarray, state.masks)
         own = {n: np.asarray(x) for n, x in (named_leaves(state.stats) | state.norms).items()}
-        numbers = range(len(subnets.sparsities))
+        # The shared weights, no zeros among them, with the densest subnet's statistics.
+        densest = jax.tree.map(lambda x: x[0], state.stats)
         packed = subject.pack(
-            self._whole(state),
+            subject.model(subject.task.network(state.params), densest),
             masks,
             self.specs,
-            subnets.sparsities,
-            [{name: values[k] for name, values in own.items()} for k in numbers],
+            sparsities,
+            [{name: values[k] for name, values in own.items()} for k in range(len(sparsities))],
         )
         if jax.process_index() == 0:
             place = self.loop.folder.path / DELIVERED_FAMILY
@@ -294,7 +334,7 @@ class Run:
         kept = np.asarray(densities(state.masks))
         entries: list[dict[str, Any]] = [
             {"sparsity": sparsity, "density": float(kept[k])} | subject.costs(masks, k)
-            for k, sparsity in enumerate(subnets.sparsities)
+            for k, sparsity in enumerate(sparsities)
         ]
         if subject.validation is not None:
             self.loop.display.says("evaluating every subnet", chapter="evaluating")
@@ -306,11 +346,6 @@ class Run:
             **subject.costs(masks, None),
             "subnets": entries,
         }
-
-    def _whole(self, state: PostState) -> Any:
-        """The shared weights, no zeros among them, with the densest subnet's statistics."""
-        network: nnx.State = self.subject.task.network(state.params)
-        return self.subject.model(network, jax.tree.map(lambda x: x[0], state.stats))
 
 
 def _current(saved: Saved, state: Any) -> list[Any]:

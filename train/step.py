@@ -156,7 +156,7 @@ def train_step(
 def steps_of_chunk(
     step: Callable[[State, Any], tuple[State, Metrics]], state: State, chunk: Chunk
 ) -> tuple[State, Metrics]:
-    """As many steps as the chunk has, in one compiled loop.
+    """Takes all steps of a chunk in one compiled loop.
 
     Args:
       step: (state, data of one step) -> the next state and metrics.

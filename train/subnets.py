@@ -1,14 +1,14 @@
 """The steps of DRESS (Qu et al., CVPR-ECV 2022) for any task: joint training, post-training.
 
-Axes: K subnets, M members of a joint step, B examples.
+Axes: K subnets, M of them in a joint step, dense network included, B examples.
 
 The joint loss is sum_k pi_k L_k, where L_k is the loss of the network with the zeros of subnet
-k. Members go through one after another in a `lax.scan` that adds up the gradient, so memory is
-that of one dense step and one more gradient; `vmapped` runs them at once instead. A weight
+k. A `lax.scan` takes the subnets of a step one after another and adds up the gradient, so memory
+is that of one dense step and one more gradient; `vmapped` runs them at once instead. A weight
 outside a subnet's mask gets no gradient from it. Masks are renewed every so many steps within
 the program. Which subnets take part, and their weights, are arrays: the sandwich rule, say,
-needs no new program. How masks follow the weights is a function of the caller's, so a new
-pruning criterion is one function.
+needs no new program. `masks_of` computes the masks from the weights, so a new criterion of weight
+sparsity is one function.
 
 Running statistics, where a network has some, are kept for each subnet, and for the dense
 network last, at number -1.
@@ -86,9 +86,9 @@ class SubnetTrainer:
       post_optimizer: of one subnet's norms; None: post-training only measures statistics.
       learning_rate: of the joint steps, for the metrics; None: not told.
       refresh_steps: joint steps between new masks.
-      in_place: weight of the divergence from the first member's outputs in the others' loss;
+      in_place: weight of the divergence from the first subnet's outputs in the others' loss;
         the first learns nothing from it.
-      vmapped: all members of a step at once: more memory.
+      vmapped: all subnets of a step at once: more memory.
     """
 
     task: Task
@@ -141,7 +141,7 @@ def _repeated(tree: Tree, count: int) -> Tree:
     return jax.tree.map(lambda x: jnp.repeat(x[None], count, axis=0), tree)
 
 
-def member_of(state: JointState | PostState, k: Array | int, task: Task) -> tuple[Any, Any]:
+def subnet_of(state: JointState | PostState, k: Array | int, task: Task) -> tuple[Any, Any]:
     """Params of subnet k, zeros in place, and its statistics; -1 is the dense network.
 
     Of a `PostState`, which has no dense network, k is at least 0.
@@ -159,7 +159,7 @@ def joint_gradient(
     fixed: Any,
     batch: Any,
     teacher: Any,
-    members: Array,
+    numbers: Array,
     shares: Array,
     trainer: SubnetTrainer,
 ) -> tuple[Array, Any, Any]:
@@ -170,51 +170,51 @@ def joint_gradient(
       fixed: of the task.
       batch: prepared.
       teacher: outputs of the teacher, or None.
-      members: int32 [M], numbers of subnets; -1 is the dense network.
+      numbers: int32 [M], numbers of subnets; -1 is the dense network.
       shares: f32 [M], pi_k of each.
       trainer: the constants.
     """
     task = trainer.task
-    member_loss = _member_loss(state, fixed, teacher, trainer)
-    gradient = jax.value_and_grad(member_loss, has_aux=True)
+    subnet_loss = _subnet_loss(state, fixed, teacher, trainer)
+    gradient = jax.value_and_grad(subnet_loss, has_aux=True)
     total, stats = jax.tree.map(jnp.zeros_like, state.params), state.stats
     first: list[Array] = []
     densest = None
     if trainer.in_place:
         # Only the others learn from it, so it has to come before them.
-        (loss, (densest, seen)), grads = gradient(state.params, members[0], batch, None)
+        (loss, (densest, seen)), grads = gradient(state.params, numbers[0], batch, None)
         densest = jax.lax.stop_gradient(densest)
         first, total = [loss], jax.tree.map(lambda g: shares[0] * g, grads)
-        stats = followed(stats, members[0], seen, 1 - MOMENTUM)
-        members, shares = members[1:], shares[1:]
+        stats = followed(stats, numbers[0], seen, 1 - MOMENTUM)
+        numbers, shares = numbers[1:], shares[1:]
     if trainer.vmapped:
         (losses, (_, seen)), grads = jax.vmap(lambda k: gradient(state.params, k, batch, densest))(
-            members
+            numbers
         )
         total = jax.tree.map(lambda t, g: t + jnp.tensordot(shares, g, axes=1), total, grads)
-        stats = followed(stats, members, seen, 1 - MOMENTUM)
+        stats = followed(stats, numbers, seen, 1 - MOMENTUM)
     else:
 
-        def add(carry: Any, member: Any) -> tuple[Any, Array]:
+        def add(carry: Any, subnet: Any) -> tuple[Any, Array]:
             total, stats = carry
-            k, share = member
+            k, share = subnet
             ready = after(total, batch, task)
             (loss, (_, seen)), grads = gradient(state.params, k, ready, densest)
             total = jax.tree.map(lambda t, g: t + share * g, total, grads)
             return (total, followed(stats, k, seen, 1 - MOMENTUM)), loss
 
-        (total, stats), losses = one_after_another(add, (total, stats), (members, shares), task)
+        (total, stats), losses = one_after_another(add, (total, stats), (numbers, shares), task)
     return jnp.concatenate([jnp.asarray(first, jnp.float32), losses]), total, stats
 
 
-def _member_loss(
+def _subnet_loss(
     state: JointState, fixed: Any, teacher: Any, trainer: SubnetTrainer
 ) -> Callable[..., tuple[Array, Any]]:
     """(params, k, batch, outputs of the densest or None) -> loss, (outputs, statistics)."""
     task = trainer.task
 
     def loss_of(params: Any, k: Array, batch: Any, densest: Any) -> tuple[Array, Any]:
-        own, stats = member_of(state._replace(params=params), k, task)
+        own, stats = subnet_of(state._replace(params=params), k, task)
         outputs, seen = task.forward(own, stats, fixed, batch)
         loss, _ = task.loss(own, outputs, teacher, batch)
         if densest is not None:
@@ -243,26 +243,26 @@ def joint_objective(
     state: JointState,
     fixed: Any,
     batch: Any,
-    members: Array,
+    numbers: Array,
     shares: Array,
     key: Array,
     trainer: SubnetTrainer,
 ) -> tuple[Any, Callable[[Any], tuple[Array, Metrics]]]:
-    """What a joint step differentiates: its params, and the weighted loss of all members.
+    """What a joint step differentiates: its params, and the weighted loss of all its subnets.
 
     The arguments are those of `joint_step`.
     """
     state, batch, teacher = _ready(state, fixed, batch, key, trainer)
-    member_loss = _member_loss(state, fixed, teacher, trainer)
+    subnet_loss = _subnet_loss(state, fixed, teacher, trainer)
 
     def loss(params: Any) -> tuple[Array, Metrics]:
         def add(densest: Any, k: Array) -> tuple[Any, Array]:
-            return densest, member_loss(params, k, batch, densest)[0]
+            return densest, subnet_loss(params, k, batch, densest)[0]
 
-        first, densest, others = [], None, members
+        first, densest, others = [], None, numbers
         if trainer.in_place:
-            value, (densest, _) = member_loss(params, members[0], batch, None)
-            first, densest, others = [value], jax.lax.stop_gradient(densest), members[1:]
+            value, (densest, _) = subnet_loss(params, numbers[0], batch, None)
+            first, densest, others = [value], jax.lax.stop_gradient(densest), numbers[1:]
         _, values = one_after_another(add, densest, others, trainer.task)
         total = jnp.dot(shares, jnp.concatenate([jnp.asarray(first, jnp.float32), values]))
         return total, {"loss": total}
@@ -275,27 +275,27 @@ def joint_step(
     state: JointState,
     fixed: Any,
     batch: Any,
-    members: Array,
+    numbers: Array,
     shares: Array,
     key: Array,
     trainer: SubnetTrainer,
 ) -> tuple[JointState, Metrics]:
-    """One step of several members together, and every `refresh_steps` new masks before it.
+    """One step of several subnets together, and every `refresh_steps` new masks before it.
 
     Args:
       state: given up.
       fixed: of the task.
       batch: as the data give it, leaves [B, ...].
-      members: int32 [M], numbers of subnets; -1 is the dense network.
+      numbers: int32 [M], numbers of subnets; -1 is the dense network.
       shares: f32 [M], pi_k of each.
-      key: of random variation, the same for all members; the step is added to it.
+      key: of random variation, the same for all subnets; the step is added to it.
       trainer: the constants.
 
     Returns:
       The next state, and metrics: scalars, and "subnet_loss" [M].
     """
     state, batch, teacher = _ready(state, fixed, batch, key, trainer)
-    losses, grads, stats = joint_gradient(state, fixed, batch, teacher, members, shares, trainer)
+    losses, grads, stats = joint_gradient(state, fixed, batch, teacher, numbers, shares, trainer)
     params, opt_state = updated(
         state.params, grads, state.opt_state, trainer.optimizer, trainer.task
     )
@@ -319,7 +319,7 @@ def _own_loss(
     teacher = task.teacher_outputs(fixed, batch)
 
     def loss_of(norms: dict[str, Array], k: Array, batch: Any) -> tuple[Array, Any]:
-        params, stats = member_of(state, k, task)
+        params, stats = subnet_of(state, k, task)
         own = task.with_network(params, replace_leaves(task.network(params), norms))
         outputs, seen = task.forward(own, stats, fixed, batch)
         return task.loss(own, outputs, teacher, batch)[0], seen
@@ -397,7 +397,7 @@ def post_step(
 
 
 def followed(stats: Tree, k: Array, seen: Any, rate: Array | float) -> Tree:
-    """Running statistics after those of one or several members; all others stay."""
+    """Running statistics after those of one or several subnets; all others stay."""
     return jax.tree.map(lambda old, new: old.at[k].add(rate * (new - old[k])), stats, seen)
 
 
@@ -408,7 +408,7 @@ def _written_out(task: Task) -> bool:
 def after(results: Any, batch: Any, task: Task) -> Any:
     """The batch, not to be had before these results are where loops are written out.
 
-    XLA's CPU compiler would run the members side by side, with the memory of all of them; it
+    XLA's CPU compiler would run the subnets in parallel, with the memory of all of them; it
     drops optimization barriers too early to be told by these. So a zero made of the results is
     added to the images.
     """

@@ -54,7 +54,7 @@ class Task(Protocol):
         ...
 
     def teacher_outputs(self, fixed: Any, batch: Any) -> Any:
-        """What a teacher says of the batch; None without a teacher."""
+        """The teacher's outputs on the batch; None without a teacher."""
         ...
 
     def first(self, params: Any, fixed: Any, batch: Any, step: Array) -> Any:
@@ -80,7 +80,7 @@ class Task(Protocol):
         ...
 
     def metrics(self, params: Any) -> Metrics:
-        """What a line of metrics tells of the params."""
+        """Metrics of the params for each line of metrics.jsonl."""
         ...
 
 
@@ -89,22 +89,22 @@ class Subject(Protocol):
 
     @property
     def task(self) -> Any:
-        """Its loss."""
+        """The loss."""
         ...
 
     @property
     def params(self) -> Any:
-        """Before the first step, on the devices."""
+        """Parameters before the first step, on the devices."""
         ...
 
     @property
     def stats(self) -> Any:
-        """Likewise."""
+        """Running statistics before the first step, on the devices."""
         ...
 
     @property
     def fixed(self) -> Any:
-        """Likewise."""
+        """Arrays that no step changes, on the devices."""
         ...
 
     @property
@@ -114,7 +114,7 @@ class Subject(Protocol):
 
     @property
     def processor(self) -> Any:
-        """Of pictures, and of texts where the model reads any."""
+        """Prepares images, and texts where the model reads any."""
         ...
 
     @property
@@ -124,26 +124,30 @@ class Subject(Protocol):
 
     @property
     def mesh(self) -> Mesh:
-        """Devices."""
+        """The devices."""
         ...
 
     @property
     def dtype(self) -> Any:
-        """Of the network's activations."""
+        """The type of the network's activations."""
         ...
 
     def optimizer(
         self, steps: int, lr: float, warmup_steps: int
     ) -> tuple[optax.GradientTransformation, Any]:
-        """Of all weights over a stage of so many steps, and its learning rate."""
+        """The optimizer of all weights over a stage of `steps`, and its learning rate."""
         ...
 
     def norm_optimizer(self, steps: int, lr: float) -> optax.GradientTransformation | None:
-        """Of one subnet's norms; None: the stage only measures statistics."""
+        """The optimizer of one subnet's norms; None: the stage only measures statistics."""
         ...
 
     def specs(self, include: Sequence[str], exclude: Sequence[str]) -> dict[str, RowSpec]:
-        """The kernels to prune, by name. ValueError: patterns that match nothing."""
+        """The kernels to sparsify, by name.
+
+        Raises:
+          ValueError: patterns that match nothing.
+        """
         ...
 
     @property
@@ -156,7 +160,7 @@ class Subject(Protocol):
         ...
 
     def evaluate(self, models: Sequence[Any]) -> list[dict[str, Any]]:
-        """What each network makes of the validation data."""
+        """Measures each network on the validation data."""
         ...
 
     def pack(
@@ -171,11 +175,11 @@ class Subject(Protocol):
         ...
 
     def save_inputs(self, folder: Path) -> None:
-        """Writes what prepares the inputs of a family, beside it."""
+        """Writes what prepares the inputs of a packed family, beside it."""
         ...
 
     def costs(self, masks: Masks, k: int | None) -> dict[str, Any]:
-        """What summary.json tells of subnet k's cost; None: of the dense network's."""
+        """Entries of summary.json on the cost of subnet k, or for None of the dense network."""
         ...
 
 

@@ -304,7 +304,7 @@ def first_is_right(
     query_owner: np.ndarray,
     candidate_owner: np.ndarray,
 ) -> np.ndarray:
-    """Of each query, whether no wrong candidate is as near as its nearest right one: bool [N].
+    """Whether each query's nearest right candidate is nearer than all wrong ones: bool [N].
 
     Args are those of `expected_recall`, but a query may have no right candidate.
     """
@@ -318,7 +318,7 @@ def _counts(
     query_owner: np.ndarray,
     candidate_owner: np.ndarray,
 ) -> np.ndarray:
-    """Of all queries what `_count` gives of a block: [3, N]."""
+    """`_count` of all queries, block by block: [3, N]."""
     keys, owners = jnp.asarray(candidates), jnp.asarray(candidate_owner)
     counts = []
     for start in range(0, len(queries), _BLOCK):
@@ -332,7 +332,7 @@ def _counts(
 def _count(
     queries: jax.Array, keys: jax.Array, query_owner: jax.Array, key_owner: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Of each query: wrong candidates nearer than its best right one; wrong, right at the same."""
+    """Candidates of each query: wrong ones nearer than its best right one; wrong, right at it."""
     cosines = jnp.einsum("NE,ME->NM", queries, keys, precision=jax.lax.Precision.HIGHEST)
     own = query_owner[:, None] == key_owner[None, :]
     best = jnp.max(jnp.where(own, cosines, -jnp.inf), axis=1, keepdims=True)

@@ -154,7 +154,9 @@ def elastic(scale: Scale) -> Iterator[Result]:
         jnp.arange(batch, dtype=jnp.int32),
         jnp.asarray(rng.integers(1, a.vocab, size=(batch, 1, a.context)), jnp.int32),
     )
-    constants = search.Constants(Fixed(rest), data, search.Tables(build_table(space, Scenario())))
+    constants = search.Constants(
+        Fixed(rest), data, search.CostTables(build_table(space, Scenario()))
+    )
     draw = Draw(jnp.arange(batch, dtype=jnp.int32)[None], jnp.zeros((1, batch), jnp.int32))
     chunk = Chunk(draw, jnp.int32(1))
     goals = search.Goals(*(jnp.asarray([x], jnp.float32) for x in (1.0, 1.0, 0.0, 0.0)))

@@ -21,7 +21,7 @@ from codesign.models.subnets import subnet_specs
 from codesign.train.data.captions import CIFAR10_NAMES
 from codesign.train.data.tokenizer import train_tokenizer
 from codesign.workload.blocks import Operators
-from codesign.workload.clip import Clip
+from codesign.workload.clip import ClipNetwork
 
 Array = jax.Array
 VALUE_BYTES = 4
@@ -160,7 +160,10 @@ def clip(scale: Scale) -> Subject:
     tokens = architecture.vision_tokens
     # Of one image: the prompts' embeddings are computed once for all images.
     image = Operators(
-        tuple(g for g in Clip(architecture).operators().gemms if g.name.startswith("vision.")), ()
+        tuple(
+            g for g in ClipNetwork(architecture).operators().gemms if g.name.startswith("vision.")
+        ),
+        (),
     )
     uses = {name: tokens if ".vision." in name else 0 for name in specs}
     leaves = named_leaves(nnx.state(model, nnx.Param))

@@ -13,7 +13,7 @@ from codesign.cost.costing import costing_of
 from codesign.dress.masks import checked_sparsities
 from codesign.scenario import Scenario
 from codesign.workload import Workload, clip_workload
-from codesign.workload.clip import CLIP_FAMILY, Clip, subnet_operators
+from codesign.workload.clip import CLIP_FAMILY, ClipNetwork, subnet_operators
 from codesign.workload.kernels import BlockKernel
 
 
@@ -137,7 +137,7 @@ def mean_density(architecture: Architecture, densities: Mapping[str, Sequence[fl
     for name, shares in densities.items():
         weights = BlockKernel.named(name).weights_per_layer(a)
         lost += weights * sum(1 - share for share in shares)
-    return 1 - lost / Clip(a).memory().prunable
+    return 1 - lost / ClipNetwork(a).memory().prunable
 
 
 def _contents(architecture: Architecture, scenario: Scenario, density: float) -> float:

@@ -15,7 +15,7 @@ import math
 import numpy as np
 
 from codesign.cost.table import CostTable
-from codesign.search.exact import Choice, best_accelerators
+from codesign.search.grid import Choice, best_accelerators
 from codesign.search.objectives import CostFunction, Limits
 from codesign.space import DesignSpace
 

@@ -22,7 +22,7 @@ from codesign.scenario import Scenario
 from codesign.space import ACCELERATOR_FIELDS
 from codesign.surrogate.config import PlanConfig, SampleSpace
 from codesign.surrogate.designs import Complete
-from codesign.workload.clip import Clip
+from codesign.workload.clip import ClipNetwork
 
 
 class Plan(NamedTuple):
@@ -57,7 +57,7 @@ Shape = tuple[int, int, int]
 
 def gemm_shapes(architecture: Architecture) -> list[Shape]:
     """m, k, n of each GEMM of `clip_workload`, in its order."""
-    return [(g.m, g.k, g.n) for g in Clip(architecture).operators().gemms]
+    return [(g.m, g.k, g.n) for g in ClipNetwork(architecture).operators().gemms]
 
 
 class _Book:

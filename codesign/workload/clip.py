@@ -11,6 +11,7 @@ from typing import Any
 
 from codesign.architecture import TOWERS, Architecture, Tower
 from codesign.errors import did_you_mean
+from codesign.renamed import former_names
 from codesign.scenario import Scenario, runs_never
 from codesign.workload.blocks import (
     Block,
@@ -29,7 +30,7 @@ from codesign.workload.operators import Gemm, VectorOp, Workload
 
 
 @dataclasses.dataclass(frozen=True)
-class Clip:
+class ClipNetwork:
     """A CLIP of integer dimensions, the heads of whose towers may differ in width.
 
     Attributes:
@@ -83,7 +84,7 @@ class Clip:
 
 
 @dataclasses.dataclass(frozen=True)
-class ClipFamily:
+class ClipModelFamily:
     """CLIPs of elastic towers; see `ModelFamily`."""
 
     towers: tuple[str, ...] = TOWERS
@@ -110,14 +111,14 @@ class ClipFamily:
 
     def memory(self, architecture: Architecture, scenario: Scenario) -> Memory:
         """Contents of the DRAM while an image and then its texts run."""
-        return Clip(architecture).memory(scenario.texts_per_image)
+        return ClipNetwork(architecture).memory(scenario.texts_per_image)
 
     def runs(self, name: str, scenario: Scenario) -> float:
         """How often a tower runs an inference."""
         return scenario.texts_per_image if name == "text" else 1
 
 
-CLIP_FAMILY = ClipFamily()
+CLIP_FAMILY = ClipModelFamily()
 
 
 def tower_layer_workload(
@@ -280,3 +281,6 @@ def _outside_operators(architecture: Architecture, name: str) -> Operators:
             VectorOp("normalise", "normalise", a.projection),
         ]
     return prefixed(name, Operators(tuple(gemms), tuple(vector_ops)))
+
+
+__getattr__ = former_names(__name__, __name__, {"Clip": "ClipNetwork"})

@@ -1,9 +1,9 @@
 """What can be co-designed: a family of networks, by its towers and their operators.
 
 A tower is a stack of equal transformer blocks of elastic dimensions, and what surrounds it. Write
-one class like `clip.ClipFamily` or `vit.VitFamily` and hand it to `DesignSpace`: the space, its
-relaxation, the cost tables and the exact searches over them know no more of a network than this.
-Training asks for gates and for a task beside it, which are of the models.
+one class like `clip.ClipModelFamily` or `vit.VitModelFamily` and hand it to `DesignSpace`: the
+space, its relaxation, the cost tables and the exact searches use nothing else of a network.
+Training also needs gates and a task, which belong to the models.
 """
 
 from __future__ import annotations

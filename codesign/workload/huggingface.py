@@ -14,7 +14,7 @@ from codesign.architecture import Architecture, Tower
 from codesign.errors import UserError, did_you_mean
 from codesign.workload.bert import Bert
 from codesign.workload.blocks import Block
-from codesign.workload.clip import Clip
+from codesign.workload.clip import ClipNetwork
 from codesign.workload.llama import Llama, llama_block
 from codesign.workload.presets import Network
 from codesign.workload.vit import Vit
@@ -81,7 +81,7 @@ def describe(config: Any, where: str) -> Network:
     return _FAMILIES[config.model_type](config, where)
 
 
-def _clip(config: Any, where: str) -> Clip:
+def _clip(config: Any, where: str) -> ClipNetwork:
     _class(config, where, ("CLIPModel",))
     v, t = config.vision_config, config.text_config
     _check_patch(v, f"{where}: vision_config")
@@ -103,7 +103,7 @@ def _clip(config: Any, where: str) -> Clip:
         vocab=_whole(t, "vocab_size", in_t),
         activation=vision.activation,
     )
-    return Clip(architecture, text_head_dim=text.head_dim)
+    return ClipNetwork(architecture, text_head_dim=text.head_dim)
 
 
 def _elastic(block: Block) -> tuple[int, int, int]:

@@ -15,7 +15,7 @@ from codesign.json_text import read_json
 from codesign.scenario import Scenario
 from codesign.workload.bert import Bert
 from codesign.workload.blocks import Operators
-from codesign.workload.clip import Clip
+from codesign.workload.clip import ClipNetwork
 from codesign.workload.llama import Llama
 from codesign.workload.memory import Memory
 from codesign.workload.operators import Workload
@@ -54,7 +54,7 @@ class Model:
     architecture: Architecture | None = None
     sparsity: tuple[float, ...] = ()
     scenario: Scenario | None = None
-    clip: Clip | None = None
+    clip: ClipNetwork | None = None
 
     def in_scenario(self, scenario: Scenario) -> Model:
         """The same with as many texts an image as a scenario has."""
@@ -101,7 +101,9 @@ def load_model(
     found = _find(os.fspath(model), design)
     network = found.network
     task, operators, memory = _task(found.name, network, tokens, phase, context)
-    architecture = network.architecture if isinstance(network, Clip) and network.uniform else None
+    architecture = (
+        network.architecture if isinstance(network, ClipNetwork) and network.uniform else None
+    )
     return Model(
         found.name,
         task,
@@ -112,7 +114,7 @@ def load_model(
         architecture,
         found.sparsity,
         found.scenario,
-        network if isinstance(network, Clip) else None,
+        network if isinstance(network, ClipNetwork) else None,
     )
 
 
@@ -157,7 +159,11 @@ def _from_path(path: Path, design: str | None) -> _Found:
 
         loaded = load_design(path, name=design)
         return _Found(
-            loaded.name, Clip(loaded.architecture), str(path), loaded.sparsity, loaded.scenario
+            loaded.name,
+            ClipNetwork(loaded.architecture),
+            str(path),
+            loaded.sparsity,
+            loaded.scenario,
         )
     if "model_type" not in content:
         raise UserError(
@@ -189,10 +195,10 @@ def _task(
         for option, value in (("phase", phase), ("context", context)):
             if value is not None:
                 raise UserError(f"{option}: {name} is no decoder; drop --{option}")
-    if isinstance(network, (Clip, Vit)) and tokens is not None:
+    if isinstance(network, (ClipNetwork, Vit)) and tokens is not None:
         raise UserError(f"tokens: {name} has a fixed number of them; drop --tokens")
     match network:
-        case Clip():
+        case ClipNetwork():
             a = network.architecture
             task = f"one image of {a.vision_tokens} and one text of {a.context} tokens"
             return task, network.operators(), network.memory()

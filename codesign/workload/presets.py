@@ -11,11 +11,11 @@ import dataclasses
 from codesign.architecture import Architecture, Tower
 from codesign.workload.bert import Bert
 from codesign.workload.blocks import Block
-from codesign.workload.clip import Clip
+from codesign.workload.clip import ClipNetwork
 from codesign.workload.llama import Llama, llama_block
 from codesign.workload.vit import Vit
 
-Network = Clip | Vit | Bert | Llama
+Network = ClipNetwork | Vit | Bert | Llama
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,11 +31,11 @@ class Preset:
     source: str
 
 
-def _stock(vision: Tower, text: Tower, activation: str = "gelu", **more: int) -> Clip:
+def _stock(vision: Tower, text: Tower, activation: str = "gelu", **more: int) -> ClipNetwork:
     """A CLIP whose heads share out its towers' widths; text towers have 64 wide ones."""
     head_dim = vision.width // vision.heads
     architecture = Architecture(vision, text, head_dim=head_dim, activation=activation, **more)
-    return Clip(architecture, text_head_dim=text.width // text.heads)
+    return ClipNetwork(architecture, text_head_dim=text.width // text.heads)
 
 
 _OPENAI = "Radford et al., ICML 2021, table 20; openai/{} on the HuggingFace hub"
@@ -86,7 +86,7 @@ _CLIP = {
 def _carbonclip(vision: Tower, text: Tower, note: str = "") -> Preset:
     """Pruned from OpenCLIP's ViT-B-16: heads stay 64 wide whatever became of the width."""
     return Preset(
-        Clip(Architecture(vision, text)),
+        ClipNetwork(Architecture(vision, text)),
         "CATransformers (arXiv 2505.01386), table of CarbonCLIP models" + note,
     )
 

@@ -133,7 +133,7 @@ class ElasticVit:
 
 
 @dataclasses.dataclass(frozen=True)
-class VitFamily:
+class VitModelFamily:
     """Vision transformers of an elastic tower; see `ModelFamily`."""
 
     towers: tuple[str, ...] = ("vision",)
@@ -166,4 +166,4 @@ class VitFamily:
         return 1
 
 
-VIT_FAMILY = VitFamily()
+VIT_FAMILY = VitModelFamily()

@@ -23,7 +23,7 @@ from codesign.dress.masks import checked_sparsities
 from codesign.errors import UserError
 from codesign.workload import PRESETS, load_model
 from codesign.workload.blocks import Block
-from codesign.workload.clip import Clip
+from codesign.workload.clip import ClipNetwork
 from codesign.workload.memory import activation_words, cache_words
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -349,7 +349,7 @@ def test_memory_of_models():
 
 
 def test_dram_that_just_holds_a_design():
-    words = Clip(SMALL).memory().words
+    words = ClipNetwork(SMALL).memory().words
     enough = Scenario(dram_gb=words / 1e9)
     assert estimate(SMALL, CHIP, enough).latency_s > 0
     for scenario in (

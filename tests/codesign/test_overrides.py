@@ -9,6 +9,7 @@ from codesign import overrides
 from codesign.errors import UserError
 from codesign.kinds import KINDS, kind_of
 from codesign.overrides import (
+    config_fields,
     config_hash,
     config_name,
     config_names,
@@ -134,6 +135,13 @@ def test_bad_overrides_get_one_clear_line(path, argv, message):
         load_config(path, argv)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", config_names())
+def test_every_field_of_a_shipped_config_says_what_it_means(name):
+    """Those that a class inherits have the docstring of the class they come from."""
+    silent = [field.path for field in config_fields(load_config(name)) if not field.help]
+    assert not silent
 
 
 def test_help_lists_every_field_with_type_default_and_meaning(path):

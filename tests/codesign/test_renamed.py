@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import importlib
 import json
 import pickle
+import re
 import sys
 import warnings
 
@@ -33,6 +35,7 @@ from codesign.runs import CONFIG, DESIGNS, METRICS, RunFolder, read_run, write_j
 from codesign.scenario import Scenario
 from codesign.space import AcceleratorChoices
 from codesign.train.config import OptimConfig
+from codesign.train.dress.config import SubnetsConfig
 
 CONSTANTS = Constants(*(float(i) for i in range(1, 12)))
 # One of each class, and its renamed fields.
@@ -44,6 +47,7 @@ MARKED = (
     (Events(1, 2, 3, 4, 5, 6), ["dram_words"]),
     (ZigZag(), ["register_bytes"]),
     (OptimConfig(), ["lr_warmup_steps"]),
+    (SubnetsConfig(), ["dense_member"]),
 )
 CASES = [(obj, old) for obj, olds in MARKED for old in olds]
 
@@ -308,3 +312,22 @@ def test_the_old_bandwidth_in_python():
             assert dataclasses.replace(Scenario(), **{name: 4.0}) == Scenario()
     with pytest.raises(TypeError):
         Scenario(nonsense=4.0)
+
+
+@pytest.mark.parametrize(
+    ("module", "old", "now", "new"),
+    [
+        ("codesign.search.exact", "best_accelerator", "codesign.search.grid", "best_accelerator"),
+        ("codesign.workload.clip", "Clip", "codesign.workload.clip", "ClipNetwork"),
+        ("codesign.train.dress.classifier", "Classifier", "codesign.train.classifier", ""),
+    ],
+)
+def test_names_that_are_elsewhere_work_and_warn(module, old, now, new):
+    former, present = importlib.import_module(module), importlib.import_module(now)
+    says = re.escape(f"{module}.{old} is now {now}.{new or old}")
+    with pytest.warns(DeprecationWarning, match=says) as caught:
+        assert getattr(former, old) is getattr(present, new or old)
+    assert caught[0].filename == __file__
+    for other in ("Nothing", "_private", "__path__"):
+        with pytest.raises(AttributeError, match=f"has no attribute '{other}'"):
+            getattr(former, other)

@@ -15,7 +15,7 @@ from codesign.accelerator import Accelerator
 from codesign.architecture import Architecture, Tower, clip_vit_b16
 from codesign.cost.table import accelerator_grid, build_table, grid_costs
 from codesign.scenario import Scenario
-from codesign.search.exact import best_accelerator
+from codesign.search.grid import best_accelerator
 from codesign.search.objectives import Limits
 from codesign.space import AcceleratorChoices, DesignSpace, TowerChoices, interpolation_weights
 from codesign.workload.blocks import Block

@@ -153,7 +153,7 @@ def finetuning(config: Any, masked: DressConfig | None = None) -> Iterator[Case]
         vmapped=own.vmapped,
     )
     masks = subnet_trainer.masks(weights)
-    also_dense = (-1,) if own.dense_member else ()
+    also_dense = (-1,) if own.train_dense else ()
     members = np.asarray([*also_dense, *range(count)], np.int32)
     shares = np.asarray(loss_weights((*(0.0 for _ in also_dense), *own.sparsities), own.gamma))
 
@@ -237,13 +237,13 @@ def classifiers(config: ClassifierDressConfig) -> Iterator[Case]:
     key, (params, stats, rest) = jax.random.key(0), variables
     state = trainer.begin(params, stats)
     batch = ImageTextBatch(images, None, labels)
-    members = np.asarray([-1, *range(count)] if own.dense_member else range(count), np.int32)
-    dense = (0.0,) if own.dense_member else ()
+    members = np.asarray([-1, *range(count)] if own.train_dense else range(count), np.int32)
+    dense = (0.0,) if own.train_dense else ()
     shares = np.asarray(loss_weights((*dense, *own.sparsities), own.gamma))
 
     def of_member(dtype: Any, params: Any, k: int, norms: Any = None) -> jax.Array:
         wide = split(dtype)[0][0]
-        found, stats = subnets.member_of(state._replace(params=params), k, task)
+        found, stats = subnets.subnet_of(state._replace(params=params), k, task)
         if norms is not None:
             found = replace_leaves(found, norms)
         logits, _ = wide.train(Variables(found, stats, rest), wide.normalised(images))

@@ -9,9 +9,12 @@ from codesign.dress.budgets import Budget
 from codesign.dress.masks import checked_sparsities
 from codesign.errors import UserError
 from codesign.models.subnets import BLOCK_KERNELS
-from codesign.train.finetune.config import FinetuneConfig
+from codesign.renamed import accepts_old_names
+from codesign.train.finetune.config import ClipTrainingConfig
+from codesign.train.shared_config import IntervalsConfig, TrainingConfig
 
 
+@accepts_old_names
 @dataclasses.dataclass(frozen=True)
 class SubnetsConfig:
     """The subnets, and the three stages of their training.
@@ -23,8 +26,8 @@ class SubnetsConfig:
       budget: weights per row by one "global" ranking of all layers, or "uniform".
       floor: weights that every row keeps.
       refresh_steps: joint steps between new masks.
-      dense_member: train the dense network as one more member of the family.
-      in_place: weight of the divergence from the densest member's distribution in the others'
+      train_dense: train the dense network as well in each joint step.
+      in_place: weight of the divergence from the densest one's distribution in the others'
         loss; beyond the paper.
       include: shell patterns of the kernels to prune.
       exclude: of those to leave out of them.
@@ -41,7 +44,7 @@ class SubnetsConfig:
     budget: Budget = "global"
     floor: Count = 1
     refresh_steps: Count = 10
-    dense_member: bool = False
+    train_dense: bool = False
     in_place: NonNegative = 0.0
     include: tuple[str, ...] = BLOCK_KERNELS
     exclude: tuple[str, ...] = ()
@@ -65,27 +68,38 @@ class SubnetsConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class DressConfig(FinetuneConfig):
-    """Training of a family of nested row-sparse subnets of one CLIP.
+class SubnetTrainingConfig(TrainingConfig):
+    """Training of nested row-sparse subnets of any network.
 
     Attributes:
-      subnets: the subnets and their stages; schedule.steps is not used, optim.lr is of the
-        first stage.
+      schedule: how often the run is looked at; its steps are those of the stages.
+      subnets: the subnets and their stages.
     """
 
+    schedule: IntervalsConfig = IntervalsConfig()
     subnets: SubnetsConfig = SubnetsConfig()
 
-    def check(self) -> None:
-        """Refuses values that do not go together.
+    def __post_init__(self) -> None:
+        """Keeps the intervals alone of a fine-tuning's schedule, whose steps nothing would read."""
+        if type(self.schedule) is not IntervalsConfig:
+            names = [field.name for field in dataclasses.fields(IntervalsConfig)]
+            intervals = IntervalsConfig(**{name: getattr(self.schedule, name) for name in names})
+            object.__setattr__(self, "schedule", intervals)
 
-        Raises:
-          UserError: the first such values, and the mend.
-        """
+    def check(self) -> None:
+        """See `TrainingConfig.check`."""
+        super().check()
+        self.subnets.check()
+
+
+@dataclasses.dataclass(frozen=True)
+class DressConfig(ClipTrainingConfig, SubnetTrainingConfig):
+    """Training of nested row-sparse subnets of one CLIP; optim.lr is the first stage's."""
+
+    def check(self) -> None:
+        """See `TrainingConfig.check`."""
+        super().check()
         subnets = self.subnets
-        # Each stage has a warm-up that fits into its own steps.
-        optim = dataclasses.replace(self.optim, warmup_steps=0)
-        super(DressConfig, dataclasses.replace(self, optim=optim)).check()
-        subnets.check()
         if subnets.post_lr == 0:
             raise UserError(
                 "--subnets.post_lr is 0.0: it must be above 0; a CLIP has no statistics to measure"

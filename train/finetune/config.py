@@ -3,27 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated, Literal
+from typing import Literal
 
 from codesign.architecture import Architecture, check_discrete, clip_vit_b16
-from codesign.bounds import Ge, Le
-from codesign.constraints import (
-    LARGEST_COUNT,
-    Count,
-    Few,
-    Natural,
-    NonNegative,
-    Positive,
-    Seed,
-    Share,
-    ShareBelowOne,
-)
+from codesign.constraints import Count, NonNegative, Positive, ShareBelowOne
 from codesign.errors import UserError
-from codesign.train.data import AugmentConfig, SourceConfig
-from codesign.train.data.picture import check_augment
-
-# Of one pair alone there is nothing to tell apart.
-Pairs = Annotated[int, Ge(2), Le(LARGEST_COUNT)]
+from codesign.train.shared_config import IntervalsConfig, TrainingConfig, TrainingOptimConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,17 +36,14 @@ class LossConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class OptimConfig:
-    """Optimisation.
+class OptimConfig(TrainingOptimConfig):
+    """Optimisation of a CLIP by AdamW.
 
     Attributes:
       batch_size: image-caption pairs a step, over all devices and processes.
+      weight_decay: decoupled, on matrices and tables only.
       micro_batches: parts the batch goes through the towers in, to save memory; the loss and
         its gradient remain those of the whole batch.
-      lr: peak learning rate of AdamW.
-      final_lr: share of it that is left at the end of the cosine.
-      warmup_steps: steps of linear warm-up.
-      weight_decay: decoupled, on matrices and tables only.
       beta2: decay of the second moment.
       epsilon: of AdamW.
       clip_norm: largest gradient norm.
@@ -69,12 +51,7 @@ class OptimConfig:
         saved; 0: none.
     """
 
-    batch_size: Pairs = 256
     micro_batches: Count = 1
-    lr: Positive = 1e-5
-    final_lr: Share = 0.0
-    warmup_steps: Natural = 100
-    weight_decay: NonNegative = 0.1
     beta2: ShareBelowOne = 0.98
     epsilon: Positive = 1e-6
     clip_norm: Positive = 1.0
@@ -94,84 +71,72 @@ class OptimConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class ScheduleConfig:
+class ScheduleConfig(IntervalsConfig):
     """Steps.
 
     Attributes:
       steps: training steps.
-      evaluate_steps: steps between evaluations on the validation data; 0: only at the end.
-      checkpoint_steps: steps between checkpoints.
-      log_steps: steps between looks at the metrics; all are written, one line a step.
     """
 
     steps: Count = 1000
-    evaluate_steps: Natural = 200
-    checkpoint_steps: Count = 200
-    log_steps: Count = 10
 
 
 @dataclasses.dataclass(frozen=True)
-class FinetuneConfig:
-    """Training of one CLIP on captioned images.
+class ClipTrainingConfig(TrainingConfig):
+    """What fine-tuning and DRESS of a CLIP share.
 
     Attributes:
-      train: the data to train on.
+      train: the captioned images to train on.
       checkpoint: where to start: a file, folder or hub name in any format, pruned or not;
         left out, an untrained network.
       untrained: its dimensions, where there is no checkpoint; the vocabulary is the tokenizer's.
       tokenizer: folder or hub name of the tokenizer; left out, the checkpoint's own, or for an
         untrained network the words of the training captions.
       image: side of the images, pixels, where it is not the checkpoint's.
-      validation: data to evaluate on; an empty path: none.
-      augment: random variation of the training images.
       loss: what is minimised.
       optim: optimisation.
-      schedule: steps.
       lock: tower that stays as it is: "vision" (LiT), "text", or "none".
-      bfloat16: compute in bfloat16; parameters and reductions stay float32.
       remat: recompute each block in the backward pass, for memory.
-      threads: threads that read and decode images.
-      seed: of initial weights, order and augmentation.
     """
 
-    train: SourceConfig
     checkpoint: str | None = None
     untrained: Architecture = dataclasses.field(default_factory=clip_vit_b16)
     tokenizer: str | None = None
     image: Count | None = None
-    validation: SourceConfig = SourceConfig(path="")
-    augment: AugmentConfig = AugmentConfig()
     loss: LossConfig = LossConfig()
     optim: OptimConfig = OptimConfig()
-    schedule: ScheduleConfig = ScheduleConfig()
     lock: Literal["none", "vision", "text"] = "none"
-    bfloat16: bool = False
     remat: bool = False
-    threads: Few = 4
-    seed: Seed = 0
 
     def check(self) -> None:
-        """Refuses values that do not go together.
-
-        Raises:
-          UserError: the first such values, and the mend.
-        """
-        optim, schedule, loss = self.optim, self.schedule, self.loss
-        optim.check()
-        if optim.warmup_steps > schedule.steps:
-            raise UserError(
-                f"--optim.warmup_steps {optim.warmup_steps} is more than the {schedule.steps} steps"
-            )
-        if loss.contrastive == 0 and loss.teacher is None:
+        """See `TrainingConfig.check`."""
+        super().check()
+        self.optim.check()
+        if self.loss.contrastive == 0 and self.loss.teacher is None:
             raise UserError(
                 "--loss.contrastive is 0 and there is no --loss.teacher: nothing to learn"
             )
-        if not self.train.path:
-            raise UserError("--train.path is empty: give the images and captions to train on")
-        check_augment(self.augment)
         if self.checkpoint is None:
             wanted = self.untrained
             try:
                 check_discrete(dataclasses.replace(wanted, image=self.image or wanted.image))
             except ValueError as error:
                 raise UserError(f"untrained: {error}") from None
+
+
+@dataclasses.dataclass(frozen=True)
+class FinetuneConfig(ClipTrainingConfig):
+    """Training of one CLIP on captioned images.
+
+    Attributes:
+      schedule: steps, and how often the run is looked at.
+    """
+
+    schedule: ScheduleConfig = ScheduleConfig()
+
+    def check(self) -> None:
+        """See `TrainingConfig.check`."""
+        super().check()
+        warmup_steps, steps = self.optim.warmup_steps, self.schedule.steps
+        if warmup_steps > steps:
+            raise UserError(f"--optim.warmup_steps {warmup_steps} is more than the {steps} steps")

@@ -1,9 +1,9 @@
 """The elastic supernet: one set of weights that serves every architecture of the space.
 
 Trained by the sandwich rule of universally slimmable networks (Yu and Huang, ICCV 2019): each
-step trains the whole network, the smallest, and a few drawn between them, and the whole one
-teaches the others. Drawn are architectures of evenly distributed log cost, since those drawn
-evenly from the space are nearly all of its middle.
+step trains the largest network, the smallest, and a few drawn between them, and the largest one
+teaches the others. Architectures are drawn so that their log cost is evenly distributed: uniform
+draws from the space would nearly all be of medium cost.
 
 Axes: P architectures of the pool, S architectures of a step.
 """
@@ -21,7 +21,7 @@ import optax
 
 from codesign.cost.family import FamilyTable
 from codesign.cost.table import CostTable
-from codesign.search.exact import best_accelerators
+from codesign.search.grid import best_accelerators
 from codesign.search.objectives import CostFunction, Limits
 from codesign.space import DesignSpace
 from codesign.train.clip import Fixed, Weights

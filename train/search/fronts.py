@@ -70,7 +70,7 @@ class FrontConfig:
 
 
 def front_config(run: Run) -> FrontConfig:
-    """As the search had it.
+    """The settings of the front, as the search had them.
 
     Raises:
       UserError: no search, or one whose objective or limits are functions of its config file.

@@ -82,7 +82,7 @@ class Goals(NamedTuple):
     sparse: Array
 
 
-class Tables(NamedTuple):
+class CostTables(NamedTuple):
     """Exact costs of all designs: of dense networks and, where there are any, of families."""
 
     dense: CostTable
@@ -111,7 +111,7 @@ class Constants(NamedTuple):
 
     fixed: Fixed
     data: Resident | None
-    tables: Tables
+    tables: CostTables
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -233,7 +233,7 @@ def population_loss(
     goals: Goals,
     batch: ImageTextBatch,
     fixed: Fixed,
-    tables: Tables,
+    tables: CostTables,
     trainer: SearchTrainer,
     masks: dict[str, Array] | None = None,
 ) -> tuple[Array, Metrics]:
@@ -286,7 +286,7 @@ def population_step(
     goals: Goals,
     batch: ImageTextBatch,
     fixed: Fixed,
-    tables: Tables,
+    tables: CostTables,
     trainer: SearchTrainer,
     masks: dict[str, Array] | None = None,
 ) -> tuple[Population, Metrics]:

@@ -263,7 +263,7 @@ def phases(setup: Setup, display: Display, folder: RunFolder) -> Sequence[Stage]
 
 
 def _of_supernet(metrics: Row) -> Row:
-    """As of a population of one; of an elastic one, with the losses of its parts."""
+    """The metrics as those of a population of one; in the elastic phase with its partial losses."""
     row: Row = {name: [metrics[name]] for name in ("loss", "grad_norm", "grad_dot_params")}
     return row | {name: metrics[name] for name in ("loss_of_parts",) if name in metrics}
 

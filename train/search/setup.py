@@ -19,8 +19,8 @@ from codesign.errors import UserError
 from codesign.models import CLIP
 from codesign.models.formats import ImageSettings, Processor
 from codesign.models.subnets import subnet_specs
-from codesign.search.exact import best_accelerators
 from codesign.search.front import unmet
+from codesign.search.grid import best_accelerators
 from codesign.search.lagrangian import AugmentedLagrangian
 from codesign.search.objectives import Limits, spread_targets
 from codesign.space import DesignSpace
@@ -37,10 +37,10 @@ from codesign.train.optim import clipped_adamw, decayed, warmup_cosine
 from codesign.train.progress import Display
 from codesign.train.search.population import (
     Constants,
+    CostTables,
     Goals,
     Population,
     SearchTrainer,
-    Tables,
 )
 from codesign.train.search.subnets import RelaxedSubnets
 from codesign.train.step import Trainer, TrainState
@@ -90,7 +90,7 @@ class Setup:
     dtype: Any
 
     @property
-    def tables(self) -> Tables:
+    def tables(self) -> CostTables:
         """Exact costs of all designs."""
         return self.constants.tables
 
@@ -203,15 +203,15 @@ def _supernet(config: SearchConfig, opened: OpenedData) -> tuple[CLIP, Processor
     return begun.model, begun.processor, space
 
 
-def _tables(config: SearchConfig, space: DesignSpace) -> Tables:
+def _tables(config: SearchConfig, space: DesignSpace) -> CostTables:
     """Dense designs are priced on chips that skip no zeros, families on chips that do."""
     plain = dataclasses.replace(config.scenario, index_bits=0, subnet_shares=None)
     if not space.sparsity:
-        return Tables(build_table(space, config.scenario))
-    return Tables(build_table(space, plain), build_family_table(space, config.scenario))
+        return CostTables(build_table(space, config.scenario))
+    return CostTables(build_table(space, plain), build_family_table(space, config.scenario))
 
 
-def _goals(config: SearchConfig, tables: Tables) -> tuple[np.ndarray, Goals, float]:
+def _goals(config: SearchConfig, tables: CostTables) -> tuple[np.ndarray, Goals, float]:
     """Starting designs [N, d], what each candidate is after, and the least cost of the space.
 
     Searched candidates start as the supernet, its subnets at their densest, on its best
@@ -279,7 +279,7 @@ def _goals(config: SearchConfig, tables: Tables) -> tuple[np.ndarray, Goals, flo
 
 
 def _trainer(
-    config: SearchConfig, task: ClipTask, model: CLIP, tables: Tables, opened: OpenedData
+    config: SearchConfig, task: ClipTask, model: CLIP, tables: CostTables, opened: OpenedData
 ) -> SearchTrainer:
     optim, space = config.optim, tables.dense.space
     subnets = None

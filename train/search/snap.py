@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from codesign.errors import RunError
-from codesign.search.exact import Choice, roundings
+from codesign.search.grid import Choice, roundings
 from codesign.space import DesignSpace
 from codesign.train.clip import Fixed, Weights
 from codesign.train.data import ImageTextBatch

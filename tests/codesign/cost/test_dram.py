@@ -18,7 +18,7 @@ from codesign.cost.model import clip_costs
 from codesign.cost.technology import area_breakdown_mm2
 from codesign.cost.traffic import Traffic
 from codesign.scenario import Scenario
-from codesign.workload.clip import CLIP_FAMILY, Clip
+from codesign.workload.clip import CLIP_FAMILY, ClipNetwork
 from codesign.workload.memory import Memory
 
 CHIP = Accelerator(1.0, 16.0, 8.0, 16.0, 16.0, 0.25, 2.0)
@@ -145,17 +145,17 @@ def test_contents_follow_precision_sparsity_and_what_runs():
     packed = Scenario(index_bits=8)
     assert weight_bytes(memory, packed, 0.25) == 700
     assert weight_bytes(memory, packed, 0.75) == weight_bytes(memory, packed) == 1000
-    clip = Clip(clip_vit_b16()).memory()
+    clip = ClipNetwork(clip_vit_b16()).memory()
     assert clip.weights == 149_620_737
     assert clip.prunable == 12 * 12 * 768**2 + 12 * 12 * 512**2
     relaxed = jax.tree.map(jnp.float32, clip_vit_b16())
-    for name, value in Clip(relaxed).memory()._asdict().items():
+    for name, value in ClipNetwork(relaxed).memory()._asdict().items():
         assert float(value) == pytest.approx(getattr(clip, name), rel=1e-6), name
 
 
 def test_class_texts_that_were_computed_once_leave_the_image_tower():
     """Its operators, its weights (with the logit scale), and of a table's designs too."""
-    clip = Clip(clip_vit_b16())
+    clip = ClipNetwork(clip_vit_b16())
     pairs, alone, twice = (clip.operators(texts) for texts in (1, 0, 2))
     image = sum(
         g.m * g.k * g.n * g.count * g.batch for g in pairs.gemms if g.name.startswith("vision")

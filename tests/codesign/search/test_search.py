@@ -19,7 +19,7 @@ from codesign.cost.model import Costs
 from codesign.errors import UserError
 from codesign.overrides import config_to_json, load_config
 from codesign.scenario import Scenario
-from codesign.search.exact import best_accelerator, neighbours, roundings
+from codesign.search.grid import best_accelerator, neighbours, roundings
 from codesign.search.lagrangian import AugmentedLagrangian
 from codesign.search.objectives import (
     METRIC,

@@ -16,7 +16,7 @@ from codesign.design_file import Design, design_to_json
 from codesign.errors import UserError
 from codesign.workload import PRESETS, clip_workload, load_model
 from codesign.workload.blocks import Block, block_operators, block_parameters
-from codesign.workload.clip import Clip
+from codesign.workload.clip import ClipNetwork
 
 # As the hub counts the tensors of the published files, or the papers' models of torchvision
 # and timm (ViT, DeiT).
@@ -188,8 +188,8 @@ def test_design_file(design_file):
     path, architecture = design_file
     model = load_model(path, design="tiny")
     assert (model.name, model.architecture) == ("tiny", architecture)
-    assert model.parameters == Clip(architecture).parameters()
-    assert model.operators == Clip(architecture).operators()
+    assert model.parameters == ClipNetwork(architecture).parameters()
+    assert model.operators == ClipNetwork(architecture).operators()
 
 
 def test_loading_a_preset_imports_neither_torch_nor_transformers():

@@ -25,8 +25,8 @@ from codesign.train.dress.classifier_config import (
     PicturesConfig,
 )
 from codesign.train.dress.config import SubnetsConfig
-from codesign.train.finetune.config import ScheduleConfig
 from codesign.train.run import run_training
+from codesign.train.shared_config import IntervalsConfig
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -37,7 +37,7 @@ CONFIG = ClassifierDressConfig(
     pictures=PicturesConfig(size=8, mean=(0.3,), std=(0.4,)),
     augment=AugmentConfig(crop_scale=(1.0, 1.0), shift=1),
     optim=ClassifierOptimConfig(batch_size=16, warmup_steps=2),
-    schedule=ScheduleConfig(evaluate_steps=5, checkpoint_steps=2, log_steps=3),
+    schedule=IntervalsConfig(evaluate_steps=5, checkpoint_steps=2, log_steps=3),
     threads=1,
     subnets=SubnetsConfig(
         sparsities=(0.5, 0.8),

@@ -17,8 +17,9 @@ from codesign.overrides import config_to_json
 from codesign.runs import RunFolder, read_metrics
 from codesign.train.data import AugmentConfig, SourceConfig
 from codesign.train.dress.config import DressConfig, SubnetsConfig
-from codesign.train.finetune.config import OptimConfig, ScheduleConfig
+from codesign.train.finetune.config import OptimConfig
 from codesign.train.run import run_training
+from codesign.train.shared_config import IntervalsConfig
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -37,7 +38,7 @@ CONFIG = DressConfig(
     ),
     augment=AugmentConfig(crop_scale=(1.0, 1.0), shift=1),
     optim=OptimConfig(batch_size=16, lr=3e-3, warmup_steps=2),
-    schedule=ScheduleConfig(evaluate_steps=7, checkpoint_steps=2, log_steps=3),
+    schedule=IntervalsConfig(evaluate_steps=7, checkpoint_steps=2, log_steps=3),
     threads=1,
     subnets=SubnetsConfig(
         sparsities=(0.5, 0.8),

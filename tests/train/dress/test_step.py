@@ -47,7 +47,7 @@ def batch(seed=0):
 class Subject:
     """A tiny network, its masks, and the losses of its subnets written out."""
 
-    def __init__(self, gamma=1.0, dense_member=False, **subnets):
+    def __init__(self, gamma=1.0, train_dense=False, **subnets):
         self.model = CLIP(TINY, rngs=nnx.Rngs(0))
         graphdef, self.params, self.rest = nnx.split(self.model, nnx.Param, ...)
         specs = subnet_specs(self.model)
@@ -61,7 +61,7 @@ class Subject:
             post_optimizer=optax.sgd(1e-2),
             **subnets,
         )
-        dense = [-1] if dense_member else []
+        dense = [-1] if train_dense else []
         self.members = jnp.asarray([*dense, 0, 1, 2], jnp.int32)
         self.shares = loss_weights((*(0.0 for _ in dense), *SPARSITIES), gamma)
         self.masks = subnet_masks(self.params, specs, SPARSITIES)
@@ -99,7 +99,7 @@ def assert_close(found, expected):
 @pytest.mark.slow
 @pytest.mark.parametrize("vmapped", [False, True])
 def test_the_joint_gradient_is_the_weighted_sum_over_members(vmapped):
-    subject = Subject(gamma=2.0, dense_member=True, vmapped=vmapped)
+    subject = Subject(gamma=2.0, train_dense=True, vmapped=vmapped)
     shares = np.asarray([1.0, 0.75, 0.5, 0.25]) ** 2
     shares /= shares.sum()
 

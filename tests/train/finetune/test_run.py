@@ -28,7 +28,7 @@ from codesign.train.finetune.config import (
     OptimConfig,
     ScheduleConfig,
 )
-from codesign.train.run import Run, run_training
+from codesign.train.run import Training, run_training
 from codesign.train.step import train_step
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -152,7 +152,7 @@ def test_sigterm_saves_between_two_steps_and_the_run_goes_on_to_the_same_end(
     """At 6 it comes while the network is evaluated, which is then done on resume."""
     path, _ = finished
     cut = tmp_path / "cut"
-    trained, measured = train_step, Run.measured
+    trained, measured = train_step, Training.measured
 
     def step(state, *rest):
         if int(state.step) + 1 == at != 6:
@@ -166,7 +166,7 @@ def test_sigterm_saves_between_two_steps_and_the_run_goes_on_to_the_same_end(
 
     with monkeypatch.context() as patch:
         patch.setattr("codesign.train.run.train_step", step)
-        patch.setattr(Run, "measured", measure)
+        patch.setattr(Training, "measured", measure)
         with pytest.raises(Terminated), raised():
             run(CONFIG, cut, check=False)  # such a step cannot be traced
     newest = max(int(p.name) for p in (cut / "checkpoints" / "steps").iterdir())

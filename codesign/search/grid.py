@@ -1,0 +1,127 @@
+"""Exact choices on the grid: the best accelerator of an architecture, roundings under limits.
+
+Hardware does not move accuracy, so for a given architecture the best accelerator is an
+inner minimisation, and the grid is small enough to look at all of it.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from codesign.cost.family import FamilyTable
+from codesign.cost.table import CostTable
+from codesign.search.objectives import CostFunction, Limits, feasible, metric
+
+Array = jax.Array
+# Costs looked at side by side: a few MB a leaf, whatever the number of accelerators.
+_COSTS_AT_ONCE = 1 << 19
+
+
+class Choice(NamedTuple):
+    """The best accelerators of architectures [...].
+
+    Attributes:
+      accelerator: flat index into the accelerator grid.
+      value: metric of the mode; infinite where no accelerator meets the limits.
+    """
+
+    accelerator: Array | np.ndarray
+    value: Array | np.ndarray
+
+
+def best_accelerator(
+    table: CostTable | FamilyTable, indices: Array, mode: str | CostFunction, limits: Limits
+) -> Choice:
+    """The accelerator of least cost within the limits, for the network at `indices`."""
+    costs = table.on_every_accelerator(indices)
+    value = jnp.where(feasible(costs, limits), metric(costs, mode), jnp.inf)
+    best = jnp.argmin(value)
+    return Choice(best, value[best])
+
+
+def best_accelerators(
+    table: CostTable | FamilyTable, networks: np.ndarray, mode: str | CostFunction, limits: Limits
+) -> Choice:
+    """`best_accelerator` of many networks [n, d]: NumPy arrays [n]."""
+    return Choice(*map(np.asarray, _best(table, jnp.asarray(networks), mode, limits)))
+
+
+@functools.partial(jax.jit, static_argnames=("mode", "limits"))
+def _best(
+    table: CostTable | FamilyTable, networks: Array, mode: str | CostFunction, limits: Limits
+) -> Choice:
+    at_once = max(1, _COSTS_AT_ONCE // table.space.accelerators)
+    found: Choice = jax.lax.map(
+        lambda indices: best_accelerator(table, indices, mode, limits),
+        networks,
+        batch_size=at_once,
+    )
+    return found
+
+
+def neighbours(position: np.ndarray, steps: np.ndarray, beyond: np.ndarray | int = 0) -> np.ndarray:
+    """All discrete networks around a relaxed one, [n, d]: roundings up and down, and beyond.
+
+    Args:
+      position: in units of choices, [d].
+      steps: choices less one, [d].
+      beyond: by how many choices networks may lie beyond the roundings, below where negative and
+        above where positive, [d].
+    """
+    low = np.clip(np.floor(position) + np.minimum(beyond, 0), 0, steps)
+    high = np.clip(np.ceil(position) + np.maximum(beyond, 0), 0, steps)
+    ways = [range(int(a), int(b) + 1) for a, b in zip(low, high, strict=True)]
+    return np.array(list(itertools.product(*ways)), np.int32)
+
+
+def within_target(
+    table: CostTable | FamilyTable,
+    candidates: np.ndarray,
+    target: float,
+    mode: str | CostFunction,
+    limits: Limits,
+) -> tuple[np.ndarray, Choice]:
+    """The candidates [n, d] whose best accelerator meets target and limits, with it."""
+    choice = best_accelerators(table, candidates, mode, limits)
+    met = choice.value <= target
+    return candidates[met], Choice(*(x[met] for x in choice))
+
+
+def roundings(
+    table: CostTable | FamilyTable,
+    position: np.ndarray,
+    target: float,
+    mode: str | CostFunction,
+    limits: Limits,
+) -> tuple[np.ndarray, Choice]:
+    """Discrete networks near a relaxed one that meet target and limits.
+
+    The roundings up and down; where all of them exceed the target, also those with some of the
+    dimensions a choice cheaper, smaller or sparser, and so on from there until some meet it. Empty
+    only if the cheapest one does not.
+
+    Args:
+      position: relaxed network in units of choices, [d].
+
+    Returns:
+      Networks [n, d], nearest first, and their best accelerators.
+    """
+    space = table.space
+    steps = space.part(space.steps, "network")
+    # Towers shrink, sparsities grow.
+    cheaper = np.where(np.arange(len(steps)) < space.architecture_size, -1, 1)
+    for further in range(int(steps.max()) + 1):
+        # Lowered all together but for the last step, or the number of candidates would explode.
+        start = np.clip(position + max(0, further - 1) * cheaper, 0.0, steps)
+        around = neighbours(start, steps, min(further, 1) * cheaper)
+        candidates, choice = within_target(table, around, target, mode, limits)
+        if len(candidates):
+            order = np.argsort(np.abs(candidates - position).sum(axis=-1), kind="stable")
+            return candidates[order], Choice(*(x[order] for x in choice))
+    return candidates, choice
