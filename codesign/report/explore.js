@@ -18,12 +18,21 @@ function filled(element, attributes, children) {
   return element;
 }
 function replace(host, ...children) { host.replaceChildren(...children); }
-const digits = (x, n = 3) => x === null ? "–" : x === 0 ? "0" : String(Number(x.toPrecision(n)));
+const tick = x => String(Number(x.toPrecision(4)));
+// As tables have them: so many significant digits, zeros at the end included.
+function digits(x, n = 3) {
+  if (x === null) return "–";
+  if (x === 0) return "0";
+  const rounded = Number(x.toPrecision(n)), places = n - 1 - Math.floor(Math.log10(Math.abs(rounded)));
+  return places > 7 || places < n - 8 ? x.toExponential(n - 1) : rounded.toFixed(Math.max(0, places));
+}
 const heading = axis => axis.unit ? `${axis.label}, ${axis.unit}` : axis.label;
 
 // ---- Tables: sorted by a click on a heading, filtered by words and comparisons, saved as CSV.
 function cellValue(cell) {
-  return cell.dataset.v === undefined ? cell.textContent.trim() : Number(cell.dataset.v);
+  if (cell.dataset.v !== undefined) return Number(cell.dataset.v);
+  const text = cell.textContent.trim(), number = /^-?[\d,]*\.?\d+(e[-+]?\d+)?(?= %$| ±|$)/.exec(text);
+  return number ? Number(number[0].replaceAll(",", "")) : text;
 }
 function compare(a, b) {
   if (typeof a === "number" && typeof b === "number") return a - b;
@@ -84,10 +93,8 @@ function enhance(table) {
     th.append(button);
     th.setAttribute("aria-sort", "none");
     button.addEventListener("click", () => {
-      const numeric = all("tbody tr", table).some(r => r.cells[column].dataset.v !== undefined);
       const now = th.getAttribute("aria-sort");
       sortBy(table, column, now === "none" ? false : now === "ascending");
-      if (numeric) th.title = "sorted by number";
     });
   });
   const label = table.getAttribute("aria-label") || "table";
@@ -177,11 +184,11 @@ function logTicks(low, high) {
 function frame(svg, sx, sy, w, h, m, xLabel, yLabel) {
   for (const x of sx.ticks) {
     svg.append(draw("line", { class: "grid", x1: sx.at(x), x2: sx.at(x), y1: m.top, y2: h - m.bottom }),
-      draw("text", { x: sx.at(x), y: h - m.bottom + 16, "text-anchor": "middle" }, digits(x, 4)));
+      draw("text", { x: sx.at(x), y: h - m.bottom + 16, "text-anchor": "middle" }, tick(x)));
   }
   for (const y of sy.ticks) {
     svg.append(draw("line", { class: "grid", x1: m.left, x2: w - m.right, y1: sy.at(y), y2: sy.at(y) }),
-      draw("text", { x: m.left - 6, y: sy.at(y) + 4, "text-anchor": "end" }, digits(y, 4)));
+      draw("text", { x: m.left - 6, y: sy.at(y) + 4, "text-anchor": "end" }, tick(y)));
   }
   svg.append(draw("text", { class: "title", x: (m.left + w - m.right) / 2, y: h - 6, "text-anchor": "middle" },
     xLabel + (sx.log ? " (log)" : "")),
@@ -268,7 +275,8 @@ function scatter() {
       }).join("");
       svg.append(draw("path", { class: `front ${several ? colour(run) : "plain"}`, d: path || "M0,0" }));
     }
-    for (const i of points) {
+    const last = i => (marked(designs[i]) ? 1 : 0) + (i === selected ? 2 : 0);
+    for (const i of [...points].sort((a, b) => last(a) - last(b))) {
       const d = designs[i], px = sx.at(d.values[x]), py = sy.at(d.values[y]);
       const group = draw("g", { class: `point ${colour(groupOf(d))}${d.feasible ? "" : " broken"}${i === selected ? " chosen" : ""}`, "data-i": i });
       for (const [k, s, vertical] of [[x, sx, false], [y, sy, true]]) {
@@ -317,7 +325,7 @@ function onPage(svg, x, y, w) {
 function parallel() {
   const body = section("Dimensions of the designs",
     "Parallel coordinates: a line is a design, an axis a dimension in which designs differ; the last two are the axes of the plot above. Click a line to select its design.");
-  const plot = make("div", { class: "plot scroll", id: "parallel" });
+  const plot = make("div", { class: `plot scroll${designs.length > 60 ? " many" : ""}`, id: "parallel" });
   body.append(plot);
   const extra = [data.x, data.y].map(key => data.axes.findIndex(a => a.key === key)).filter(i => i >= 0);
   const columns = [...data.dimensions.map((label, k) => ({ label, of: d => d.dimensions[k] })),
@@ -353,7 +361,7 @@ function parallel() {
       svg.append(group);
     }
     columns.forEach((_, k) => scales[k].ticks.forEach(v => svg.append(
-      draw("text", { class: "small halo", x: at(k) + 5, y: scales[k].at(v) + 4 }, digits(v)))));
+      draw("text", { class: "small halo", x: at(k) + 5, y: scales[k].at(v) + 4 }, tick(Number(v.toPrecision(3)))))));
     replace(plot, svg);
   }
   views.push(paint);

@@ -25,9 +25,11 @@ Row = Mapping[str, Any]
 _LARGEST = 1e30
 # Points of a curve: more are not told apart on a screen.
 _MOST_POINTS = 150
+# Shares: label, name of their standard error, whether more is better.
 _SHARES = {
-    "accuracy": ("accuracy", "accuracy_standard_error"),
-    "recall_at_1": ("recall@1", "recall_at_1_standard_error"),
+    "accuracy": ("accuracy", "accuracy_standard_error", True),
+    "recall_at_1": ("recall@1", "recall_at_1_standard_error", True),
+    "density": ("weights kept", "", False),
 }
 _WORDS = {
     "carbon_kgco2e": "total carbon",
@@ -35,8 +37,11 @@ _WORDS = {
     "embodied_kgco2e": "embodied carbon",
     "tops": "peak",
     "dram_gb": "DRAM",
+    "macs": "products",
 }
 _UNITS = {"tops": "TOPS", "dram_gb": "GB"}
+# What goes across at first, where the run has it.
+_ACROSS = ("carbon_kgco2e", "macs", "density")
 _ORDER = (
     "latency_s",
     "energy_j",
@@ -46,6 +51,7 @@ _ORDER = (
     "embodied_kgco2e",
     "tops",
     "dram_gb",
+    "macs",
 )
 
 
@@ -113,8 +119,8 @@ def quantities(designs: Iterable[Row]) -> list[Quantity]:
     known = [key for key in _ORDER if key in keys]
     known += [key for key in keys if key not in _ORDER and unit_of(key)]
     found = [
-        Quantity(key, words, "%", Decimal(100), True, _own(key), _own(error))
-        for key, (words, error) in _SHARES.items()
+        Quantity(key, words, "%", Decimal(100), more, _own(key), _own(error))
+        for key, (words, error, more) in _SHARES.items()
         if any(entries.number(design, key) is not None for design in designs)
     ]
     for key in known:
@@ -141,7 +147,7 @@ def _unit(key: str, values: Sequence[float]) -> tuple[str, Decimal]:
     if key in _UNITS:
         return _UNITS[key], Decimal(1)
     middle = sorted(map(abs, values))[len(values) // 2]
-    return prefixed(middle, unit_of(key) or "")
+    return prefixed(middle, "MAC" if key == "macs" else unit_of(key) or "")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,6 +11,8 @@ from codesign.report import entries, explore, tables
 from codesign.report.text import MISSING
 
 if TYPE_CHECKING:
+    from markupsafe import Markup
+
     from codesign.report.operators import Split
 
 Row = Mapping[str, Any]
@@ -123,11 +125,18 @@ def context(
     from markupsafe import Markup
 
     headings, lines = designs_lines(runs)
-    script = importlib.resources.files("codesign.report").joinpath("explore.js").read_text("utf-8")
     island = explore.json_island(explore.island(runs, curves, splits))
     return {
         "headings": headings,
         "lines": lines,
         "island": Markup(island),
-        "script": Markup(script),
+        "script": script(),
     }
+
+
+def script() -> Markup:
+    """The script of all pages, ours and not to be escaped."""
+    from markupsafe import Markup
+
+    file = importlib.resources.files("codesign.report").joinpath("explore.js")
+    return Markup(file.read_text("utf-8"))

@@ -170,25 +170,34 @@ def render(run: Run, shown: Sequence[Picture]) -> str:
             claims=tables.claim_rows(found),
             said=found.lines(),
             pictures=shown,
-            **what_was_run(run),
-            **explorer.context(
-                {run.name: run.designs},
-                explore.curves(run.metrics, searched, fixed),
-                explorer.splits_of(run.designs, run.record.get("config")),
+            **(
+                what_was_run(run.record, run.path)
+                | {"words": words.in_words(run)}
+                | explorer.context(
+                    {run.name: run.designs},
+                    explore.curves(run.metrics, searched, fixed),
+                    explorer.splits_of(run.designs, run.record.get("config")),
+                )
             ),
         )
     )
 
 
-def what_was_run(run: Run) -> dict[str, Any]:
-    """What run.html is given."""
-    made, line = words.command(run)
+def what_was_run(record: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """What run.html is given, but for the words of a search.
+
+    Args:
+      record: config.json.
+      folder: of the run.
+    """
+    made, line = words.command(record, folder)
     return {
-        "words": words.in_words(run),
+        "words": [],
         "command_words": made,
         "command": line,
-        "versions": run.record.get("versions", {}),
-        "config": json.dumps(run.record.get("config", {}), indent=2, ensure_ascii=False),
+        "versions": record.get("versions", {}),
+        "config": json.dumps(record.get("config", {}), indent=2, ensure_ascii=False),
+        "script": explorer.script(),
     }
 
 

@@ -13,6 +13,7 @@ import dataclasses
 import functools
 import itertools
 import math
+import operator
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -149,9 +150,11 @@ def _products(rows: Sequence[tuple[Workload, Accelerator, Scenario, Any]]) -> li
             padded = [np.pad(x, (0, _AT_ONCE - len(x)), mode="edge") for x in batch]
             parts.append(_map(*jax.tree.unflatten(structure, padded), crowded=crowded))
         run = jax.tree.map(lambda *x: np.concatenate(x), *parts)
-        ends = np.cumsum([len(x[0]) for _, x in members])
-        for (i, x), end in zip(members, ends, strict=True):
-            found[i] = jax.tree.map(lambda y, a=end - len(x[0]), b=end: y[a:b], run)
+        first = 0
+        for i, spread in members:
+            own = slice(first, first + len(spread[0]))
+            found[i] = jax.tree.map(operator.itemgetter(own), run)
+            first = own.stop
     return [found[i] for i in range(len(rows))]
 
 

@@ -86,11 +86,16 @@ def share(value: Any, standard_error: Any) -> str:
 
 def share_of(value: Any, count: Any) -> str:
     """A share measured on `count` trials, with its binomial standard error."""
+    return share(value, standard_error(value, count))
+
+
+def standard_error(value: Any, count: Any) -> float | None:
+    """Of a share measured on `count` trials, binomial; None where it is not known."""
     if not is_number(value) or not is_number(count) or not (0 <= value <= 1 <= count):
-        return percent(value)
+        return None
     # No better known than where one trial had ended otherwise.
     variance = max(value * (1 - value), (count - 1) / count**2)
-    return share(value, math.sqrt(variance / count))
+    return math.sqrt(variance / count)
 
 
 def percent_interval(interval: Sequence[float] | None) -> str:

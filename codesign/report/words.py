@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from codesign.kinds import HARDWARE, kind_of_run
@@ -118,15 +119,22 @@ def _grid(value: Any) -> str:
     return f"{value:g} gCO2e/kWh" if is_number(value) else f"the grid of {printable(value)}"
 
 
-def command(run: Run) -> tuple[str, str]:
-    """What the command is, and the command: that made the run or, of a run of Python, repeats it."""
-    made = run.record.get("command")
+def command(record: Row, folder: Path) -> tuple[str, str]:
+    """What the command is, and the command itself.
+
+    That which made the run; of a run that Python made, or an older version, one that repeats it.
+
+    Args:
+      record: config.json.
+      folder: of the run.
+    """
+    made = record.get("command")
     if isinstance(made, list) and made and all(isinstance(word, str) for word in made):
         return "Made by", shell_line(made)
-    name = run.path.resolve().name
-    words = ["codesign", kind_of_run(run.path).command, f"runs/{name}/config.json"]
+    place = f"runs/{folder.resolve().name}"
+    again = ["codesign", kind_of_run(folder).command, f"{place}/config.json"]
     return "Repeated by, with the folder's own path", shell_line(
-        [*words, "--out", f"runs/{name}-again"]
+        [*again, "--out", f"{place}-again"]
     )
 
 
