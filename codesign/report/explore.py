@@ -232,7 +232,8 @@ def island(
     of_run = [i for i, each in enumerate(runs.values()) for _ in each]
     axes, dims = quantities(designs), dimensions(designs)
     known = {axis.key for axis in axes}
-    x, y = ("carbon_kgco2e", "accuracy") if "accuracy" in known else ("latency_s", "carbon_kgco2e")
+    y = "accuracy" if "accuracy" in known else "carbon_kgco2e"
+    x = next((key for key in _ACROSS if key in known and key != y), "latency_s")
     return {
         "runs": [printable(name) for name in runs],
         "axes": [

@@ -216,7 +216,7 @@ def designs(run: Run) -> list[dict[str, Any]]:
     ]
     if entries and (dense := dense_validation(run)) is not None:
         step, result = dense
-        whole = {"sparsity": 0.0, "density": 1.0, "macs": summary.get("macs")}
+        whole = {"density": 1.0, "macs": summary.get("macs")}
         name = f"dense, after {step} steps"
         entries.append(_network(name, "reference", whole | {"validation": result}))
     return entries
@@ -233,8 +233,8 @@ def dense_validation(run: Run) -> tuple[int, Mapping[str, Any]] | None:
 
 
 def _network(name: str, role: str, known: Mapping[str, Any]) -> dict[str, Any]:
-    entry: dict[str, Any] = {"name": name, "role": role, "sparsity": known["sparsity"]}
-    entry |= {"density": known["density"], "costs": {"macs": known.get("macs")}}
+    entry: dict[str, Any] = {"name": name, "role": role, "density": known["density"]}
+    entry["costs"] = {"macs": known.get("macs")}
     result = known.get("validation") or {}
     answers = result.get("zero_shot") or result.get("classification")
     if answers:
