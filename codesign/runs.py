@@ -25,7 +25,7 @@ import os
 import platform
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -173,6 +173,7 @@ class RunFolder:
         resume: bool = False,
         name: str | None = None,
         kind: str | None = None,
+        command: Sequence[str] | None = None,
     ) -> RunFolder:
         """Opens `path` for a new run, or for the continuation of the run it holds.
 
@@ -182,6 +183,7 @@ class RunFolder:
           resume: continue the run in the folder; where there is none, start one.
           name: the config's name, for the report; default: the folder's.
           kind: of run; see codesign.kinds.
+          command: the words of the command line that makes the run, for the report.
 
         Raises:
           UserError: where the folder cannot be written, already holds a run, holds
@@ -203,12 +205,16 @@ class RunFolder:
         if held:
             _check_same_config(path, config)
         else:
-            record = ({} if kind is None else {"kind": kind}) | {
-                "name": name or path.name,
-                "seed": config.get("seed"),
-                "config": config,
-                "versions": versions(),
-            }
+            record = (
+                ({} if kind is None else {"kind": kind})
+                | {
+                    "name": name or path.name,
+                    "seed": config.get("seed"),
+                    "config": config,
+                    "versions": versions(),
+                }
+                | ({} if command is None else {"command": list(command)})
+            )
             write_json(path / CONFIG, record)
         return cls(path, resumed=held, lock=lock)
 

@@ -7,8 +7,9 @@ compiler inserts the collectives; so a step computes the same on one device and 
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -97,18 +98,27 @@ def join_processes() -> None:
 
 
 def shared_folder(
-    path: Path, config_json: Mapping[str, Any], *, resume: bool, name: str, kind: str
+    path: Path,
+    config_json: Mapping[str, Any],
+    *,
+    resume: bool,
+    name: str,
+    kind: str,
+    command: Sequence[str] | None = None,
 ) -> RunFolder:
     """The run folder of all processes: the first opens it, the others follow.
 
     Raises:
       UserError: see `RunFolder.create`.
     """
+    create = functools.partial(
+        RunFolder.create, path, config_json, resume=resume, name=name, kind=kind, command=command
+    )
     if jax.process_count() == 1:
-        return RunFolder.create(path, config_json, resume=resume, name=name, kind=kind)
+        return create()
     from jax.experimental.multihost_utils import broadcast_one_to_all
 
     resumed = False
     if jax.process_index() == 0:
-        resumed = RunFolder.create(path, config_json, resume=resume, name=name, kind=kind).resumed
+        resumed = create().resumed
     return RunFolder(path, resumed=bool(broadcast_one_to_all(resumed)))

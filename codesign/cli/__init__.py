@@ -115,6 +115,7 @@ def _run(argv: list[str]) -> int:
         help_of = f"codesign {args.command_name} --help"
         raise UserError(f"unexpected argument '{extra[0]}'; see {help_of}")
     args.overrides = extra
+    args.command_line = ["codesign", *argv]
     command: Callable[[argparse.Namespace], int] = args.command
     results = only_results() if args.json else contextlib.nullcontext()
     with _retired_in_a_line(), results:

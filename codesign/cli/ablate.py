@@ -45,7 +45,8 @@ def run(args: argparse.Namespace) -> int:
 
     name, out = config_name(args.config), configured.out_folder(args)
     check_new(out)
-    folder = RunFolder.create(out, config_to_json(config), name=name, kind=ABLATION.name)
+    made = {"name": name, "kind": ABLATION.name, "command": args.command_line}
+    folder = RunFolder.create(out, config_to_json(config), **made)
     kept = f"what was bought and compared is kept, the latter in {out}"
     try:
         with raised():
@@ -69,7 +70,8 @@ def _ablate_effects(config: EffectsConfig, args: argparse.Namespace) -> int:
     name, out = config_name(args.config), configured.out_folder(args)
     if (out / RESULT).exists():
         raise UserError(f"{out} already holds an ablation of effects; --out FOLDER for another")
-    folder = RunFolder.create(out, config_to_json(config), name=name, kind=EFFECTS.name)
+    made = {"name": name, "kind": EFFECTS.name, "command": args.command_line}
+    folder = RunFolder.create(out, config_to_json(config), **made)
     progress = console(stderr=True)
     found = ablate_effects(config, lambda line: progress.print(line, soft_wrap=True))
     folder.write_json(RESULT, found)

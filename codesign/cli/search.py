@@ -65,7 +65,11 @@ def _search_hardware(config: HardwareConfig, args: argparse.Namespace) -> int:
     folder = None
     if args.out is not None:
         folder = RunFolder.create(
-            Path(args.out), config_to_json(config), resume=args.resume, kind=HARDWARE.name
+            Path(args.out),
+            config_to_json(config),
+            resume=args.resume,
+            kind=HARDWARE.name,
+            command=args.command_line,
         )
     given = {
         path.removeprefix("scenario.")
@@ -76,7 +80,7 @@ def _search_hardware(config: HardwareConfig, args: argparse.Namespace) -> int:
     model, priced = found.model, found.search
     if folder is not None:
         folder.write_json(DESIGNS, found.designs)
-        folder.write_bytes("front.png", front_figure(found.designs))
+        folder.write_bytes("front.png", front_figure(found.designs) or b"")
     if args.json:
         print_json(
             {

@@ -62,6 +62,11 @@ def trained(args: argparse.Namespace) -> tuple[Path, dict[str, Any]]:
         kind = kind_of(type(config))
         assert kind is not None, "refused as it was loaded"
         folder = shared_folder(
-            out, config_to_json(config), resume=args.resume, name=name, kind=kind.name
+            out,
+            config_to_json(config),
+            resume=args.resume,
+            name=name,
+            kind=kind.name,
+            command=args.command_line,
         )
         return folder.path, kind.runner()(config, folder, console(stderr=True), check=args.check)

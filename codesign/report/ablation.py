@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import json
 import math
 import os
 import re
@@ -24,7 +23,7 @@ from codesign.json_text import read_json
 from codesign.openers import unwaiting
 from codesign.printable import printable
 from codesign.report import ablation_plots as plots
-from codesign.report.html import Picture, environment, write_page
+from codesign.report.html import Picture, environment, what_was_run, write_page
 from codesign.report.text import MISSING, percent
 from codesign.runs import CONFIG, REPORT, read_record, write_bytes
 from codesign.surrogate.config import RESULT
@@ -192,7 +191,7 @@ def write_report(folder: str | os.PathLike[str]) -> Path:
     result, record = read_json(folder / RESULT), read_record(folder / CONFIG)
     decode(_Ablation, result, str(folder / RESULT))
     shown = pictures(result, _read_points(folder / "points.csv"))
-    page = render(result, record, shown)
+    page = render(result, record, shown, folder)
     for picture in shown:
         write_bytes(folder / picture.file, picture.png)
     write_page(folder, page)
@@ -265,7 +264,9 @@ _WORDS = {
 }
 
 
-def render(result: Mapping[str, Any], record: Mapping[str, Any], shown: Sequence[Picture]) -> str:
+def render(
+    result: Mapping[str, Any], record: Mapping[str, Any], shown: Sequence[Picture], folder: Path
+) -> str:
     """The page as HTML."""
     short = headline(result)
     return (
@@ -274,11 +275,10 @@ def render(result: Mapping[str, Any], record: Mapping[str, Any], shown: Sequence
         .render(
             name=printable(record.get("name", MISSING)),
             seed=record.get("seed"),
-            versions=record.get("versions", {}),
-            config=json.dumps(record.get("config", {}), indent=2, ensure_ascii=False),
             oracles=result["oracles"],
             short=short,
             pictures=shown,
+            **what_was_run(record, folder),
             names=NAMES,
             levels=LEVELS,
             percent=percent,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import collections
 import dataclasses
 import itertools
-import json
 import math
 import os
 from collections.abc import Iterable, Mapping
@@ -24,7 +23,7 @@ from codesign.decode import decode
 from codesign.json_text import read_json
 from codesign.printable import printable
 from codesign.report import plots
-from codesign.report.html import Picture, environment, write_page
+from codesign.report.html import Picture, environment, what_was_run, write_page
 from codesign.report.tables import accelerator_text
 from codesign.report.text import MISSING, si, significant
 from codesign.runs import CONFIG, REPORT, read_record, write_bytes
@@ -345,7 +344,7 @@ def write_report(folder: str | os.PathLike[str]) -> Path:
     result, record = read_result(folder), read_record(folder / CONFIG)
     picture = Picture(FIGURE, *_WORDS, figure(result))
     write_bytes(folder / FIGURE, picture.png)
-    write_page(folder, render(result, record, [picture]))
+    write_page(folder, render(result, record, [picture], folder))
     return folder / REPORT
 
 
@@ -370,21 +369,22 @@ _WORDS = (
 )
 
 
-def render(result: Mapping[str, Any], record: Mapping[str, Any], shown: Iterable[Picture]) -> str:
+def render(
+    result: Mapping[str, Any], record: Mapping[str, Any], shown: Iterable[Picture], folder: Path
+) -> str:
     """The page as HTML."""
     return (
         environment()
         .get_template(_TEMPLATE)
         .render(
             name=printable(record.get("name", MISSING)),
-            versions=record.get("versions", {}),
-            config=json.dumps(record.get("config", {}), indent=2, ensure_ascii=False),
             headings=headings(result),
             lines=lines(result),
             notes=notes(result),
             best=[_best_cells(best) for best in result["best"]],
             objective=result["objective"],
             pictures=list(shown),
+            **what_was_run(record, folder),
         )
     )
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,9 +15,10 @@ from rich.text import Text
 
 from codesign.constraints import Natural
 from codesign.decode import decode
+from codesign.kinds import CLASSIFIER_DRESS, DRESS, kind_of_run
 from codesign.printable import printable
-from codesign.report import footprint, text
-from codesign.report.html import Picture, environment, write_page
+from codesign.report import explore, explorer, footprint, text
+from codesign.report.html import Picture, environment, what_was_run, write_page
 from codesign.report.plots import new_figure, png
 from codesign.runs import CONFIG, METRICS, REPORT, SUMMARY, Run, read_run, write_bytes
 
@@ -94,6 +94,7 @@ class _Subnet:
     sparsity: float
     density: float
     validation: _Result | None = None
+    macs: Natural | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,6 +104,8 @@ class _Summary:
     steps: Natural | None = None
     validation: _Result | None = None
     subnets: tuple[_Subnet, ...] = ()
+    bytes: dict[str, Natural] | None = None
+    macs: Natural | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,22 +154,103 @@ def write_report(folder: str | os.PathLike[str]) -> Path:
     shown = _pictures(run)
     for picture in shown:
         write_bytes(run.path / picture.file, picture.png)
+    found = measures(run.summary.get("validation") or {})
     page = (
         environment()
         .get_template(_TEMPLATE)
         .render(
+            kind="DRESS" if _is_family(run) else "fine-tuning",
             name=printable(run.name),
             seed=run.record.get("seed"),
-            versions=run.record.get("versions", {}),
-            config=json.dumps(run.record.get("config", {}), indent=2, ensure_ascii=False),
+            lead=_lead(run),
             facts=_facts(run),
-            measures=measures(run.summary.get("validation") or {}),
+            measures=[["measure", "value"], *map(list, found)] if found else [],
+            stages=_stages(run),
             subnets=_subnet_rows(run.summary.get("subnets", [])),
             pictures=shown,
+            **(
+                what_was_run(run.record, run.path)
+                | explorer.context({run.name: designs(run)}, curves(run))
+            ),
         )
     )
     write_page(run.path, page)
     return run.path / REPORT
+
+
+def _is_family(run: Run) -> bool:
+    return bool(run.summary.get("subnets")) or kind_of_run(run.path) in (DRESS, CLASSIFIER_DRESS)
+
+
+def _lead(run: Run) -> str:
+    if not _is_family(run):
+        return "Contrastive training of a CLIP"
+    of = "a ResNet" if kind_of_run(run.path) is CLASSIFIER_DRESS else "a CLIP"
+    return f"Nested sparse subnets of {of} in one packed file (DRESS)"
+
+
+def _stages(run: Run) -> list[list[str]]:
+    """The stages of a family's training: a heading, and name, what it does and steps of each."""
+    subnets = run.record.get("config", {}).get("subnets")
+    if not isinstance(subnets, Mapping):
+        return []
+    return [
+        ["stage", "steps", "trains"],
+        *(
+            [name, str(subnets.get(f"{name}_steps", text.MISSING)), trains]
+            for name, trains in (
+                ("dense", "the dense network"),
+                ("joint", "all subnets in each step, their masks nested"),
+                ("post", "each subnet's own normalisation"),
+            )
+        ),
+    ]
+
+
+def designs(run: Run) -> list[dict[str, Any]]:
+    """The networks of a family as a report's designs: the subnets, and the dense one."""
+    summary = run.summary
+    entries = [
+        _network(f"{subnet['sparsity']:.0%} sparse", "subnet", subnet)
+        for subnet in summary.get("subnets", [])
+    ]
+    if entries and (dense := dense_validation(run)) is not None:
+        step, result = dense
+        whole = {"density": 1.0, "macs": summary.get("macs")}
+        name = f"dense, after {step} steps"
+        entries.append(_network(name, "reference", whole | {"validation": result}))
+    return entries
+
+
+def dense_validation(run: Run) -> tuple[int, Mapping[str, Any]] | None:
+    """Steps and result of the last evaluation of the dense network, before it had subnets."""
+    found = [
+        (row["step"] + 1, row["validation"])
+        for row in run.metrics
+        if row.get("phase") == "validation" and "subnets" not in row["validation"]
+    ]
+    return found[-1] if found else None
+
+
+def _network(name: str, role: str, known: Mapping[str, Any]) -> dict[str, Any]:
+    entry: dict[str, Any] = {"name": name, "role": role, "density": known["density"]}
+    entry["costs"] = {"macs": known.get("macs")}
+    result = known.get("validation") or {}
+    answers = result.get("zero_shot") or result.get("classification")
+    if answers:
+        entry["accuracy"] = answers["top_1"]
+        entry["accuracy_standard_error"] = text.standard_error(
+            answers["top_1"], result.get("images")
+        )
+    return entry
+
+
+def curves(run: Run) -> list[dict[str, Any]]:
+    """Losses and validation over the steps, for the page's script."""
+    points = _validation_lines(run.metrics, run.summary)
+    series = [{"name": name, "points": list(map(list, line))} for name, line in points.items()]
+    validation = {"label": "validation", "unit": "%", "series": series, "phases": []}
+    return explore.curves(run.metrics) + ([validation] if series else [])
 
 
 def measures(result: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -252,15 +336,18 @@ def _subnet_rows(subnets: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     """A heading and a line for every subnet: weights kept, and what it makes of the data."""
     found = [dict(measures(subnet.get("validation") or {})) for subnet in subnets]
     names = list(dict.fromkeys(name for own in found for name in own))
+    counted = any(subnet.get("macs") is not None for subnet in subnets)
     rows = [
         [
             text.percent(subnet["sparsity"]),
             text.percent(subnet["density"]),
+            *([text.si(subnet.get("macs"), "MAC")] if counted else []),
             *(own.get(name, text.MISSING) for name in names),
         ]
         for subnet, own in zip(subnets, found, strict=True)
     ]
-    return [["sparsity", "weights kept", *names], *rows] if rows else []
+    heads = ["sparsity", "weights kept", *(["products"] if counted else []), *names]
+    return [heads, *rows] if rows else []
 
 
 def _columns(found: Mapping[str, list[tuple[str, str]]]) -> Table:
@@ -281,10 +368,22 @@ def _facts(run: Run) -> list[tuple[str, str]]:
         ("teacher", str(config.get("loss", {}).get("teacher") or text.MISSING)),
         ("trained on", str(config.get("train", {}).get("path", text.MISSING))),
         ("steps", str(summary.get("steps", text.MISSING))),
+        *_sizes(summary),
         ("batch", str(config.get("optim", {}).get("batch_size", text.MISSING))),
         *footprint.facts(summary),
     ]
     return [(name, value) for name, value in known if value != text.MISSING]
+
+
+def _sizes(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Bytes and products of a family, beside the dense network's."""
+    sizes, macs = summary.get("bytes") or {}, summary.get("macs")
+    return [
+        ("packed family", text.si(sizes.get("packed"), "B")),
+        ("one dense model", text.si(sizes.get("dense"), "B")),
+        ("as separate sparse models", text.si(sizes.get("csr"), "B")),
+        ("products of the dense network", text.si(macs, "MAC")),
+    ]
 
 
 def _pictures(run: Run) -> list[Picture]:
@@ -316,7 +415,10 @@ def _losses(metrics: Sequence[Mapping[str, Any]]) -> Picture | None:
     )
 
 
-def _validation(metrics: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]) -> Picture | None:
+def _validation_lines(
+    metrics: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]
+) -> dict[str, list[tuple[int, float]]]:
+    """(steps, per cent) of every measure, or every subnet; none of a single evaluation."""
     results = [
         (row["step"] + 1, row["validation"]) for row in metrics if row.get("phase") == "validation"
     ]
@@ -327,7 +429,12 @@ def _validation(metrics: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]
     for step, result in results:
         for name, value in _lines(result, names):
             lines.setdefault(name, []).append((step, 100 * value))
-    if len(results) < 2 or not lines:
+    return lines if len(results) > 1 else {}
+
+
+def _validation(metrics: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]) -> Picture | None:
+    lines = _validation_lines(metrics, summary)
+    if not lines:
         return None
     figure, axes = new_figure(8.0, 3.6)
     for name, points in lines.items():

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from codesign.report import plots
 from codesign.report.costs import totals_json
+from codesign.report.entries import cost
 from codesign.report.tables import accelerator_text
 from codesign.report.text import si
 from codesign.runs import jsonable
@@ -23,6 +24,7 @@ from codesign.workload.load import Model
 Row = Mapping[str, Any]
 # The front's lines in the terminal's table; all are in the JSON and in designs.json.
 _MOST_LINES = 12
+_AXES = ("latency_s", "carbon_kgco2e")
 
 
 def hardware_designs(
@@ -96,16 +98,23 @@ def hardware_table(designs: Sequence[Row]) -> Table:
     return table
 
 
-def front_figure(designs: Sequence[Row]) -> bytes:
-    """Latency against total carbon: the front, and the best of each cost; PNG."""
-    return plots.png(plots.figure_of(front_axes(designs)))
+def front_figure(designs: Sequence[Row]) -> bytes | None:
+    """Latency against total carbon: the front, and the best of each cost; PNG.
+
+    None where no design of a front has both.
+    """
+    known = [d for d in designs if cost(d, "latency_s") and cost(d, "carbon_kgco2e")]
+    known = [d for d in known if max(cost(d, key) or 0.0 for key in _AXES) <= plots.LARGEST]
+    if not any(str(d.get("name")).startswith("front") for d in known):
+        return None
+    return plots.png(plots.figure_of(front_axes(known)))
 
 
 def front_axes(designs: Sequence[Row], axes: Axes | None = None) -> Axes:
     """`front_figure`, drawn on `axes` or on those of a new figure."""
     axes = plots.new_figure(7.0, 4.5)[1] if axes is None else axes
     at = lambda d: (1e3 * d["costs"]["latency_s"], d["costs"]["carbon_kgco2e"])  # noqa: E731
-    front = [at(d) for d in designs if d["name"].startswith("front")]
+    front = [at(d) for d in designs if str(d.get("name")).startswith("front")]
     axes.step(
         *zip(*front, strict=True),
         where="post",
@@ -115,9 +124,10 @@ def front_axes(designs: Sequence[Row], axes: Axes | None = None) -> Axes:
         markersize=4,
     )
     colours = itertools.cycle((plots.GREEN, plots.VERMILION, plots.ORANGE))
-    best = [d for d in designs if d["name"].startswith("least")]
+    best = [d for d in designs if str(d.get("name")).startswith("least")]
     for design, colour in zip(best, colours, strict=False):
-        axes.plot(*at(design), "*", color=colour, markersize=13, label=design["name"])
+        label = plots.name_text(design["name"])
+        axes.plot(*at(design), "*", color=colour, markersize=13, label=label)
     axes.set_xscale("log")
     plots.plain_log_ticks(axes)
     axes.set_xlabel("latency of one inference, ms (log)")

@@ -10,9 +10,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from codesign.kinds import HARDWARE, kind_of_run
 from codesign.printable import printable, printable_lines
 from codesign.quantities import unit_of, without_unit
-from codesign.report import entries, footprint, plots, tables, text
+from codesign.report import entries, explore, explorer, footprint, plots, tables, text, words
 from codesign.report.claims import run_claims
 from codesign.runs import REPORT, Run, read_run, write_bytes
 
@@ -77,6 +78,11 @@ def pictures(run: Run) -> list[Picture]:
     fixed, searched = line_names(run.designs)
     config = run.record.get("config")
     space = config.get("space") if isinstance(config, Mapping) else None
+    if kind_of_run(run.path) is HARDWARE:
+        from codesign.report.hardware import front_figure  # not above: it starts JAX
+
+        front = front_figure(run.designs)
+        return [] if front is None else [Picture("front.png", *_WORDS["front.png"], front)]
     drawn = {
         "pareto.png": plots.pareto(run.designs),
         "carbon.png": plots.carbon(run.designs),
@@ -97,6 +103,11 @@ _WORDS = {
         Pareto front: no feasible design, references included, is both more accurate and lower
         in carbon. Bars are one standard error over the test images, where it is known. Colour is
         latency; an orange-red edge marks a broken limit.""",
+    ),
+    "front.png": (
+        "Latency and carbon",
+        "Line chart of total carbon against latency: the Pareto front and the best of each cost.",
+        "The accelerators that no other beats in both latency and carbon. Stars are the least.",
     ),
     "carbon.png": (
         "Where the carbon comes from",
@@ -146,23 +157,48 @@ def environment() -> Environment:
 def render(run: Run, shown: Sequence[Picture]) -> str:
     """The page as HTML."""
     found = run_claims(run)
+    fixed, searched = line_names(run.designs)
     return (
         environment()
         .get_template(_TEMPLATE)
         .render(
             name=printable(run.name),
             seed=run.record.get("seed"),
-            versions=run.record.get("versions", {}),
-            config=json.dumps(run.record.get("config", {}), indent=2, ensure_ascii=False),
+            lead=words.lead(run),
             facts=_facts(run),
-            stacks=tables.stacked(tables.PAGE_STACKS),
             designs=run.designs,
             claims=tables.claim_rows(found),
             said=found.lines(),
             pictures=shown,
-            is_reference=entries.is_reference,
+            **(
+                what_was_run(run.record, run.path)
+                | {"words": words.in_words(run)}
+                | explorer.context(
+                    {run.name: run.designs},
+                    explore.curves(run.metrics, searched, fixed),
+                    explorer.splits_of(run.designs, run.record.get("config")),
+                )
+            ),
         )
     )
+
+
+def what_was_run(record: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """What run.html is given, but for the words of a search.
+
+    Args:
+      record: config.json.
+      folder: of the run.
+    """
+    made, line = words.command(record, folder)
+    return {
+        "words": [],
+        "command_words": made,
+        "command": line,
+        "versions": record.get("versions", {}),
+        "config": json.dumps(record.get("config", {}), indent=2, ensure_ascii=False),
+        "script": explorer.script(),
+    }
 
 
 def _facts(run: Run) -> list[tuple[str, str]]:

@@ -34,7 +34,7 @@ _FIXED = ("-", ":", "--", "-.")
 _MOST_NAMES = 10
 
 # What is larger is no quantity of this field, and axes overflow on their way to it.
-_LARGEST = 1e30
+LARGEST = 1e30
 _LONGEST_NAME = 40
 
 Row = Mapping[str, Any]
@@ -138,7 +138,7 @@ def _drawable_steps(metrics: Iterable[Row]) -> list[Row]:
 
 
 def _drawable(value: Any) -> bool:
-    return is_number(value) and abs(value) <= _LARGEST
+    return is_number(value) and abs(value) <= LARGEST
 
 
 class _Point:
@@ -159,7 +159,7 @@ class _Point:
     def complete(design: Row) -> bool:
         """Whether the design can be drawn on a logarithmic axis of carbon."""
         carbon, latency = cost(design, "carbon_kgco2e"), cost(design, "latency_s") or 0.0
-        if carbon is None or carbon < 1 / _LARGEST:
+        if carbon is None or carbon < 1 / LARGEST:
             return False
         return all(map(_drawable, (carbon, latency, number(design, "accuracy"))))
 

@@ -321,6 +321,20 @@ def comparison_table(runs: Sequence[Mapping[str, Any]]) -> Table:
     return table
 
 
+def volume_text(run: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> str:
+    """A run's hypervolume and its interval, where all runs measured it from one point.
+
+    Args:
+      run: of run_summary.
+      runs: those that it stands beside, itself included.
+    """
+    if len({json.dumps(other.get("reference_point")) for other in runs}) > 1:
+        return MISSING
+    interval = run.get("hypervolume_interval")
+    ends = "" if interval is None else f" ({interval_text(interval)})"
+    return si(run.get("hypervolume"), "") + ends
+
+
 def _run_name(run: Mapping[str, Any]) -> str:
     seed = run.get("seed")
     return printable(run["name"]) + ("" if seed is None else f"\nseed {printable(seed)}")

@@ -42,10 +42,24 @@ def si(value: Any, unit: str, digits: int = 3) -> str:
         return f"{significant(number, digits)} {unit}".rstrip()
     # Rounding first, so that 999.7 ms becomes 1.00 s.
     number = Decimal(f"{number:.{digits - 1}e}")
+    exponent = _exponent(number, unit)
+    return f"{significant(number.scaleb(-exponent), digits)} {_PREFIXES[exponent]}{unit}"
+
+
+def prefixed(value: float, unit: str) -> tuple[str, Decimal]:
+    """The unit that `si` shows a value in, and what a number in `unit` is multiplied by for it."""
+    kilo, unit = (3, unit[1:]) if unit.startswith("kg") else (0, unit)
+    if unit in _NO_PREFIX or not value:
+        return unit, Decimal(1).scaleb(kilo)
+    exponent = _exponent(Decimal(f"{Decimal(value).scaleb(kilo):.2e}"), unit)
+    return f"{_PREFIXES[exponent]}{unit}", Decimal(1).scaleb(kilo - exponent)
+
+
+def _exponent(number: Decimal, unit: str) -> int:
+    """Of the prefix that a number takes."""
     # A tonne of CO2e is not a MgCO2e to anyone, so grams stop at kilo.
     top = 3 if unit.startswith("g") else max(_PREFIXES)
-    exponent = min(max(number.adjusted() // 3 * 3, min(_PREFIXES)), top)
-    return f"{significant(number.scaleb(-exponent), digits)} {_PREFIXES[exponent]}{unit}"
+    return min(max(number.adjusted() // 3 * 3, min(_PREFIXES)), top)
 
 
 def significant(value: float | Decimal, digits: int) -> str:
@@ -72,11 +86,16 @@ def share(value: Any, standard_error: Any) -> str:
 
 def share_of(value: Any, count: Any) -> str:
     """A share measured on `count` trials, with its binomial standard error."""
+    return share(value, standard_error(value, count))
+
+
+def standard_error(value: Any, count: Any) -> float | None:
+    """Of a share measured on `count` trials, binomial; None where it is not known."""
     if not is_number(value) or not is_number(count) or not (0 <= value <= 1 <= count):
-        return percent(value)
+        return None
     # No better known than where one trial had ended otherwise.
     variance = max(value * (1 - value), (count - 1) / count**2)
-    return share(value, math.sqrt(variance / count))
+    return math.sqrt(variance / count)
 
 
 def percent_interval(interval: Sequence[float] | None) -> str:
