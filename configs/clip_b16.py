@@ -5,9 +5,8 @@
 
 Source: arXiv 2505.01386. Layers 6 to 12, widths and FFNs of 4 to 8 eighths, heads 6 to 12
 in the image tower and 4 to 8 in the text tower: 1,071,875 architectures.
-On 3,888 accelerators of
-little carbon under our costing, within 50 ms, 31.99 mm2 and 20.48 TOPS; `--space.accelerator.cores`
-and its like take others.
+On 3,888 accelerators of little carbon under our costing, within 50 ms, 31.99 mm2 and 20.48
+TOPS; `--space.accelerator.cores` and its like take others.
 
 `--dry-run` tells shapes and memory and takes one step on made-up data.
 """

@@ -5,8 +5,7 @@
 
 Source: arXiv 2505.01386. Layers 6 to 12, widths and FFNs of 4 to 8 eighths, heads 6 to 12
 in the image tower and 4 to 8 in the text tower: 1,071,875 architectures.
-On its 3,240 accelerators
-under its costing, within its 50 ms, 31.99 mm2 and 20.48 TOPS.
+On its 3,240 accelerators under its costing, within its 50 ms, 31.99 mm2 and 20.48 TOPS.
 
 `--dry-run` tells shapes and memory and takes one step on made-up data.
 """

@@ -5,9 +5,8 @@
 
 Source: arXiv 2505.01386. It has no L/14; here half to all layers and heads, and 4 to 8
 eighths of the widths and FFNs of both towers: 3,583,125 architectures.
-On 3,888 accelerators of
-little carbon under our costing, within 50 ms, 31.99 mm2 and 20.48 TOPS; `--space.accelerator.cores`
-and its like take others.
+On 3,888 accelerators of little carbon under our costing, within 50 ms, 31.99 mm2 and 20.48
+TOPS; `--space.accelerator.cores` and its like take others.
 
 `--dry-run` tells shapes and memory and takes one step on made-up data.
 """

@@ -5,8 +5,7 @@
 
 Source: arXiv 2505.01386. It has no L/14; here half to all layers and heads, and 4 to 8
 eighths of the widths and FFNs of both towers: 3,583,125 architectures.
-On its 3,240 accelerators
-under its costing, within its 50 ms, 31.99 mm2 and 20.48 TOPS.
+On its 3,240 accelerators under its costing, within its 50 ms, 31.99 mm2 and 20.48 TOPS.
 
 `--dry-run` tells shapes and memory and takes one step on made-up data.
 """

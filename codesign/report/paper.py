@@ -29,7 +29,7 @@ from codesign.runs import CONFIG, REPORT, read_record, write_bytes
 from codesign.study.findings import IN_PART, NO, YES
 from codesign.study.paper import RESULT
 
-FIGURE = "paper.png"
+FIGURE, TABLES = "paper.png", "paper.md"
 _TEMPLATE = "paper.html"
 _COLOURS = (plots.ORANGE, plots.BLUE)
 # What a quantity is called, its unit, and its digits behind the point.
@@ -104,8 +104,9 @@ class _Result:
         """Raises ValueError where a finding lacks a costing."""
         names = {costing.name for costing in self.costings}
         for finding in self.findings:
-            told = [finding.verdicts, *(x for row in finding.rows for x in (row.found, row.ratio))]
-            if any(set(each) != names for each in told):
+            told = [set(finding.verdicts)]
+            told += [set(x) for row in finding.rows for x in (row.found, row.ratio)]
+            if any(each != names for each in told):
                 raise ValueError(f"'{finding.name}' is not there under every costing")
 
 
@@ -121,7 +122,7 @@ def read_result(folder: Path) -> dict[str, Any]:
 
 
 def write_report(folder: str | os.PathLike[str]) -> Path:
-    """Writes report.html and its figure into the folder of a run, from that folder alone.
+    """Writes report.html, its figure and paper.md, the tables in Markdown, into the folder of a run, from that folder alone.
 
     Returns:
       The path of report.html.
@@ -134,6 +135,7 @@ def write_report(folder: str | os.PathLike[str]) -> Path:
     result, record = read_result(folder), read_record(folder / CONFIG)
     picture = Picture(FIGURE, *_WORDS, figure(result))
     write_bytes(folder / FIGURE, picture.png)
+    write_bytes(folder / TABLES, ("\n".join(markdown(result)) + "\n").encode())
     write_page(folder, render(result, record, [picture]))
     return folder / REPORT
 
@@ -277,7 +279,10 @@ def figure(result: Mapping[str, Any]) -> bytes:
 
 
 def markdown(result: Mapping[str, Any]) -> list[str]:
-    """Every finding with its verdicts and its table, in lines of Markdown."""
+    """Every finding with its verdicts and its published figures, in lines of Markdown.
+
+    A finding without any published figure has all of its rows.
+    """
     lines = [
         "| finding | " + " | ".join(costings(result)) + " |",
         "|---|" + "---|" * len(costings(result)),
@@ -292,6 +297,12 @@ def markdown(result: Mapping[str, Any]) -> list[str]:
             for costing, verdict in finding["verdicts"].items()
         ]
         titles = headings(result)
-        lines += ["", "| " + " | ".join(titles) + " |", "|" + "---|" * len(titles)]
-        lines += ["| " + " | ".join(row) + " |" for row in cells(result, finding)]
+        shown = [i for i, title in enumerate(titles) if title != "accelerator"]
+        printed = [row["published"] is not None for row in finding["rows"]]
+        lines += ["", "| " + " | ".join(titles[i] for i in shown) + " |", "|" + "---|" * len(shown)]
+        lines += [
+            "| " + " | ".join(row[i] for i in shown) + " |"
+            for row, is_printed in zip(cells(result, finding), printed, strict=True)
+            if is_printed or not any(printed)
+        ]
     return lines

@@ -98,7 +98,7 @@ def price(
         raise UserError(f"--limits: no accelerator of the {costing} grid meets {limits}")
     grid = jax.tree.map(lambda x: x[within], grid)
     own = [design.accelerator for design in designs()]
-    chips = jax.tree.map(lambda x, *more: np.append(x, np.float32(more)), grid, *own)
+    chips = jax.tree.map(lambda x, *more: np.append(x, np.asarray(more, np.float32)), grid, *own)
     say(f"{costing}: {len(networks())} networks on {len(grid.cores):,} accelerators")
     regions = {
         "": scenario,

@@ -95,13 +95,13 @@ def networks() -> dict[str, Model]:
     for name in dict.fromkeys(design.network for design in designs()):
         if name in own:
             row = own[name]
-            towers = (
+            vision, text = (
                 Tower(
                     *(int(row[f"{tower}_{field}"]) for field in ("layers", "width", "heads", "ffn"))
                 )
                 for tower in ("vision", "text")
             )
-            clips[name] = _with(Clip(Architecture(*towers)), activation="quick_gelu")
+            clips[name] = _with(Clip(Architecture(vision, text)), activation="quick_gelu")
             continue
         network = PRESETS[name].network
         assert isinstance(network, Clip), "presets of the table are CLIPs"
