@@ -122,7 +122,7 @@ def read_result(folder: Path) -> dict[str, Any]:
 
 
 def write_report(folder: str | os.PathLike[str]) -> Path:
-    """Writes report.html, its figure and paper.md, the tables in Markdown, into the folder of a run, from that folder alone.
+    """Writes report.html, its figure and paper.md into the folder of a run, from that folder alone.
 
     Returns:
       The path of report.html.
