@@ -41,6 +41,7 @@ _NOUNS = {
     "dress": "training of subnets",
     "finetune": "fine-tuning",
     "search": "search",
+    "study": "study of a paper",
 }
 
 

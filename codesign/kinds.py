@@ -84,6 +84,14 @@ EFFECTS = Kind(
     "codesign.report.effects.write_report",
     "an ablation of effects",
 )
+STUDY = Kind(
+    "study",
+    "study",
+    "codesign.study.config.PaperConfig",
+    "",
+    "codesign.report.paper.write_report",
+    "a study of a paper",
+)
 FINETUNE = Kind(
     "finetune",
     "finetune",
@@ -101,7 +109,7 @@ CLASSIFIER_DRESS = Kind(
     *_TRAINING,
     FINETUNE.a_run,
 )
-KINDS = (SEARCH, HARDWARE, ABLATION, EFFECTS, FINETUNE, DRESS, CLASSIFIER_DRESS)
+KINDS = (SEARCH, HARDWARE, ABLATION, EFFECTS, STUDY, FINETUNE, DRESS, CLASSIFIER_DRESS)
 
 
 def kind_of(config: type) -> Kind | None:

@@ -31,6 +31,7 @@ from codesign.cli import (
     prune,
     report,
     search,
+    study,
     workload,
 )
 from codesign.cli.arguments import Parser
@@ -47,6 +48,7 @@ _COMMANDS = {
     "cost": cost,
     "workload": workload,
     "ablate": ablate,
+    "study": study,
     "finetune": finetune,
     "dress": dress,
     "eval": evaluate,

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from codesign.cli.output import console, print_json
-from codesign.cli.training import add_training_command, trained
+from codesign.cli.training import add_training_command, trained, tried
 from codesign.kinds import CLASSIFIER_DRESS, kind_of_run
 
 if TYPE_CHECKING:
@@ -28,6 +28,8 @@ def add(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """`codesign dress`: the run itself is train.run's."""
+    if args.dry_run:
+        return tried(args)
     folder, summary = trained(args)
     from codesign.report.finetune import subnets_table
     from codesign.runs import REPORT

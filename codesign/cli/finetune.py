@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from codesign.cli.output import console, print_json
-from codesign.cli.training import add_training_command, trained
+from codesign.cli.training import add_training_command, trained, tried
 
 
 def add(commands: Any) -> None:
@@ -22,6 +22,8 @@ def add(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """`codesign finetune`: the run itself is train.run's."""
+    if args.dry_run:
+        return tried(args)
     folder, summary = trained(args)
     from codesign.report.finetune import measures_table
     from codesign.runs import REPORT

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from codesign.cli import configured
 from codesign.cli.output import console, print_json
-from codesign.cli.training import add_training_command, trained
+from codesign.cli.training import add_training_command, trained, tried
 from codesign.kinds import HARDWARE
 
 if TYPE_CHECKING:
@@ -33,6 +33,8 @@ def run(args: argparse.Namespace) -> int:
     """`codesign search`: the run itself is train.search's."""
     from codesign.overrides import config_name
 
+    if args.dry_run:
+        return tried(args)
     config = configured.load(args)  # Before what takes seconds to import: it may be misspelt.
     from codesign.report.claims import run_claims
     from codesign.runs import REPORT, jsonable, read_run

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from codesign.cli import configured, peers
 from codesign.cli.arguments import add_config_command, add_run_options
-from codesign.cli.output import console, stdout_to_stderr
+from codesign.cli.output import console, print_json, stdout_to_stderr
+from codesign.errors import UserError
 from codesign.kinds import kind_of
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 
 def add_training_command(
@@ -23,16 +28,88 @@ def add_training_command(
         name,
         run,
         summary,
-        more="[--resume] [--[no-]check] [--distributed] ",
+        more="[--resume] [--[no-]check] [--distributed] [--dry-run] ",
         example=example,
     )
     add_run_options(parser)
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="tell shapes, memory, sharding and steps, take a step of each stage on noise, and "
+        "write nothing",
+    )
     parser.add_argument(
         "--distributed",
         action="store_true",
         help="one of several processes, which find each other as jax.distributed does (SLURM, Open "
         "MPI, TPU pods; else JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID)",
     )
+
+
+def tried(args: argparse.Namespace) -> int:
+    """`--dry-run` of a command: what the run would take."""
+    if args.distributed or args.resume:
+        option = "distributed" if args.distributed else "resume"
+        raise UserError(f"--dry-run starts no run: drop --{option}")
+    config = configured.load(args)
+    kind = kind_of(type(config))
+    if kind is None or not kind.run:
+        raise UserError(f"--dry-run: {args.config} trains nothing; drop it")
+    from codesign.train.dry_run import dry_run
+
+    found = dry_run(config, console(stderr=True))
+    if args.json:
+        print_json(found)
+        return 0
+    out = console()
+    out.print(_plan_table(found))
+    for line in _plan_lines(found):
+        out.print(line, soft_wrap=True)
+    return 0
+
+
+def _plan_table(found: Mapping[str, Any]) -> Table:
+    """The stages of a dry run."""
+    from rich import box
+    from rich.table import Table
+
+    from codesign.report.text import MISSING, duration, significant
+
+    table = Table(box=box.HORIZONTALS, padding=(0, 1, 0, 0))
+    table.add_column("stage")
+    for heading in ("steps", "weights", "optimizer", "activations", "peak", "loss", "a call"):
+        table.add_column(heading, justify="right")
+
+    def size(count: int | None) -> str:
+        return MISSING if count is None else f"{significant(count / 2**20, 3)} MiB"
+
+    for stage in found["stages"]:
+        memory = stage.get("memory_bytes", {})
+        table.add_row(
+            stage["name"],
+            f"{stage['steps']:,}",
+            size(stage["parameters_bytes"]),
+            size(stage["optimizer_bytes"]),
+            size(memory.get("activations")),
+            size(memory.get("peak")),
+            f"{stage['loss']:.4g}" if "loss" in stage else MISSING,
+            duration(stage.get("step_s")),
+        )
+    return table
+
+
+def _plan_lines(found: Mapping[str, Any]) -> list[str]:
+    """What else there is to tell of a dry run."""
+    batch = ", ".join(f"{name} {list(shape)}" for name, shape in found["batch"].items())
+    numbers = sum(math.prod(shape) for shape in found["shapes"].values())
+    devices = found["devices"]
+    return [
+        f"batch: {batch}; {found['chunk_steps']} steps a call",
+        f"parameters: {numbers:,} in {len(found['shapes'])} arrays",
+        f"sharding: {devices['count']} x {devices['kind']}, {found['batch_per_device']} examples "
+        "of a batch on each; weights, optimizer and designs on every one",
+        "memory is of one device; nothing was written",
+    ]
 
 
 def trained(args: argparse.Namespace) -> tuple[Path, dict[str, Any]]:

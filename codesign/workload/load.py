@@ -98,7 +98,33 @@ def load_model(
     Raises:
       UserError: one line that names what is wrong and the mend.
     """
-    found = _find(os.fspath(model), design)
+    return _model(_find(os.fspath(model), design), tokens, phase, context)
+
+
+def clip_model(name: str, clip: Clip, source: str) -> Model:
+    """A CLIP of given dimensions as a model.
+
+    Args:
+      name: what to call it.
+      clip: its dimensions.
+      source: where they come from.
+    """
+    return _model(_Found(name, clip, source))
+
+
+class _Found(NamedTuple):
+    """What the user calls a model: the network, and of a design file what else it states."""
+
+    name: str
+    network: Network
+    source: str
+    sparsity: tuple[float, ...] = ()
+    scenario: Scenario | None = None
+
+
+def _model(
+    found: _Found, tokens: int | None = None, phase: str | None = None, context: int | None = None
+) -> Model:
     network = found.network
     task, operators, memory = _task(found.name, network, tokens, phase, context)
     architecture = (
@@ -116,16 +142,6 @@ def load_model(
         found.scenario,
         network if isinstance(network, ClipNetwork) else None,
     )
-
-
-class _Found(NamedTuple):
-    """What the user calls a model: the network, and of a design file what else it states."""
-
-    name: str
-    network: Network
-    source: str
-    sparsity: tuple[float, ...] = ()
-    scenario: Scenario | None = None
 
 
 def _find(model: str, design: str | None) -> _Found:

@@ -83,11 +83,12 @@ _CLIP = {
 }
 
 
-def _carbonclip(vision: Tower, text: Tower, note: str = "") -> Preset:
-    """Pruned from OpenCLIP's ViT-B-16: heads stay 64 wide whatever became of the width."""
+def _carbonclip(vision: Tower, text: Tower, patch: int = 16, note: str = "") -> Preset:
+    """Pruned from OpenCLIP's ViT-B: heads stay 64 wide whatever became of the width."""
+    table = {16: 3, 32: 9}[patch]
     return Preset(
-        ClipNetwork(Architecture(vision, text)),
-        "CATransformers (arXiv 2505.01386), table of CarbonCLIP models" + note,
+        ClipNetwork(Architecture(vision, text, patch=patch)),
+        f"CATransformers (arXiv 2505.01386), table {table}{note}",
     )
 
 
@@ -95,12 +96,15 @@ _CARBONCLIP = {
     "carbonclip-xs": _carbonclip(
         Tower(6, 576, 6, 1536),
         Tower(6, 384, 4, 1024),
-        "; its text width 284, no multiple of 64, is read as 384",
+        note="; its text width 284, no multiple of 64, is read as 384",
     ),
     "carbonclip-s": _carbonclip(Tower(8, 672, 6, 1920), Tower(6, 512, 6, 1024)),
     "carbonclip-m": _carbonclip(Tower(9, 672, 6, 2304), Tower(8, 512, 6, 1536)),
     "carbonclip-l": _carbonclip(Tower(10, 768, 7, 2688), Tower(6, 384, 5, 1280)),
     "carbonclip-xl": _carbonclip(Tower(12, 768, 5, 3072), Tower(12, 512, 4, 2048)),
+    "carbonclip-32-s": _carbonclip(Tower(10, 672, 12, 3072), Tower(6, 384, 5, 1536), 32),
+    "carbonclip-32-m": _carbonclip(Tower(11, 768, 8, 2688), Tower(8, 448, 7, 1280), 32),
+    "carbonclip-32-l": _carbonclip(Tower(11, 768, 10, 3072), Tower(7, 512, 6, 2048), 32),
 }
 
 

@@ -8,7 +8,7 @@ import json
 import pytest
 
 from codesign.errors import UserError
-from codesign.kinds import ABLATION, EFFECTS, HARDWARE, KINDS, kind_of, kind_of_run
+from codesign.kinds import ABLATION, EFFECTS, HARDWARE, KINDS, STUDY, kind_of, kind_of_run
 from codesign.overrides import config_names, config_to_json, load_config
 from codesign.runs import RunFolder
 
@@ -26,7 +26,7 @@ CONFIGS = {
 def test_every_name_in_the_table_is_there(kind):
     assert kind_of(_class(kind.config)) is kind
     assert callable(kind.reporter())
-    by_their_command = (HARDWARE, ABLATION, EFFECTS)
+    by_their_command = (HARDWARE, ABLATION, EFFECTS, STUDY)
     assert bool(kind.run) is (kind not in by_their_command), "these are run by their command"
     if kind.run:
         taken = inspect.signature(kind.runner()).parameters

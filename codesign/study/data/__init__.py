@@ -1,0 +1,1 @@
+"""Published figures (CSV); every row has its table or section."""

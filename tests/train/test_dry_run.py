@@ -1,0 +1,124 @@
+"""`--dry-run`: what is told, against the arrays themselves; nothing is written; bad input."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+
+import jax
+import numpy as np
+import pytest
+from rich.console import Console
+
+from codesign.architecture import Architecture, Tower
+from codesign.cli import main
+from codesign.train.data import AugmentConfig, SourceConfig
+from codesign.train.dry_run import dry_run
+from codesign.train.finetune.config import FinetuneConfig, OptimConfig, ScheduleConfig
+from codesign.workload.clip import Clip
+from simulators.tiny_runs import RUNS, SEARCH
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+NETWORK = Architecture(
+    vision=Tower(layers=2, width=16, heads=2, ffn=32),
+    text=Tower(layers=1, width=16, heads=2, ffn=32),
+    patch=4,
+    image=8,
+    channels=1,
+    context=12,
+    projection=16,
+    head_dim=8,
+)
+CONFIG = FinetuneConfig(
+    train=SourceConfig(path="digits"),
+    untrained=NETWORK,
+    augment=AugmentConfig(crop_scale=(1.0, 1.0), shift=1),
+    optim=OptimConfig(batch_size=16, lr=3e-3, warmup_steps=2),
+    schedule=ScheduleConfig(steps=12),
+    threads=1,
+)
+QUIET = Console(quiet=True)
+
+
+@pytest.fixture(scope="module")
+def found():
+    return dry_run(CONFIG, QUIET)
+
+
+def test_shapes_are_those_of_network_and_batch(found):
+    assert found["batch"] == {"images": [16, 8, 8, 1], "ids": [16, 12], "labels": [16]}
+    assert found["batch_per_device"] * jax.device_count() == 16
+    numbers = sum(math.prod(shape) for shape in found["shapes"].values())
+    vocabulary = next(s[0] for n, s in found["shapes"].items() if n.endswith("embedding"))
+    network = dataclasses.replace(NETWORK, vocab=vocabulary)
+    # The logit scale is a parameter of both.
+    assert numbers == Clip(network).parameters()
+    (stage,) = found["stages"]
+    assert stage["parameters_bytes"] == 4 * numbers
+    # Two moments, and counts.
+    assert 8 * numbers <= stage["optimizer_bytes"] <= 8 * numbers + 100
+
+
+def test_a_step_of_the_stage_is_compiled_and_taken(found):
+    (stage,) = found["stages"]
+    assert (stage["name"], stage["steps"], found["steps"]) == ("finetune", 12, 12)
+    # Noise and its captions have nothing in common: the loss is about that of guessing.
+    assert stage["loss"] == pytest.approx(np.log(16), rel=0.35)
+    memory = stage["memory_bytes"]
+    state = stage["parameters_bytes"] + stage["optimizer_bytes"]
+    assert memory["arguments"] >= state
+    assert memory["activations"] > 0
+    parts = memory["arguments"] + memory["results"] - memory["kept"] + memory["activations"]
+    assert memory["peak"] == parts
+
+
+def test_a_larger_batch_takes_more_activations_and_no_more_weights(found):
+    optim = dataclasses.replace(CONFIG.optim, batch_size=64)
+    larger = dry_run(dataclasses.replace(CONFIG, optim=optim), QUIET)["stages"][0]
+    (stage,) = found["stages"]
+    assert larger["memory_bytes"]["activations"] > 2 * stage["memory_bytes"]["activations"]
+    assert larger["parameters_bytes"] == stage["parameters_bytes"]
+
+
+def test_search_tells_every_stage_and_writes_nothing(tmp_path, monkeypatch, capsys):
+    (tmp_path / "tiny.py").write_text(SEARCH)
+    monkeypatch.chdir(tmp_path)
+    assert main(["search", "tiny.py", "--dry-run", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [s["name"] for s in found["stages"]] == ["warmup", "elastic", "joint", "tune"]
+    assert [s["steps"] for s in found["stages"]] == [5] * 4 and found["steps"] == 20
+    warmup, elastic, joint, tune = found["stages"]
+    designs = joint["parameters_bytes"] / warmup["parameters_bytes"]
+    assert designs == round(designs) > 1, "a copy of the supernet each"
+    assert all(math.isfinite(stage["loss"]) for stage in (warmup, elastic, joint))
+    assert "loss" not in tune, "the program of the joint stage"
+    assert [path.name for path in tmp_path.iterdir() if path.name != "__pycache__"] == ["tiny.py"]
+
+
+def test_a_table_tells_the_same(tmp_path, monkeypatch, capsys):
+    command, text, _ = RUNS["dress"]
+    (tmp_path / "tiny.py").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    assert main([command, "tiny.py", "--optim.batch_size", "32", "--dry-run"]) == 0
+    printed = capsys.readouterr().out
+    written = [path.name for path in tmp_path.iterdir() if path.name != "__pycache__"]
+    assert "subnets" in printed and "norms" in printed and "32 examples" in printed
+    assert "nothing was written" in printed and written == ["tiny.py"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["search", "hardware", "--dry-run"], "hardware trains nothing"),
+        (["search", "quickstart", "--dry-run", "--resume"], "drop --resume"),
+        (["finetune", "digits_clip", "--dry-run", "--distributed"], "drop --distributed"),
+        (["finetune", "digits_clip", "--dry-run", "--optim.batch_size", "0"], "batch_size"),
+    ],
+)
+def test_bad_input_is_one_line(words, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1, error
