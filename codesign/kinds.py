@@ -84,6 +84,14 @@ EFFECTS = Kind(
     "codesign.report.effects.write_report",
     "an ablation of effects",
 )
+COMPARISON = Kind(
+    "comparison",
+    "compare",
+    "codesign.train.search.compare_config.CompareConfig",
+    "codesign.train.search.compare.run_compare",
+    "codesign.report.compare.write_report",
+    "a comparison",
+)
 FINETUNE = Kind(
     "finetune",
     "finetune",
@@ -101,7 +109,7 @@ CLASSIFIER_DRESS = Kind(
     *_TRAINING,
     FINETUNE.a_run,
 )
-KINDS = (SEARCH, HARDWARE, ABLATION, EFFECTS, FINETUNE, DRESS, CLASSIFIER_DRESS)
+KINDS = (SEARCH, HARDWARE, ABLATION, EFFECTS, COMPARISON, FINETUNE, DRESS, CLASSIFIER_DRESS)
 
 
 def kind_of(config: type) -> Kind | None:

@@ -9,10 +9,11 @@ from typing import Any, TypeAlias
 
 from codesign.cli.ablate import print_ablations, print_effects
 from codesign.cli.arguments import add_command
+from codesign.cli.compare import print_comparisons
 from codesign.cli.output import console, print_json
 from codesign.cli.search import print_run
 from codesign.errors import UserError
-from codesign.kinds import ABLATION, EFFECTS, FINETUNE, SEARCH, kind_of_run
+from codesign.kinds import ABLATION, COMPARISON, EFFECTS, FINETUNE, SEARCH, kind_of_run
 
 # Writes the report of a run's folder.
 Reporter: TypeAlias = Callable[[str | Path], Path]
@@ -49,6 +50,11 @@ def _report_ablations(args: argparse.Namespace, write_report: Reporter) -> int:
 
 def _report_effects(args: argparse.Namespace, write_report: Reporter) -> int:
     print_effects([write_report(path).parent for path in args.runs], args.json)
+    return 0
+
+
+def _report_comparisons(args: argparse.Namespace, write_report: Reporter) -> int:
+    print_comparisons([write_report(path).parent for path in args.runs], args.json)
     return 0
 
 
@@ -112,6 +118,7 @@ def _report_searches(args: argparse.Namespace, write_report: Reporter) -> int:
 _REPORTS = {
     ABLATION.a_run: _report_ablations,
     EFFECTS.a_run: _report_effects,
+    COMPARISON.a_run: _report_comparisons,
     FINETUNE.a_run: _report_finetunings,
     SEARCH.a_run: _report_searches,
 }
