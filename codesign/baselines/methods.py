@@ -20,13 +20,11 @@ class Rival:
       name: on the command line and in files.
       method: its class, by its place.
       title: in tables and figures.
-      install: what its libraries are installed by.
     """
 
     name: str
     method: str
     title: str
-    install: str = "pip install 'codesign[baselines]'"
 
 
 RIVALS = (
@@ -34,7 +32,6 @@ RIVALS = (
     Rival("nsga2", "nsga2.Nsga2", "NSGA-II"),
     Rival("tpe", "tpe.Tpe", "TPE"),
     Rival("gp", "gaussian.Gaussian", "GP, expected HV improvement, known cost"),
-    Rival("qnehvi", "qnehvi.Qnehvi", "qLogNEHVI, known cost", "pip install botorch"),
 )
 
 
@@ -64,7 +61,8 @@ def method_class(name: str) -> Any:
         if error.name is None or error.name.startswith("codesign"):
             raise
         raise UserError(
-            f"the method '{name}' needs {error.name}, which is not installed: {asked.install}"
+            f"the method '{name}' needs {error.name}, which is not installed: pip install "
+            "'codesign[baselines]'"
         ) from error
 
 

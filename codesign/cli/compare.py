@@ -14,7 +14,7 @@ from codesign.kinds import COMPARISON
 
 # Fields of a comparison that the config of a search lacks: their options, and what they take.
 _OWN = {
-    "methods": ("+", "NAME", "of random, nsga2, tpe, gp, qnehvi, joint, elastic (all but qnehvi)"),
+    "methods": ("+", "NAME", "of random, nsga2, tpe, gp, joint, elastic (all)"),
     "seeds": ("+", "SEED", "of warm-up, data and methods (0 1 2)"),
     "trials": (None, "N", "architectures that each rival tunes and measures (32)"),
     "startup": (None, "N", "of these, at random before a model has something to go by (8)"),

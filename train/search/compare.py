@@ -269,7 +269,7 @@ def _rival_run(
     kept = read_metrics(folder.metrics)
     return {
         "seed": seed,
-        "work": shared_work(setup) | {"teacher": float(schedule.tune_steps)},
+        "work": shared_work(schedule) | {"teacher": float(schedule.tune_steps)},
         "start_wall_s": start.wall_s + start.teacher_wall_s,
         "trials": [
             {key: row[key] for key in _OF_TRIAL}

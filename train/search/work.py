@@ -11,7 +11,7 @@ import numpy as np
 from codesign.design_file import parse_design
 from codesign.search.work import forward_equivalents, mac_equivalents
 from codesign.space import DesignSpace
-from codesign.train.config import SearchConfig
+from codesign.train.config import ScheduleConfig, SearchConfig
 from codesign.train.search.elastic import make_pool, networks_of_step
 from codesign.train.search.proxy import every_choice
 from codesign.train.search.setup import Setup
@@ -23,9 +23,8 @@ def macs_at(space: DesignSpace, networks: np.ndarray) -> np.ndarray:
     return np.array([float(clip_workload(space.architecture_at(row)).macs) for row in networks])
 
 
-def shared_work(setup: Setup) -> dict[str, float]:
+def shared_work(schedule: ScheduleConfig) -> dict[str, float]:
     """MAC-eq of what every contestant starts from."""
-    schedule = setup.config.schedule
     return {"warmup": float(schedule.warmup_steps), "order": float(schedule.order_batches)}
 
 
@@ -53,7 +52,7 @@ def search_work(search: SearchConfig, setup: Setup, shares: list[float]) -> dict
     schedule, space = search.schedule, setup.space
     batch = search.optim.batch_size
     whole = macs_at(space, space.steps[None])[0]
-    work = shared_work(setup)
+    work = shared_work(schedule)
     work["teacher"] = float(schedule.joint_steps + schedule.tune_steps)
     if schedule.elastic_steps:
         pool = make_pool(setup.tables.dense, search.targets.mode, search.seed)

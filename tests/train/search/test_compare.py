@@ -14,7 +14,6 @@ from codesign.configs.quickstart import config as quickstart
 from codesign.search.exact import best_accelerators
 from codesign.space import AcceleratorChoices, TowerChoices
 from codesign.train.config import ScheduleConfig, SpaceConfig, TargetConfig
-from codesign.train.search.compare_config import CompareConfig
 from codesign.train.search.population import params_of, population_chunk
 from codesign.train.search.problem import problem_of
 from codesign.train.search.setup import start_population
@@ -48,7 +47,7 @@ def trials(setup):
     return Trials.start(setup, setup.params, setup.constants.fixed, None)
 
 
-def test_a_trial_is_the_tuning_of_a_search(setup, trials):
+def test_a_trial_is_the_tuning_of_a_search(setup, trials, batch):
     """Against the candidates of a population, tuned beside the supernet, cut out and measured."""
     architectures = np.array([[0, 1, 0, 1, 1, 0, 1, 0], [1, 0, 1, 0, 0, 1, 0, 1]])
     start = setup.start.copy()
@@ -130,8 +129,6 @@ def test_wrong_fields_are_one_line(capsys):
         assert message in error and error.count("\n") == 1
     assert main(["compare", "digits_clip"]) == 2
     assert "no comparison" in capsys.readouterr().err
-    with pytest.raises(ValueError, match="space"):
-        CompareConfig(space=None).design_space(image=8, channels=1, context=4, vocab=1)
 
 
 def results(folder):
