@@ -264,7 +264,7 @@ def duels(found: Sequence[Standing], result: Mapping[str, Any]) -> list[Duel]:
         ratios = [float(m.volume[-1]) / t for (m, _), t in zip(pairs, then, strict=True) if t > 0]
         ratio, interval = mean_interval(ratios) if len(ratios) == len(pairs) else (None, None)
         ends = [float(m.volume[-1]) / float(t.volume[-1]) for m, t in pairs if t.volume[-1] > 0]
-        reached = [float(m.volume[-1]) >= float(t.volume[-1]) for m, t in pairs]
+        reached = [float(m.volume[-1]) >= float(t.volume[-1]) > 0 for m, t in pairs]
         works = [
             (float(m.mac_eq[-1]) - a) / (float(t.mac_eq[-1]) - b)
             for (m, t), a, b in zip(pairs, shared[own.name], shared[best.name], strict=False)
@@ -289,6 +289,8 @@ def lines(result: Mapping[str, Any]) -> list[str]:
     found = standings(result)
     seeds = len(found[0].curves)
     first, *others = found
+    if not first.volume:
+        return ["no contestant has a design in the box of the hypervolume: nothing is decided"]
     said = [
         f"{first.title} ends at the largest hypervolume, {first.volume:.3f}"
         + ("" if not others else f", before {others[0].title}, {others[0].volume:.3f}")

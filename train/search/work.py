@@ -82,7 +82,7 @@ def search_work(search: SearchConfig, setup: Setup, shares: list[float]) -> dict
 
 def _tower_macs(space: DesignSpace, tower: str) -> np.ndarray:
     """Multiply-accumulates of every choice of a tower, for one input, the other left out."""
-    indices = np.asarray(space.round(every_choice(space, tower)))
+    indices = np.asarray(space.round(jnp.asarray(every_choice(space, tower))))
     other = "text" if tower == "vision" else "vision"
     return macs_at(space, indices) - _macs_of(clip_workload(space.largest()), other)
 

@@ -125,6 +125,17 @@ def test_a_rival_that_wins_is_named():
     json.dumps(claims_json(one), allow_nan=False)
 
 
+def test_fronts_outside_the_box_decide_nothing():
+    outside = copy.deepcopy(RESULT)
+    for contestant in outside["contestants"]:
+        for each in contestant["runs"]:
+            each["trials"][0]["accuracy"] = 0.4
+            del each["trials"][1:]
+    assert "nothing is decided" in " ".join(lines(outside))
+    (duel,) = duels(standings(outside), outside)
+    assert duel.ratio is None and duel.reached == 0 and duel.share is None
+
+
 def test_figures_and_tables_have_every_contestant():
     for against in ("mac_eq", "wall_s"):
         with Image.open(io.BytesIO(figure(RESULT, against))) as picture:

@@ -65,11 +65,22 @@ def test_a_trial_is_the_tuning_of_a_search(setup, trials, batch):
     tuned, _ = trials._run(indices, trials.taught)
     results = trials.results(architectures)
     for i, result in enumerate(results):
-        theirs = params_of(population.params, 2 + i)
-        for a, b in zip(jax.tree.leaves(params_of(tuned, i)), jax.tree.leaves(theirs), strict=True):
-            np.testing.assert_allclose(a, b, atol=2e-5)
-        supernet = setup.model(params_of(tuned, i), trials.fixed)
-        network = supernet.slice_to(setup.space.architecture_at(indices[i]))
+        # Not their weights: Adam makes steps of the rounding where a gradient is 0, of the keys'
+        # biases, which no output depends on.
+        networks = [
+            setup.model(params, trials.fixed).slice_to(setup.space.architecture_at(indices[i]))
+            for params in (
+                params_of(tuned, i),
+                params_of(population.params, 2 + i),
+                setup.params,
+            )
+        ]
+        pixels = setup.trainer.task.student.normalised(batch.images)
+        ours, theirs, before = (network(pixels, batch.ids)[0] for network in networks)
+        for a, b, c in zip(ours[:2], theirs[:2], before[:2], strict=True):
+            moved = float(jnp.abs(b - c).max())
+            assert float(jnp.abs(a - b).max()) < 0.01 * moved
+        network = networks[0]
         for source, share in zip(setup.held_out, (result.test, result.validation), strict=True):
             right = evaluate_images(network, setup.processor, source).zero_shot
             assert share == pytest.approx(right.mean(), abs=1.5 / len(right))
@@ -148,11 +159,11 @@ def test_an_interrupted_comparison_ends_as_an_uninterrupted_one(tmp_path, capsys
     pytest.importorskip("pymoo")
     (tmp_path / "tiny.py").write_text(SEARCH)
     out = tmp_path / "whole"
-    argv = ["compare", str(tmp_path / "tiny.py"), "--methods", "random", "nsga2", "elastic"]
+    argv = ["compare", str(tmp_path / "tiny.py"), "--methods", "random", "nsga2", "joint"]
     argv += ["--seeds", "0", "--trials", "6", "--startup", "3", "--no-check", "--out"]
     assert main([*argv, str(out), "--json"]) == 0
     shown = json.loads(capsys.readouterr().out)
-    assert [c["name"] for c in shown["contestants"]] == ["random", "nsga2", "elastic"]
+    assert [c["name"] for c in shown["contestants"]] == ["random", "nsga2", "joint"]
     assert [len(c["runs"][0]["trials"]) for c in shown["contestants"]][:2] == [6, 6]
     assert main([*argv, str(out)]) == 2, "without --resume"
     assert "--resume" in capsys.readouterr().err
@@ -161,7 +172,7 @@ def test_an_interrupted_comparison_ends_as_an_uninterrupted_one(tmp_path, capsys
     shutil.copytree(out, cut)
     for name in ("compare.json", "report.html"):
         (cut / name).unlink()
-    shutil.rmtree(cut / "seed-0" / "elastic")
+    shutil.rmtree(cut / "seed-0" / "joint")
     file = cut / "seed-0" / "nsga2" / "metrics.jsonl"
     text = file.read_text().splitlines(keepends=True)
     file.write_text("".join(text[:4]) + text[4][:20])
