@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 _NOUNS = {
     "ablate": "ablation",
+    "compare": "comparison",
     "dress": "training of subnets",
     "finetune": "fine-tuning",
     "search": "search",
@@ -378,7 +379,7 @@ def config_of(command: str, config: Any, overrides: Sequence[str] = ()) -> Any:
     """The config that a command runs, overrides applied, every field checked.
 
     Args:
-      command: "search", "finetune", "dress" or "ablate".
+      command: "search", "compare", "finetune", "dress" or "ablate".
       config: its name or path, or itself.
       overrides: as on the command line, ["--optim.lr", "3e-4"].
 

@@ -92,6 +92,14 @@ STUDY = Kind(
     "codesign.report.paper.write_report",
     "a study of a paper",
 )
+COMPARISON = Kind(
+    "comparison",
+    "compare",
+    "codesign.train.search.compare_config.CompareConfig",
+    "codesign.train.search.compare.run_compare",
+    "codesign.report.compare.write_report",
+    "a comparison",
+)
 FINETUNE = Kind(
     "finetune",
     "finetune",
@@ -109,7 +117,17 @@ CLASSIFIER_DRESS = Kind(
     *_TRAINING,
     FINETUNE.a_run,
 )
-KINDS = (SEARCH, HARDWARE, ABLATION, EFFECTS, STUDY, FINETUNE, DRESS, CLASSIFIER_DRESS)
+KINDS = (
+    SEARCH,
+    HARDWARE,
+    ABLATION,
+    EFFECTS,
+    STUDY,
+    COMPARISON,
+    FINETUNE,
+    DRESS,
+    CLASSIFIER_DRESS,
+)
 
 
 def kind_of(config: type) -> Kind | None:

@@ -47,10 +47,14 @@ class Network:
         """uint8 images [B,S,S,C] and ids [B,T] -> embeddings [B,E]."""
         return self.clip(params, rest)(self.normalised(images), ids, gates)[0]
 
-    def embed_images(self, state: nnx.State, images: jax.Array) -> jax.Array:
+    def embed_images(
+        self, state: nnx.State, images: jax.Array, gates: Gates | None = None
+    ) -> jax.Array:
         """uint8 [B,S,S,C] -> f32 [B,E], normalised."""
-        return self.clip(state).encode_image(self.normalised(images))[0]
+        return self.clip(state).encode_image(self.normalised(images), gates)[0]
 
-    def embed_texts(self, state: nnx.State, ids: jax.Array) -> jax.Array:
+    def embed_texts(
+        self, state: nnx.State, ids: jax.Array, gates: Gates | None = None
+    ) -> jax.Array:
         """int32 [B,T] -> f32 [B,E], normalised."""
-        return self.clip(state).encode_text(ids)[0]
+        return self.clip(state).encode_text(ids, gates)[0]

@@ -20,7 +20,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from codesign.errors import RunError, UserError
-from codesign.models import CLIP
+from codesign.models import CLIP, Gates
 from codesign.models.formats import Processor
 from codesign.train import placement
 from codesign.train.data import Skipped, Source, evaluation_batches
@@ -89,18 +89,32 @@ def evaluate_source(
 
 
 def evaluate_images(
-    model: CLIP, processor: Processor, source: Source, *, batch_size: int = 64, threads: int = 4
+    model: CLIP,
+    processor: Processor,
+    source: Source,
+    *,
+    batch_size: int = 64,
+    threads: int = 4,
+    gates: Gates | None = None,
 ) -> ImageResults:
     """What the CLIP makes of each readable picture of a source, in order.
 
     Pictures of named classes are classified, by the ensemble of the source's templates, and
     their captions are those of all classes; else captions are the pictures' own.
 
+    Args:
+      model: any CLIP.
+      processor: as the CLIP expects pictures and texts.
+      source: the pictures.
+      batch_size: pictures embedded at once, by all devices of this process together.
+      threads: that read and decode.
+      gates: of the network within the CLIP that is meant; None: all of it.
+
     Raises:
       UserError: a source without named classes and captions, or no readable picture.
       RunError: embeddings that are not finite.
     """
-    encode = Encoders(model, processor, batch_size)
+    encode = Encoders(model, processor, batch_size, gates)
     kept, images, _ = _embed_images(encode, processor, source, threads, lambda _: None)
     labels = source.labels[kept]
     if source.class_names and source.templates and np.all(labels >= 0):
@@ -131,9 +145,12 @@ class Encoders:
       model: any CLIP.
       processor: of its inputs.
       batch_size: rounded up to a multiple of the devices.
+      gates: of the network within the CLIP that embeds; None: all of it.
     """
 
-    def __init__(self, model: CLIP, processor: Processor, batch_size: int) -> None:
+    def __init__(
+        self, model: CLIP, processor: Processor, batch_size: int, gates: Gates | None = None
+    ) -> None:
         if batch_size < 1:
             raise UserError(f"batch_size is {batch_size}: it must be at least 1")
         mesh = Mesh(np.asarray(jax.local_devices()), (placement.DATA,))
@@ -141,11 +158,12 @@ class Encoders:
         graphdef, state = nnx.split(model)
         self._network = Network(graphdef, processor.settings)
         self._split = placement.batched(mesh)
-        self._state = placement.put(state, placement.replicated(mesh))
+        self._state, self._gates = placement.put((state, gates), placement.replicated(mesh))
 
     def images(self, pixels: np.ndarray) -> jax.Array:
         """uint8 [batch_size, S, S, C] -> f32 [batch_size, E]."""
-        return _embed_pixels(self._state, jax.device_put(pixels, self._split), self._network)
+        whole = jax.device_put(pixels, self._split)
+        return _embed_pixels(self._state, whole, self._gates, self._network)
 
     def texts(self, ids: np.ndarray) -> np.ndarray:
         """int32 [C, T], any number of them -> f32 [C, E]."""
@@ -154,19 +172,23 @@ class Encoders:
             part = ids[start : start + size]
             padding = np.repeat(part[:1], size - len(part), axis=0)
             whole = jax.device_put(np.concatenate([part, padding]), self._split)
-            out = _embed_ids(self._state, whole, self._network)
+            out = _embed_ids(self._state, whole, self._gates, self._network)
             embedded.append(np.asarray(out)[: len(part)])
         return _finite(np.concatenate(embedded), "text")
 
 
 @functools.partial(jax.jit, static_argnames="network")
-def _embed_pixels(state: nnx.State, images: jax.Array, network: Network) -> jax.Array:
-    return network.embed_images(state, images)
+def _embed_pixels(
+    state: nnx.State, images: jax.Array, gates: Gates | None, network: Network
+) -> jax.Array:
+    return network.embed_images(state, images, gates)
 
 
 @functools.partial(jax.jit, static_argnames="network")
-def _embed_ids(state: nnx.State, ids: jax.Array, network: Network) -> jax.Array:
-    return network.embed_texts(state, ids)
+def _embed_ids(
+    state: nnx.State, ids: jax.Array, gates: Gates | None, network: Network
+) -> jax.Array:
+    return network.embed_texts(state, ids, gates)
 
 
 def _finite(embeddings: np.ndarray, what: str) -> np.ndarray:

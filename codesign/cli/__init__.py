@@ -22,6 +22,7 @@ from codesign import compilation_cache
 # Heavy modules (JAX, matplotlib) are imported by the commands that need them: help is instant.
 from codesign.cli import (
     ablate,
+    compare,
     convert,
     cost,
     dress,
@@ -45,6 +46,7 @@ from codesign.termination import Terminated
 _COMMANDS = {
     "search": search,
     "front": front,
+    "compare": compare,
     "cost": cost,
     "workload": workload,
     "ablate": ablate,

@@ -9,11 +9,20 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from codesign.cli.ablate import print_ablations, print_effects
 from codesign.cli.arguments import add_command
+from codesign.cli.compare import print_comparisons
 from codesign.cli.output import console, print_json
 from codesign.cli.search import print_run
 from codesign.cli.study import print_studies
 from codesign.errors import UserError
-from codesign.kinds import ABLATION, EFFECTS, FINETUNE, SEARCH, STUDY, kind_of_run
+from codesign.kinds import (
+    ABLATION,
+    COMPARISON,
+    EFFECTS,
+    FINETUNE,
+    SEARCH,
+    STUDY,
+    kind_of_run,
+)
 
 if TYPE_CHECKING:
     from codesign.runs import Run
@@ -68,6 +77,11 @@ def _report_effects(args: argparse.Namespace, write_report: Reporter) -> int:
 
 def _report_studies(args: argparse.Namespace, write_report: Reporter) -> int:
     print_studies([write_report(path).parent for path in args.runs], args.json)
+    return 0
+
+
+def _report_comparisons(args: argparse.Namespace, write_report: Reporter) -> int:
+    print_comparisons([write_report(path).parent for path in args.runs], args.json)
     return 0
 
 
@@ -162,6 +176,7 @@ _REPORTS = {
     ABLATION.a_run: _report_ablations,
     EFFECTS.a_run: _report_effects,
     STUDY.a_run: _report_studies,
+    COMPARISON.a_run: _report_comparisons,
     FINETUNE.a_run: _report_finetunings,
     SEARCH.a_run: _report_searches,
 }

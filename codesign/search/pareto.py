@@ -44,7 +44,7 @@ def hypervolume(
 
 
 def best_within(
-    cost: Sequence[float], score: np.ndarray, budgets: Sequence[float] | np.ndarray
+    cost: Sequence[float] | np.ndarray, score: np.ndarray, budgets: Sequence[float] | np.ndarray
 ) -> np.ndarray:
     """The best score of the designs that each budget pays for: the front as a staircase.
 

@@ -101,7 +101,7 @@ def networks() -> dict[str, Model]:
                 )
                 for tower in ("vision", "text")
             )
-            clips[name] = _with(Clip(Architecture(vision, text)), activation="quick_gelu")
+            clips[name] = _with(ClipNetwork(Architecture(vision, text)), activation="quick_gelu")
             continue
         network = PRESETS[name].network
         assert isinstance(network, Clip), "presets of the table are CLIPs"

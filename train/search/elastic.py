@@ -92,13 +92,18 @@ def elastic_loss(
     return total / (1 + len(z)), {"loss": loss, "loss_of_parts": losses}
 
 
+def networks_of_step(step: Array, pool: Pool, key: Array) -> tuple[Array, Array]:
+    """The key of a step's variation of images, and its architectures [S, d]."""
+    varied, chosen = jax.random.split(jax.random.fold_in(key, step))
+    return varied, jnp.concatenate([jnp.zeros_like(pool.z[:1]), pool.draw(chosen, DRAWN)])
+
+
 def drawn_for(
     step: Array, pool: Pool, drawn: Any, key: Array, constants: Constants, trainer: SearchTrainer
 ) -> tuple[Any, Array]:
     """The batch of a step, and its architectures [S, d]: the smallest and some of the pool."""
-    varied, chosen = jax.random.split(jax.random.fold_in(key, step))
-    batch = trainer.batch(drawn, constants.data, varied)
-    return batch, jnp.concatenate([jnp.zeros_like(pool.z[:1]), pool.draw(chosen, DRAWN)])
+    varied, z = networks_of_step(step, pool, key)
+    return trainer.batch(drawn, constants.data, varied), z
 
 
 def elastic_objective(

@@ -34,7 +34,7 @@ from codesign.train.search.setup import REFERENCES, Setup
 from codesign.train.zero_shot import evaluate_images
 
 # Pictures embedded at once.
-_BATCH = 256
+BATCH = 256
 
 
 def designs(
@@ -139,7 +139,7 @@ def _entry(
     test, validation = (
         [
             evaluate_images(
-                network, setup.processor, source, batch_size=_BATCH, threads=setup.config.threads
+                network, setup.processor, source, batch_size=BATCH, threads=setup.config.threads
             )
             for network in networks
         ]

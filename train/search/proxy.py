@@ -101,7 +101,7 @@ def _of_blocks(
     network: Network, params: Weights, fixed: Fixed, space: DesignSpace, tower: str, x: np.ndarray
 ) -> Array:
     """Embeddings [choices, M, E] of every choice of a tower, some inputs at a time."""
-    z = jnp.asarray(_every_choice(space, tower))
+    z = jnp.asarray(every_choice(space, tower))
     size = min(_BATCH, len(x))
     blocks = []
     for start in range(0, len(x), size):
@@ -112,7 +112,7 @@ def _of_blocks(
     return jnp.concatenate(blocks, axis=1)
 
 
-def _every_choice(space: DesignSpace, tower: str) -> np.ndarray:
+def every_choice(space: DesignSpace, tower: str) -> np.ndarray:
     """Designs [choices, d] that differ in one tower, its last dimension fastest."""
     own = space.part(np.arange(len(space.steps)), tower)
     choices = [range(space.steps[i] + 1) for i in own]

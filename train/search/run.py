@@ -58,11 +58,11 @@ from codesign.train.search.setup import (
     start_warmup,
 )
 from codesign.train.search.snap import snap
-from codesign.train.stages import Stage, run_stages, session
+from codesign.train.stages import Session, Stage, run_stages, session
 from codesign.train.step import Chunk
 
 PHASES = WARMUP, ELASTIC, JOINT, TUNE = "warmup", "elastic", "joint", "tune"
-# Of the layout of states; checkpoints of before have none, see `_leaves_of`.
+# Of the layout of states; checkpoints of before have none, see `leaves_of`.
 _LAYOUT = 2
 
 
@@ -110,23 +110,10 @@ def run_search(
         first = jax.process_index() == 0
         if first:
             setup.processor.tokenizer.backend_tokenizer.save(str(folder.path / "tokenizer.json"))
-        loop = Loop(
-            intervals=Intervals(
-                checkpoint=config.schedule.checkpoint_steps, chunk=config.schedule.chunk_steps
-            ),
-            folder=folder,
-            checkpoints=checkpoints,
-            tracker=tracker,
-            display=display,
-            feed=setup.feed,
-            checks=due(check),
-            dtype=setup.dtype,
-            notes={"layout": _LAYOUT},
-            boards=False,
-        )
+        loop = loop_of(setup, folder, Session(checkpoints, display, tracker, saved), check)
         mesh = setup.trainer.mesh
         stages = phases(setup, display, folder)
-        state: Searched = run_stages(loop, stages, saved, mesh, leaves_of=_leaves_of)
+        state: Searched = run_stages(loop, stages, saved, mesh, leaves_of=leaves_of)
         display.says("slicing and measuring the networks", chapter="measuring")
         designs, right = measure.designs(setup, state.trained, state.fixed, folder)
         summary = measure.summary(setup, designs, right) | tracker.stop()
@@ -137,6 +124,23 @@ def run_search(
     folder.write_json(SUMMARY, summary)
     write_report(folder.path)
     return {"designs": designs, "summary": summary}
+
+
+def loop_of(setup: Setup, folder: RunFolder, opened: Session, check: bool | None) -> Loop:
+    """What the stages of a search share; the arguments are those of `run_search`."""
+    schedule = setup.config.schedule
+    return Loop(
+        intervals=Intervals(checkpoint=schedule.checkpoint_steps, chunk=schedule.chunk_steps),
+        folder=folder,
+        checkpoints=opened.checkpoints,
+        tracker=opened.tracker,
+        display=opened.display,
+        feed=setup.feed,
+        checks=due(check),
+        dtype=setup.dtype,
+        notes={"layout": _LAYOUT},
+        boards=False,
+    )
 
 
 def phases(setup: Setup, display: Display, folder: RunFolder) -> Sequence[Stage]:
@@ -294,7 +298,7 @@ def order_units(setup: Setup, state: Searched) -> tuple[Any, Fixed]:
     return trainer.task.with_network(params, network), fixed._replace(rest=rest)
 
 
-def _leaves_of(saved: Saved, state: Searched) -> list[Any]:
+def leaves_of(saved: Saved, state: Searched) -> list[Any]:
     """The leaves of a checkpoint in the present order.
 
     The supernet was once a population of one in its warm-up.

@@ -1,0 +1,1 @@
+"""Black-box searches that a researcher would use instead: rivals of the product's own."""

@@ -1,0 +1,202 @@
+"""Trials of a black-box search: architectures tuned and measured as a search's own designs are.
+
+A trial starts from the same ordered weights of the warm-up as the candidates of a search, sees the
+same batches and learns from the same supernet as it goes on training; that supernet is trained
+once, and what it says of every batch is kept. Networks are tuned under hard gates, which compute
+what the networks cut out compute, so that one program serves all architectures.
+
+Axes: n architectures side by side, d coordinates of a design, B examples of a batch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import time
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from codesign.errors import RunError
+from codesign.train import placement
+from codesign.train.clip import Fixed, Weights
+from codesign.train.feed import Place
+from codesign.train.search.measure import BATCH
+from codesign.train.search.population import Constants, SearchTrainer, gates_at, params_of
+from codesign.train.search.setup import Setup
+from codesign.train.step import Chunk, steps_of_chunk
+from codesign.train.task import Metrics
+from codesign.train.zero_shot import evaluate_images
+
+Array = jax.Array
+
+
+class Tuned(NamedTuple):
+    """What a step of tuning changes; every leaf but `step` has a leading axis n.
+
+    Attributes:
+      params: weights of the gated supernets.
+      opt_state: their optimizer's.
+      step: steps taken, warm-up included, [].
+    """
+
+    params: Weights
+    opt_state: optax.OptState
+    step: Array
+
+
+@functools.partial(jax.jit, static_argnames="trainer", donate_argnames="state")
+def tune_chunk(
+    state: Tuned, z: Array, chunk: Chunk, key: Array, constants: Constants, trainer: SearchTrainer
+) -> tuple[Tuned, Metrics]:
+    """Steps of networks z [n, d] at rest, as `population_chunk` tunes them.
+
+    Args:
+      state: given up.
+      z: discrete designs.
+      chunk: of each step its data, and what the supernet says of them; None: that is what is
+        trained, and it learns from nobody.
+      key: of random variation on the device; the step is added to it.
+      constants: arrays at rest.
+      trainer: what else does not change.
+
+    Returns:
+      The next state and the metrics: "loss" [size, n], and "outputs" of the networks, without a
+      teacher.
+    """
+    fixed, task, space = constants.fixed, trainer.task, constants.tables.dense.space
+
+    def step(state: Tuned, data: Any) -> tuple[Tuned, Metrics]:
+        drawn, taught = data
+        batch = trainer.batch(drawn, constants.data, jax.random.fold_in(key, state.step))
+
+        def total(params: Weights) -> tuple[Array, Metrics]:
+            def of(params: Weights, z: Array) -> tuple[Array, Array, Any]:
+                out, _ = task.forward(params, (), fixed, batch, gates_at(z, fixed, space))
+                loss, _ = task.loss(params, out, None, batch)
+                more = 0.0 if taught is None else task.divergence(out, taught)
+                return loss, loss + trainer.distillation * more, out
+
+            losses, totals, out = jax.vmap(of)(params, z)
+            return jnp.sum(totals), {"loss": losses} | ({"outputs": out} if taught is None else {})
+
+        (_, metrics), grads = jax.value_and_grad(total, has_aux=True)(state.params)
+        updates, opt_state = jax.vmap(trainer.optimizer.update)(
+            grads, state.opt_state, state.params
+        )
+        params = task.constrain(optax.apply_updates(state.params, updates))
+        return Tuned(params, opt_state, state.step + 1), metrics
+
+    return steps_of_chunk(step, state, chunk)
+
+
+class Result(NamedTuple):
+    """What came of a trial.
+
+    Attributes:
+      validation: share of the validation images that the network got right.
+      test: of the test images.
+      wall_s: what it took, an equal part of what those side by side took.
+    """
+
+    validation: float
+    test: float
+    wall_s: float
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Trials:
+    """Where the trials of one seed start.
+
+    Attributes:
+      setup: of a search without joint phase, whose candidates are tuned at once.
+      params: the warm-up's weights, their units in order.
+      fixed: what no step changes, in the same order.
+      place: in the data, at the warm-up's end.
+      taught: of every chunk of steps, what the supernet says of the batches.
+    """
+
+    setup: Setup
+    params: Weights
+    fixed: Fixed
+    place: Place
+    taught: list[Any]
+
+    @classmethod
+    def start(cls, setup: Setup, params: Weights, fixed: Fixed, place: Place) -> Trials:
+        """Trains the supernet once, as long as a trial takes."""
+        before = cls(setup, params, fixed, place, [])
+        _, told = before._run(setup.space.steps[None], [])
+        return dataclasses.replace(before, taught=told)
+
+    def results(self, architectures: np.ndarray) -> list[Result]:
+        """Tunes and measures architectures side by side.
+
+        Args:
+          architectures: choice indices [n, architecture_size].
+
+        Raises:
+          RunError: a loss that is not finite.
+        """
+        began = time.monotonic()
+        setup = self.setup
+        indices = np.zeros((len(architectures), len(setup.space.steps)), np.int64)
+        indices[:, : setup.space.architecture_size] = architectures
+        params, _ = self._run(indices, self.taught)
+        shares = [self._measured(params_of(params, i), z) for i, z in enumerate(self._z(indices))]
+        wall_s = (time.monotonic() - began) / len(architectures)
+        return [Result(validation, test, wall_s) for validation, test in shares]
+
+    def _z(self, indices: np.ndarray) -> Array:
+        return jnp.asarray(self.setup.space.encode(indices), jnp.float32)
+
+    def _run(self, indices: np.ndarray, taught: list[Any]) -> tuple[Weights, list[Any]]:
+        """Weights after tuning, and what the first network said where there is no teacher yet."""
+        setup, schedule = self.setup, self.setup.config.schedule
+        trainer, begin = setup.trainer, schedule.warmup_steps
+        replicated = placement.replicated(trainer.mesh)
+        copies = jax.tree.map(lambda x: jnp.repeat(x[None], len(indices), axis=0), self.params)
+        state = Tuned(
+            copies, jax.vmap(trainer.optimizer.init)(copies), jnp.asarray(begin, jnp.int32)
+        )
+        state, z = placement.put((state, self._z(indices)), replicated)
+        constants = setup.constants._replace(fixed=placement.put(self.fixed, replicated))
+        key, told = jax.random.key(setup.config.seed), []
+        with setup.feed.open() as data:
+            data.restore(self.place)
+            size = schedule.chunk_steps
+            for i, done in enumerate(range(0, schedule.tune_steps, size)):
+                steps = min(size, schedule.tune_steps - done)
+                chunk = data.read(begin + done, steps, size)
+                said = taught[i] if taught else None
+                chunk = chunk._replace(data=(chunk.data, said))
+                state, metrics = tune_chunk(state, z, chunk, key, constants, trainer)
+                if not np.isfinite(metrics["loss"]).all():
+                    raise RunError("the loss of a trial is not finite; lower --optim.lr")
+                if not taught:
+                    told.append(jax.tree.map(lambda x: x[:, 0], metrics["outputs"]))
+        return state.params, told
+
+    def _measured(self, params: Weights, z: Array) -> tuple[float, float]:
+        """Accuracy of one network on the validation and on the test images."""
+        setup = self.setup
+        network, fixed = placement.local((params, self.fixed))
+        gates = gates_at(z, fixed, setup.space)
+        supernet = setup.model(network, fixed)
+        validation, test = (
+            float(
+                evaluate_images(
+                    supernet,
+                    setup.processor,
+                    source,
+                    batch_size=BATCH,
+                    threads=setup.config.threads,
+                    gates=gates,
+                ).zero_shot.mean()
+            )
+            for source in (setup.held_out.validation, setup.held_out.test)
+        )
+        return validation, test
