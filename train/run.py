@@ -120,13 +120,18 @@ def run_training(
             dtype=subject.dtype,
             notes={"layout": _LAYOUT},
         )
-        kind = SubnetTraining if subnets else Finetuning
-        training = kind(config, subject, loop)
+        training = training_of(config, subject, loop)
         summary = training.finish(training.train(saved)) | tracker.stop()
     if jax.process_index() == 0:
         folder.write_json(SUMMARY, summary)
         write_report(folder.path)
     return summary
+
+
+def training_of(config: Config, subject: Subject, loop: Loop) -> Training:
+    """The training that a config asks for."""
+    kind = SubnetTraining if isinstance(config, SubnetTrainingConfig) else Finetuning
+    return kind(config, subject, loop)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
