@@ -91,6 +91,7 @@ def test_tinyclip_is_there_as_released_and_with_the_layers_of_its_published_cost
 # ---- what is computed --------------------------------------------------------------------
 
 
+@pytest.mark.slow  # two costings of all networks, compiled
 @pytest.mark.parametrize("costing", GRIDS)
 @pytest.mark.parametrize(
     ("name", "subject", "network"),
@@ -109,6 +110,7 @@ def test_a_row_is_what_estimate_says_of_its_design(costing, name, subject, netwo
     assert carbon["ratio"][costing] * carbon["published"] == pytest.approx(costs.carbon_kgco2e)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("costing", GRIDS)
 def test_the_best_accelerators_are_those_of_the_hardware_search(costing, found):
     scenario, model = default_scenario(costing), networks()["tinyclip-39m-16"]
@@ -141,6 +143,7 @@ def test_bandwidth_of_local_buffers_costs_nothing_in_the_paper():
             assert getattr(other, name) == getattr(first, name)
 
 
+@pytest.mark.slow
 def test_savings_are_of_the_rows_beside_them(found):
     for costing in GRIDS:
         best = {
@@ -157,6 +160,7 @@ def test_savings_are_of_the_rows_beside_them(found):
         assert saved["published"] == 17
 
 
+@pytest.mark.slow
 def test_limits_that_nothing_meets_leave_a_gap_and_no_verdict(found):
     tight = row(found, "compute", "clip-vit-b-16, 1 TOPS", "carbon_kgco2e")
     assert tight["found"]["catransformers"] is None
@@ -164,6 +168,7 @@ def test_limits_that_nothing_meets_leave_a_gap_and_no_verdict(found):
     assert finding(found, "compute")["verdicts"]["catransformers"]["holds"] == NO
 
 
+@pytest.mark.slow
 def test_shares_and_intensities_go_the_way_of_physics(found):
     for costing in GRIDS:
         shares = [
@@ -207,6 +212,7 @@ def flags():
     ]
 
 
+@pytest.mark.slow
 def test_command_writes_a_run_that_its_report_is_rebuilt_from(tmp_path, capsys, found):
     out = tmp_path / "run"
     assert main(["study", "paper", *flags(), "--out", str(out), "--json"]) == 0
