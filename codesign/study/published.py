@@ -8,7 +8,7 @@ import functools
 from codesign import tables
 from codesign.accelerator import Accelerator
 from codesign.architecture import Architecture, Tower
-from codesign.workload.clip import Clip
+from codesign.workload.clip import ClipNetwork
 from codesign.workload.load import Model, clip_model
 from codesign.workload.presets import PRESETS
 
@@ -91,7 +91,7 @@ def networks() -> dict[str, Model]:
     TinyCLIP its own; only the reference's costing tells them apart.
     """
     own = tables.table(_DATA, "catransformers_networks", "name")
-    clips: dict[str, Clip] = {}
+    clips: dict[str, ClipNetwork] = {}
     for name in dict.fromkeys(design.network for design in designs()):
         if name in own:
             row = own[name]
@@ -104,7 +104,7 @@ def networks() -> dict[str, Model]:
             clips[name] = _with(ClipNetwork(Architecture(vision, text)), activation="quick_gelu")
             continue
         network = PRESETS[name].network
-        assert isinstance(network, Clip), "presets of the table are CLIPs"
+        assert isinstance(network, ClipNetwork), "presets of the table are CLIPs"
         if not name.startswith("tinyclip"):
             clips[name] = _with(network, activation="quick_gelu")
             continue
@@ -123,6 +123,6 @@ def as_printed(name: str) -> str:
     return name + _AS_PRINTED if name.startswith("tinyclip") else name
 
 
-def _with(clip: Clip, **changes: object) -> Clip:
+def _with(clip: ClipNetwork, **changes: object) -> ClipNetwork:
     changed = dataclasses.replace(clip.architecture, **changes)  # type: ignore[arg-type]
     return dataclasses.replace(clip, architecture=changed)

@@ -101,7 +101,7 @@ def load_model(
     return _model(_find(os.fspath(model), design), tokens, phase, context)
 
 
-def clip_model(name: str, clip: Clip, source: str) -> Model:
+def clip_model(name: str, clip: ClipNetwork, source: str) -> Model:
     """A CLIP of given dimensions as a model.
 
     Args:

@@ -12,7 +12,7 @@ import numpy as np
 
 from codesign.baselines.problem import Problem
 from codesign.cost.table import CostTable
-from codesign.search.exact import best_accelerators
+from codesign.search.grid import best_accelerators
 from codesign.search.objectives import Limits, Mode, feasible, metric
 from codesign.train.search.setup import Setup
 

@@ -11,7 +11,7 @@ import pytest
 
 from codesign.cli import main
 from codesign.configs.quickstart import config as quickstart
-from codesign.search.exact import best_accelerators
+from codesign.search.grid import best_accelerators
 from codesign.space import AcceleratorChoices, TowerChoices
 from codesign.train.config import ScheduleConfig, SpaceConfig, TargetConfig
 from codesign.train.search.population import params_of, population_chunk
