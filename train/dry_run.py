@@ -24,7 +24,7 @@ from codesign.train.config import SearchConfig
 from codesign.train.data import ImageTextBatch
 from codesign.train.feed import ResidentFeed, StreamFeed
 from codesign.train.progress import Display
-from codesign.train.run import Run, subject_of
+from codesign.train.run import subject_of, training_of
 from codesign.train.search.run import phases
 from codesign.train.search.setup import prepare
 from codesign.train.stages import Stage
@@ -102,7 +102,7 @@ def _plan(config: Any, display: Display) -> Plan:
     subject = subject_of(config, display)
     feed = StreamFeed(subject.source, subject.processor, config, subject.mesh)
     # Its loop would train, which nothing here does.
-    return Plan(Run(config, subject, cast(Any, None)).stages, feed, 1)
+    return Plan(training_of(config, subject, cast(Any, None)).stages, feed, 1)
 
 
 def _batch(plan: Plan) -> Any:

@@ -16,7 +16,7 @@ from codesign.cli import main
 from codesign.train.data import AugmentConfig, SourceConfig
 from codesign.train.dry_run import dry_run
 from codesign.train.finetune.config import FinetuneConfig, OptimConfig, ScheduleConfig
-from codesign.workload.clip import Clip
+from codesign.workload.clip import ClipNetwork
 from simulators.tiny_runs import RUNS, SEARCH
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -54,7 +54,7 @@ def test_shapes_are_those_of_network_and_batch(found):
     vocabulary = next(s[0] for n, s in found["shapes"].items() if n.endswith("embedding"))
     network = dataclasses.replace(NETWORK, vocab=vocabulary)
     # The logit scale is a parameter of both.
-    assert numbers == Clip(network).parameters()
+    assert numbers == ClipNetwork(network).parameters()
     (stage,) = found["stages"]
     assert stage["parameters_bytes"] == 4 * numbers
     # Two moments, and counts.
