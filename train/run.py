@@ -26,6 +26,7 @@ from codesign.dress.trees import named_leaves, pick
 from codesign.errors import UserError
 from codesign.models.subnets import FAMILY
 from codesign.progress import OnProgress
+from codesign.renamed import former_names
 from codesign.report.finetune import headline, write_report
 from codesign.runs import SUMMARY, RunFolder
 from codesign.train import placement
@@ -100,8 +101,7 @@ def run_training(
       RunError: a loss that is not finite, a checkpoint that does not fit.
     """
     check_config(config)
-    subnets = isinstance(config, SubnetTrainingConfig)
-    names = STAGES if subnets else (FINETUNE,)
+    names = STAGES if isinstance(config, SubnetTrainingConfig) else (FINETUNE,)
     with session(folder, console, names, on_progress) as (checkpoints, display, tracker, saved):
         subject = subject_of(config, display)
         if warning := repeats(config.optim.batch_size, len(subject.source)):
@@ -351,6 +351,15 @@ class SubnetTraining(Training):
             **subject.costs(masks, None),
             "subnets": entries,
         }
+
+
+def training_of(config: Config, subject: Subject, loop: Loop) -> Training:
+    """The training that a config describes."""
+    kind = SubnetTraining if isinstance(config, SubnetTrainingConfig) else Finetuning
+    return kind(config, subject, loop)
+
+
+__getattr__ = former_names(__name__, __name__, {"Run": "training_of"})
 
 
 def _current(saved: Saved, state: Any) -> list[Any]:

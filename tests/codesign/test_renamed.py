@@ -319,6 +319,7 @@ def test_the_old_bandwidth_in_python():
     [
         ("codesign.search.exact", "best_accelerator", "codesign.search.grid", "best_accelerator"),
         ("codesign.workload.clip", "Clip", "codesign.workload.clip", "ClipNetwork"),
+        ("codesign.train.run", "Run", "codesign.train.run", "training_of"),
         ("codesign.train.dress.classifier", "Classifier", "codesign.train.classifier", ""),
     ],
 )
