@@ -22,4 +22,6 @@ def distinct_names(runs: Sequence[Run]) -> list[str]:
         names = [
             own if count[own] == 1 else instead for own, instead in zip(names, other, strict=True)
         ]
-    return names
+    # One folder that is given twice is still two runs beside each other.
+    before = [names[:i].count(name) for i, name in enumerate(names)]
+    return [f"{n} ({k + 1})" if k else n for n, k in zip(names, before, strict=True)]
