@@ -128,12 +128,6 @@ def run_training(
     return summary
 
 
-def training_of(config: Config, subject: Subject, loop: Loop) -> Training:
-    """The training that a config asks for."""
-    kind = SubnetTraining if isinstance(config, SubnetTrainingConfig) else Finetuning
-    return kind(config, subject, loop)
-
-
 @dataclasses.dataclass(frozen=True, eq=False)
 class Training:
     """A subject, its stages and their loop; a subclass for each kind of training."""
