@@ -38,6 +38,7 @@ from codesign.train.data import repeats
 from codesign.train.dress.classifier_config import ClassifierDressConfig
 from codesign.train.feed import StreamFeed
 from codesign.train.finetune.config import FinetuneConfig
+from codesign.train.loggers import open_loggers
 from codesign.train.loop import Intervals, Loop
 from codesign.train.progress import Display
 from codesign.train.stages import Stage, run_stages, session
@@ -81,6 +82,7 @@ def run_training(
     *,
     check: bool | None = None,
     on_progress: OnProgress | None = None,
+    loggers: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Runs a training, or the rest of one, and writes everything into the folder.
 
@@ -91,6 +93,8 @@ def run_training(
       check: whether the first step of each stage is checked against its plainly compiled loss
         (`codesign.train.check`); None: on CPUs.
       on_progress: called whenever steps are done.
+      loggers: where metrics go beside the folder, see `codesign.train.loggers`; None: those that
+        the run was started with, for a new one TensorBoard.
 
     Returns:
       What summary.json holds.
@@ -105,22 +109,26 @@ def run_training(
         subject = subject_of(config, display)
         if warning := repeats(config.optim.batch_size, len(subject.source)):
             display.says(warning)
-        schedule = config.schedule
-        loop = Loop(
-            intervals=Intervals(
-                schedule.checkpoint_steps, schedule.evaluate_steps, schedule.log_steps
-            ),
-            folder=folder,
-            checkpoints=checkpoints,
-            tracker=tracker,
-            display=display,
-            feed=StreamFeed(subject.source, subject.processor, config, subject.mesh),
-            checks=due(check),
-            dtype=subject.dtype,
-            notes={"layout": _LAYOUT},
-        )
-        run = Run(config, subject, loop)
-        summary = run.finish(run.train(saved)) | tracker.stop()
+        begun = saved.step if saved else 0
+        with open_loggers(loggers, folder, begun, display.says) as opened:
+            schedule = config.schedule
+            loop = Loop(
+                intervals=Intervals(
+                    schedule.checkpoint_steps, schedule.evaluate_steps, schedule.log_steps
+                ),
+                folder=folder,
+                checkpoints=checkpoints,
+                loggers=opened,
+                tracker=tracker,
+                display=display,
+                feed=StreamFeed(subject.source, subject.processor, config, subject.mesh),
+                checks=due(check),
+                dtype=subject.dtype,
+                notes={"layout": _LAYOUT},
+            )
+            run = Run(config, subject, loop)
+            summary = run.finish(run.train(saved)) | tracker.stop()
+            opened.write(summary["steps"], {"summary": summary})
     if jax.process_index() == 0:
         folder.write_json(SUMMARY, summary)
         write_report(folder.path)

@@ -23,7 +23,7 @@ def add_training_command(
         name,
         run,
         summary,
-        more="[--resume] [--[no-]check] [--distributed] ",
+        more="[--resume] [--[no-]check] [--loggers NAMES] [--distributed] ",
         example=example,
     )
     add_run_options(parser)
@@ -48,7 +48,10 @@ def trained(args: argparse.Namespace) -> tuple[Path, dict[str, Any]]:
             "five minutes, with the same JAX_COORDINATOR_ADDRESS and JAX_NUM_PROCESSES",
         )
     config = configured.load(args)
+    from codesign.train.loggers import check_loggers
     from codesign.train.placement import join_processes, shared_folder
+
+    check_loggers(args.loggers or ())
 
     name, out = config_name(args.config), configured.out_folder(args)
     with (
@@ -64,4 +67,6 @@ def trained(args: argparse.Namespace) -> tuple[Path, dict[str, Any]]:
         folder = shared_folder(
             out, config_to_json(config), resume=args.resume, name=name, kind=kind.name
         )
-        return folder.path, kind.runner()(config, folder, console(stderr=True), check=args.check)
+        run = kind.runner()
+        shown = console(stderr=True)
+        return folder.path, run(config, folder, shown, check=args.check, loggers=args.loggers)

@@ -34,6 +34,7 @@ from codesign.train.check import due
 from codesign.train.checkpoints import Saved
 from codesign.train.clip import Fixed
 from codesign.train.config import SearchConfig
+from codesign.train.loggers import open_loggers
 from codesign.train.loop import Intervals, Loop, Metrics, Row
 from codesign.train.progress import Display
 from codesign.train.search import measure
@@ -85,6 +86,7 @@ def run_search(
     *,
     check: bool | None = None,
     on_progress: OnProgress | None = None,
+    loggers: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Runs a search, or the rest of one, and writes everything into the folder.
 
@@ -95,6 +97,8 @@ def run_search(
       check: whether the first step of each phase is checked against its plainly compiled loss
         (`codesign.train.check`); None: on CPUs.
       on_progress: called whenever steps are done.
+      loggers: where metrics go beside the folder, see `codesign.train.loggers`; None: those that
+        the run was started with, for a new one TensorBoard.
 
     Returns:
       {"designs": entries of designs.json, "summary": of summary.json}; nothing, where another of
@@ -110,26 +114,29 @@ def run_search(
         first = jax.process_index() == 0
         if first:
             setup.processor.tokenizer.backend_tokenizer.save(str(folder.path / "tokenizer.json"))
-        loop = Loop(
-            intervals=Intervals(
-                checkpoint=config.schedule.checkpoint_steps, chunk=config.schedule.chunk_steps
-            ),
-            folder=folder,
-            checkpoints=checkpoints,
-            tracker=tracker,
-            display=display,
-            feed=setup.feed,
-            checks=due(check),
-            dtype=setup.dtype,
-            notes={"layout": _LAYOUT},
-            boards=False,
-        )
-        mesh = setup.trainer.mesh
-        stages = phases(setup, display, folder)
-        state: Searched = run_stages(loop, stages, saved, mesh, leaves_of=_leaves_of)
-        display.says("slicing and measuring the networks", chapter="measuring")
-        designs, right = measure.designs(setup, state.trained, state.fixed, folder)
-        summary = measure.summary(setup, designs, right) | tracker.stop()
+        begun = saved.step if saved else 0
+        with open_loggers(loggers, folder, begun, display.says) as opened:
+            loop = Loop(
+                intervals=Intervals(
+                    checkpoint=config.schedule.checkpoint_steps, chunk=config.schedule.chunk_steps
+                ),
+                folder=folder,
+                checkpoints=checkpoints,
+                loggers=opened,
+                tracker=tracker,
+                display=display,
+                feed=setup.feed,
+                checks=due(check),
+                dtype=setup.dtype,
+                notes={"layout": _LAYOUT},
+            )
+            mesh = setup.trainer.mesh
+            stages = phases(setup, display, folder)
+            state: Searched = run_stages(loop, stages, saved, mesh, leaves_of=_leaves_of)
+            display.says("slicing and measuring the networks", chapter="measuring")
+            designs, right = measure.designs(setup, state.trained, state.fixed, folder)
+            summary = measure.summary(setup, designs, right) | tracker.stop()
+            opened.write(stages[-1].end, {"summary": summary})
     if not first:
         return {}
     folder.write_json(CORRECT, correct_json(right))

@@ -246,6 +246,7 @@ def test_the_folder_is_complete(run, designs):
         stored = dataclasses.asdict(load_clip(network).architecture)
         assert stored["vision"] == design["architecture"]["vision"]
     assert not list(run.rglob("*.tmp"))
+    assert list((run / "tensorboard").iterdir())
 
 
 def test_the_tokenizer_loads(run, designs):
