@@ -25,6 +25,7 @@ from codesign.dress.masks import check_floor, densities, kernel_sizes, loss_weig
 from codesign.dress.rows import RowSpec
 from codesign.dress.trees import named_leaves, pick
 from codesign.errors import UserError
+from codesign.model_card import write_run_cards
 from codesign.models.subnets import FAMILY
 from codesign.progress import OnProgress
 from codesign.report.finetune import headline, write_report
@@ -131,6 +132,7 @@ def run_training(
             opened.write(summary["steps"], {"summary": summary})
     if jax.process_index() == 0:
         folder.write_json(SUMMARY, summary)
+        write_run_cards(folder.path)
         write_report(folder.path)
     return summary
 

@@ -29,6 +29,7 @@ from codesign.cli import (
     finetune,
     front,
     prune,
+    push,
     report,
     search,
     workload,
@@ -52,6 +53,7 @@ _COMMANDS = {
     "eval": evaluate,
     "prune": prune,
     "convert": convert,
+    "push": push,
     "report": report,
 }
 # As long as a name of a file may be on most systems, times the folders of a readable line.
