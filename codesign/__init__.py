@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from codesign.models.formats import load_clip as load_clip
     from codesign.models.formats import load_processor as load_processor
     from codesign.models.formats import save_clip as save_clip
+    from codesign.models.formats.hub import push_to_hub as push_to_hub
     from codesign.models.subnets import load_family as load_family
     from codesign.progress import Progress as Progress
     from codesign.runs import Run as Run
@@ -76,6 +77,7 @@ _PUBLIC = {
     "load_model": "workload",
     "load_processor": "models.formats",
     "prune": "api",
+    "push_to_hub": "models.formats.hub",
     "read_run": "runs",
     "save_clip": "models.formats",
     "search": "api",

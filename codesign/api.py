@@ -53,6 +53,7 @@ def search(
     out: str | os.PathLike[str] | None = None,
     resume: bool = False,
     check: bool | None = None,
+    loggers: Sequence[str] | None = None,
     progress: OnProgress | None = None,
 ) -> Run:
     """Searches architectures and accelerators together, as `codesign search`.
@@ -67,6 +68,8 @@ def search(
       resume: continue the run in `out`; where there is none, start one.
       check: whether the first step of each phase is checked against its plainly compiled loss;
         default: on CPUs.
+      loggers: where metrics go beside the folder, of "tensorboard", "wandb" and "mlflow"; default:
+        TensorBoard, or for a resumed run those of before.
       progress: called with a `Progress` whenever steps are done; what it raises ends the run, as
         it is in its last checkpoint.
 
@@ -77,7 +80,7 @@ def search(
       UserError: a config, data, space or limits that cannot be used; a folder with another run.
       RunError: a loss that is not finite, a full disk, a checkpoint that does not fit.
     """
-    return _trained("search", config, fields, out, resume, check, progress)
+    return _trained("search", config, fields, out, resume, check, loggers, progress)
 
 
 def finetune(
@@ -87,6 +90,7 @@ def finetune(
     out: str | os.PathLike[str] | None = None,
     resume: bool = False,
     check: bool | None = None,
+    loggers: Sequence[str] | None = None,
     progress: OnProgress | None = None,
 ) -> Run:
     """Trains a CLIP on captioned pictures, as `codesign finetune`.
@@ -100,6 +104,7 @@ def finetune(
       out: as of `search`.
       resume: as of `search`.
       check: as of `search`.
+      loggers: as of `search`.
       progress: as of `search`.
 
     Returns:
@@ -109,7 +114,7 @@ def finetune(
       UserError: a config, checkpoint or data that cannot be used; a folder with another run.
       RunError: a loss that is not finite, a full disk, a checkpoint that does not fit.
     """
-    return _trained("finetune", config, fields, out, resume, check, progress)
+    return _trained("finetune", config, fields, out, resume, check, loggers, progress)
 
 
 def dress(
@@ -119,6 +124,7 @@ def dress(
     out: str | os.PathLike[str] | None = None,
     resume: bool = False,
     check: bool | None = None,
+    loggers: Sequence[str] | None = None,
     progress: OnProgress | None = None,
 ) -> Run:
     """Trains nested row-sparse subnets of a CLIP or a ResNet, as `codesign dress`.
@@ -132,6 +138,7 @@ def dress(
       out: as of `search`.
       resume: as of `search`.
       check: as of `search`.
+      loggers: as of `search`.
       progress: as of `search`.
 
     Returns:
@@ -141,7 +148,7 @@ def dress(
       UserError: a config, checkpoint or data that cannot be used; a folder with another run.
       RunError: a loss that is not finite, a full disk, a checkpoint that does not fit.
     """
-    return _trained("dress", config, fields, out, resume, check, progress)
+    return _trained("dress", config, fields, out, resume, check, loggers, progress)
 
 
 def search_hardware(
@@ -534,6 +541,7 @@ def _trained(
     out: str | os.PathLike[str] | None,
     resume: bool,
     check: bool | None,
+    loggers: Sequence[str] | None,
     progress: OnProgress | None,
 ) -> Run:
     """Trains by a config; the run that lies in the folder then."""
@@ -551,6 +559,9 @@ def _trained(
         raise UserError(f"{name or type(config).__name__} trains nothing; see search_hardware")
     if resume and out is None:
         raise UserError(f"{command}: resume continues the run in a folder: give out")
+    from codesign.train.loggers import check_loggers
+
+    check_loggers(loggers or ())
     with _folder(out) as (path, kept):
         folder = RunFolder.create(
             path,
@@ -565,6 +576,7 @@ def _trained(
             Console(quiet=True, force_terminal=False),
             check=check,
             on_progress=progress,
+            loggers=loggers,
         )
         return read_run(path)
 

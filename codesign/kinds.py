@@ -25,8 +25,8 @@ class Kind:
       name: as config.json has it.
       command: that runs it.
       config: its class.
-      run: the function that trains it: (config, folder, console, check=, on_progress=) -> its
-        results; "": no training, the command itself does what there is to do.
+      run: the function that trains it: (config, folder, console, check=, on_progress=,
+        loggers=) -> its results; "": no training, the command itself does what there is to do.
       report: the function that writes the report of a run's folder.
       a_run: what such a run is called; runs of one name can be compared.
     """

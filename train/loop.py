@@ -7,7 +7,6 @@ the place in the data too, so that a resumed run ends as an uninterrupted one do
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 from collections.abc import Callable, Iterator, Mapping
@@ -24,8 +23,8 @@ from codesign.termination import Terminated, deferred
 from codesign.train import check
 from codesign.train.checkpoints import Checkpoints, Saved
 from codesign.train.feed import Feed, Place, Reader
+from codesign.train.loggers import Loggers
 from codesign.train.progress import Display, resume_metrics
-from codesign.train.tensorboard import TensorBoard
 from codesign.train.tracking import RunTracker
 
 State = TypeVar("State")
@@ -68,25 +67,25 @@ class Loop:
       intervals: in steps.
       folder: where metrics go.
       checkpoints: where states go.
+      loggers: where metrics go beside the folder.
       tracker: of time and carbon.
       display: of progress.
       feed: the training data.
       checks: whether the first step of a stage is held against its plainly compiled loss.
       dtype: of the network's activations.
       notes: kept in every checkpoint.
-      boards: whether TensorBoard's files are written.
     """
 
     intervals: Intervals
     folder: RunFolder
     checkpoints: Checkpoints
+    loggers: Loggers
     tracker: RunTracker
     display: Display
     feed: Feed
     checks: bool = False
     dtype: Any = jnp.float32
     notes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    boards: bool = True
 
     def resumed_at(self, saved: Saved | None) -> Place | None:
         """The place in the data to go on from, after metrics past the checkpoint are dropped.
@@ -146,7 +145,7 @@ class Loop:
         if begin == end:
             return state, place
         every, chunked, alone = self.intervals, self.feed.chunked, jax.process_count() == 1
-        with self.feed.open() as data, self._board(begin) as board, deferred() as sigterm:
+        with self.feed.open() as data, deferred() as sigterm:
             data.restore(place)
             self.display.phase(stage, begin, end)
 
@@ -154,7 +153,7 @@ class Loop:
                 due = passed(done, steps, every.evaluate) and done < end
                 if due and evaluate is not None and not sigterm.came:
                     with sigterm.unless_raised():
-                        self._evaluated(done - 1, *evaluate(state), board)
+                        self._evaluated(done - 1, *evaluate(state))
 
             if self._was_cut_off(stage, begin):
                 measure(begin, 1)
@@ -176,27 +175,21 @@ class Loop:
                 saves = passed(done, steps, every.checkpoint) or done == end
                 looks = passed(done, steps, every.log) or passed(done, steps, every.evaluate)
                 if looks or saves:
-                    self._record(stage, waiting, describe, data, board, looks=True)
+                    self._record(stage, waiting, describe, data, looks=True)
                 measure(done, steps)
                 stops = sigterm.came if alone else reached_preemption_sync_point(step)
                 if saves or stops:
                     if waiting:
-                        self._record(stage, waiting, describe, data, board, looks=False)
+                        self._record(stage, waiting, describe, data, looks=False)
                     notes = {"tracker": self.tracker.so_far(), "places": _gathered(data.place())}
                     self.checkpoints.save(done, stage, state, notes | dict(self.notes))
-                    if board is not None:
-                        board.flush()
+                    self.loggers.flush()
                 if stops:
                     raise Terminated
             skipped, place = data.skipped, data.place()
         if skipped is not None and skipped.count:
             self.display.says(str(skipped))
         return state, place
-
-    def _board(self, begin: int) -> contextlib.AbstractContextManager[TensorBoard | None]:
-        if not self.boards:
-            return contextlib.nullcontext()
-        return TensorBoard(self.folder.path, begin)
 
     def _was_cut_off(self, stage: str, begin: int) -> bool:
         """Whether SIGTERM came while the state of a stage at step `begin` was evaluated."""
@@ -211,7 +204,6 @@ class Loop:
         waiting: list[tuple[range, Metrics]],
         describe: Callable[[Row], Row],
         data: Reader,
-        board: TensorBoard | None,
         *,
         looks: bool,
     ) -> None:
@@ -236,18 +228,16 @@ class Loop:
             rows[-1]["skipped"] = data.skipped.count
         if jax.process_index() == 0:
             self.folder.append_metrics(rows)
-            if board is not None:
-                for line in rows:
-                    board.write(line["step"], line)
+            for line in rows:
+                self.loggers.write(line["step"], line)
         self.display.update(len(rows), rows[-1])
 
-    def _evaluated(self, step: int, result: Row, line: str, board: TensorBoard | None) -> None:
+    def _evaluated(self, step: int, result: Row, line: str) -> None:
         """One line of metrics about the validation data."""
         if jax.process_index() == 0:
             row = {"step": step, "phase": "validation", "validation": result}
             self.folder.append_metrics([row])
-            if board is not None:
-                board.write(step, {"validation": result})
+            self.loggers.write(step, {"validation": result})
         self.display.note(line)
 
 

@@ -24,6 +24,7 @@ from codesign.dress.masks import check_floor, densities, kernel_sizes, loss_weig
 from codesign.dress.rows import RowSpec
 from codesign.dress.trees import named_leaves, pick
 from codesign.errors import UserError
+from codesign.model_card import write_run_cards
 from codesign.models.subnets import FAMILY
 from codesign.progress import OnProgress
 from codesign.renamed import former_names
@@ -39,6 +40,7 @@ from codesign.train.dress.classifier_config import ClassifierDressConfig
 from codesign.train.dress.config import DressConfig, SubnetTrainingConfig
 from codesign.train.feed import StreamFeed
 from codesign.train.finetune.config import FinetuneConfig
+from codesign.train.loggers import open_loggers
 from codesign.train.loop import Intervals, Loop
 from codesign.train.progress import Display
 from codesign.train.stages import Stage, run_stages, session
@@ -82,6 +84,7 @@ def run_training(
     *,
     check: bool | None = None,
     on_progress: OnProgress | None = None,
+    loggers: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Runs a training, or the rest of one, and writes everything into the folder.
 
@@ -92,6 +95,8 @@ def run_training(
       check: whether the first step of each stage is checked against its plainly compiled loss
         (`codesign.train.check`); None: on CPUs.
       on_progress: called whenever steps are done.
+      loggers: where metrics go beside the folder, see `codesign.train.loggers`; None: those that
+        the run was started with, for a new one TensorBoard.
 
     Returns:
       What summary.json holds.
@@ -106,24 +111,29 @@ def run_training(
         subject = subject_of(config, display)
         if warning := repeats(config.optim.batch_size, len(subject.source)):
             display.says(warning)
-        schedule = config.schedule
-        loop = Loop(
-            intervals=Intervals(
-                schedule.checkpoint_steps, schedule.evaluate_steps, schedule.log_steps
-            ),
-            folder=folder,
-            checkpoints=checkpoints,
-            tracker=tracker,
-            display=display,
-            feed=StreamFeed(subject.source, subject.processor, config, subject.mesh),
-            checks=due(check),
-            dtype=subject.dtype,
-            notes={"layout": _LAYOUT},
-        )
-        training = training_of(config, subject, loop)
-        summary = training.finish(training.train(saved)) | tracker.stop()
+        begun = saved.step if saved else 0
+        with open_loggers(loggers, folder, begun, display.says) as opened:
+            schedule = config.schedule
+            loop = Loop(
+                intervals=Intervals(
+                    schedule.checkpoint_steps, schedule.evaluate_steps, schedule.log_steps
+                ),
+                folder=folder,
+                checkpoints=checkpoints,
+                loggers=opened,
+                tracker=tracker,
+                display=display,
+                feed=StreamFeed(subject.source, subject.processor, config, subject.mesh),
+                checks=due(check),
+                dtype=subject.dtype,
+                notes={"layout": _LAYOUT},
+            )
+            training = training_of(config, subject, loop)
+            summary = training.finish(training.train(saved)) | tracker.stop()
+            opened.write(summary["steps"], {"summary": summary})
     if jax.process_index() == 0:
         folder.write_json(SUMMARY, summary)
+        write_run_cards(folder.path)
         write_report(folder.path)
     return summary
 

@@ -30,6 +30,7 @@ from codesign.cli import (
     finetune,
     front,
     prune,
+    push,
     report,
     search,
     study,
@@ -56,6 +57,7 @@ _COMMANDS = {
     "eval": evaluate,
     "prune": prune,
     "convert": convert,
+    "push": push,
     "report": report,
 }
 # As long as a name of a file may be on most systems, times the folders of a readable line.

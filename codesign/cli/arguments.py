@@ -11,7 +11,7 @@ from codesign.errors import UserError
 
 
 def add_run_options(parser: argparse.ArgumentParser) -> None:
-    """What every command that trains takes: --resume, and --check or --no-check."""
+    """What every command that trains takes: --resume, --check or --no-check, --loggers."""
     parser.add_argument("--resume", action="store_true", help="continue the run in the folder")
     parser.add_argument(
         "--check",
@@ -19,6 +19,13 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
         default=None,
         help="compare the first step of each phase with its loss, compiled without optimisation, "
         "and stop where they disagree (default: on CPUs)",
+    )
+    parser.add_argument(
+        "--loggers",
+        type=lambda text: tuple(name for name in text.split(",") if name and name != "none"),
+        metavar="NAMES",
+        help="where metrics go beside the run folder: tensorboard (default), wandb, mlflow, or "
+        "several with commas between; none",
     )
 
 

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
+import os
 import sys
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from codesign.compilation_cache import ignore_damage
 from codesign.printable import printable
 
 if TYPE_CHECKING:
+    from codesign.model_card import Card, Format
     from codesign.models import CLIP
 
 
@@ -61,6 +65,47 @@ def load(args: argparse.Namespace, path: str, **more: Any) -> CLIP:
         weights=args.weights,
         **more,
     )
+
+
+def card_beside(source: str) -> Card:
+    """What the model card beside a checkpoint tells, and of a hub name that it comes from there."""
+    from codesign.model_card import read_card
+    from codesign.models.formats.files import hub_repository, locate_side_files
+
+    local = Path(os.path.expanduser(source))
+    card = read_card(locate_side_files(source))
+    repository = None if local.exists() else hub_repository(source)
+    if repository is None:
+        return card
+    name, revision = repository
+    at = f" at revision {revision}" if revision is not None else ""
+    card = dataclasses.replace(card, header=dict(card.header) | {"base_model": name})
+    return card.adding("Training", f"From `{name}`{at} of the HuggingFace hub.")
+
+
+def write_network_card(out: str, format: Format, clip: CLIP, card: Card) -> None:
+    """The model card of a CLIP that was written to the folder `out`; beside a single file none."""
+    from codesign.model_card import network_card, write_card
+
+    place = Path(os.path.expanduser(out))
+    if not place.is_dir():
+        return
+    a, dialect = clip.architecture, clip.dialect
+    uniform = all(
+        not told.ragged and tower.heads * (told.head_dim or a.head_dim) == tower.width
+        for tower, told in ((a.vision, dialect.vision), (a.text, dialect.text))
+    )
+    count = parameters(clip)
+    dimensions = dataclasses.asdict(a)
+    write_card(place, network_card(card, format, dimensions, parameters=count, uniform=uniform))
+
+
+def parameters(clip: CLIP) -> int:
+    """How many a CLIP has."""
+    import jax
+    from flax import nnx
+
+    return sum(x.size for x in jax.tree.leaves(nnx.state(clip, nnx.Param)))
 
 
 @contextlib.contextmanager

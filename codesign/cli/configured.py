@@ -38,6 +38,9 @@ def resume_command(args: argparse.Namespace) -> str:
     check = getattr(args, "check", None)
     if check is not None:
         given.append("--check" if check else "--no-check")
+    loggers = getattr(args, "loggers", None)
+    if loggers is not None:
+        given += ["--loggers", ",".join(loggers) or "none"]
     words = ["codesign", args.command_name, args.config, *args.overrides, *out, *given]
     return shlex.join([*words, "--resume"])
 

@@ -6,7 +6,13 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from codesign.cli.arguments import add_command
-from codesign.cli.checkpoint import add_checkpoint_options, load, notes_to_stderr
+from codesign.cli.checkpoint import (
+    add_checkpoint_options,
+    card_beside,
+    load,
+    notes_to_stderr,
+    write_network_card,
+)
 from codesign.cli.output import print_json
 from codesign.printable import printable
 
@@ -54,7 +60,15 @@ def run(args: argparse.Namespace) -> int:
 
     with notes_to_stderr() as told:
         clip = load(args, args.source)
+        card = card_beside(args.source)
         _write(args, clip)
+    for note in told:
+        card = card.adding("Notes", printable(note))
+    if args.image is not None:
+        card = card.without("Measured", "Costs")
+    if args.subnet is not None:
+        card = card.adding("Training", f"Subnet {args.subnet} of the family.")
+    write_network_card(args.out, args.to, clip, card.without("Costs") if args.pad else card)
     architecture = dataclasses.asdict(clip.architecture)
     if args.json:
         print_json({"out": args.out, "to": args.to, "architecture": architecture, "notes": told})

@@ -8,7 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from codesign.cli.arguments import add_command
-from codesign.cli.checkpoint import add_checkpoint_options, load, notes_to_stderr
+from codesign.cli.checkpoint import (
+    add_checkpoint_options,
+    card_beside,
+    load,
+    notes_to_stderr,
+    parameters,
+    write_network_card,
+)
 from codesign.cli.evaluate import add_source, source_config
 from codesign.cli.output import console, print_json, shards_to_stderr
 from codesign.errors import UserError
@@ -74,6 +81,7 @@ def add(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """`codesign prune`."""
+    from codesign.model_card import shown_name
     from codesign.models.formats import save_clip
     from codesign.models.prune import prune
     from codesign.report.tables import tower_text
@@ -87,7 +95,13 @@ def run(args: argparse.Namespace) -> int:
         except ValueError as error:
             raise UserError(str(error)) from None
         save_clip(small, args.out, args.to, overwrite=args.overwrite, like=args.checkpoint)
-    before, after = _parameters(clip), _parameters(small)
+    before, after = parameters(clip), parameters(small)
+    how = f"{args.method} importance" + (f" on {shown_name(args.data)}" if args.data else "")
+    card = card_beside(args.checkpoint).without("Measured", "Costs", "Subnets")
+    card = card.adding(
+        "Training", f"Pruned by {how} to {after:,} of {before:,} parameters, and not trained since."
+    )
+    write_network_card(args.out, args.to, small, card)
     if args.json:
         print_json(
             {
@@ -103,16 +117,9 @@ def run(args: argparse.Namespace) -> int:
     vision, text = (
         tower_text(dataclasses.asdict(tower)) for tower in (architecture.vision, architecture.text)
     )
-    parameters = f"{after:,} of {before:,} parameters"
-    print(f"{printable(args.out)}: vision {vision}, text {text}; {parameters}")
+    left = f"{after:,} of {before:,} parameters"
+    print(f"{printable(args.out)}: vision {vision}, text {text}; {left}")
     return 0
-
-
-def _parameters(clip: CLIP) -> int:
-    import jax
-    from flax import nnx
-
-    return sum(x.size for x in jax.tree.leaves(nnx.state(clip, nnx.Param)))
 
 
 def _architecture(args: argparse.Namespace, clip: CLIP) -> Architecture:

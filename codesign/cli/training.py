@@ -28,7 +28,7 @@ def add_training_command(
         name,
         run,
         summary,
-        more="[--resume] [--[no-]check] [--distributed] [--dry-run] ",
+        more="[--resume] [--[no-]check] [--loggers NAMES] [--distributed] [--dry-run] ",
         example=example,
     )
     add_run_options(parser)
@@ -125,7 +125,10 @@ def trained(args: argparse.Namespace) -> tuple[Path, dict[str, Any]]:
             "five minutes, with the same JAX_COORDINATOR_ADDRESS and JAX_NUM_PROCESSES",
         )
     config = configured.load(args)
+    from codesign.train.loggers import check_loggers
     from codesign.train.placement import join_processes, shared_folder
+
+    check_loggers(args.loggers or ())
 
     name, out = config_name(args.config), configured.out_folder(args)
     with (
@@ -146,4 +149,6 @@ def trained(args: argparse.Namespace) -> tuple[Path, dict[str, Any]]:
             kind=kind.name,
             command=args.command_line,
         )
-        return folder.path, kind.runner()(config, folder, console(stderr=True), check=args.check)
+        run = kind.runner()
+        shown = console(stderr=True)
+        return folder.path, run(config, folder, shown, check=args.check, loggers=args.loggers)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from codesign.errors import UserError
 from codesign.json_text import read_json
+from codesign.model_card import CARD
 from codesign.models.formats.safetensors_file import looks_like_safetensors, read_safetensors
 from codesign.models.formats.script import Script
 from codesign.models.formats.state_dicts import state_dicts
@@ -38,9 +39,9 @@ TOKENIZER_FILES = (
     "vocab.json",
     "merges.txt",
 )
-# Small files that travel with weights.
-_SIDE_FILES = (HF_CONFIG, OPENCLIP_CONFIG, HF_PREPROCESSOR, HF_PROCESSOR, *TOKENIZER_FILES)
-_HUB_NAME = re.compile(r"(?:hf-hub:)?([\w.-]+/[\w.-]+)")
+# Small files that travel with weights; the model card has their licence.
+_SIDE_FILES = (HF_CONFIG, OPENCLIP_CONFIG, HF_PREPROCESSOR, HF_PROCESSOR, *TOKENIZER_FILES, CARD)
+_HUB_NAME = re.compile(r"(?:hf-hub:)?([\w.-]+/[\w.-]+)(?:@([\w.-]+(?:/[\w.-]+)*))?")
 # Beginnings of the tensors' names of each tower, whatever stands before them.
 _TOWERS = (r"(^|\.)(visual|vision_model)\.", r"(^|\.)(text|text_model|transformer)\.")
 
@@ -82,6 +83,10 @@ class Tensors:
 def locate(path: str | os.PathLike[str], revision: str | None = None) -> Source:
     """Finds a checkpoint: a file, a folder, or the name of a hub repository.
 
+    Args:
+      path: of a repository "owner/name", or "owner/name@revision".
+      revision: likewise, a branch, tag or commit.
+
     Raises:
       UserError: nothing there, or nothing of ours in it.
     """
@@ -90,13 +95,27 @@ def locate(path: str | os.PathLike[str], revision: str | None = None) -> Source:
         return Source(name, local, _weights_in(local))
     if local.is_file():
         return Source(name, local.parent, local)
-    match = _HUB_NAME.fullmatch(name)
-    if match is None or local.suffix in _SUFFIXES:
+    repository = hub_repository(name, revision)
+    if repository is None:
         raise UserError(
             f"there is no file or folder {name}; a hub name looks like openai/clip-vit-base-patch16"
         )
-    folder = _from_hub(match[1], revision, weights=True)
+    folder = _from_hub(*repository, weights=True)
     return Source(name, folder, _weights_in(folder))
+
+
+def hub_repository(name: str, revision: str | None = None) -> tuple[str, str | None] | None:
+    """The repository and revision that a name means on the hub; None: it is no hub name.
+
+    Raises:
+      UserError: two revisions.
+    """
+    match = _HUB_NAME.fullmatch(name)
+    if match is None or Path(match[1]).suffix in _SUFFIXES:
+        return None
+    if match[2] is not None and revision not in (None, match[2]):
+        raise UserError(f"{name} and the revision {revision} contradict each other; give one")
+    return match[1], match[2] or revision
 
 
 def locate_side_files(path: str | os.PathLike[str], revision: str | None = None) -> Path:
@@ -105,12 +124,12 @@ def locate_side_files(path: str | os.PathLike[str], revision: str | None = None)
     Raises:
       UserError: nothing there.
     """
-    match = _HUB_NAME.fullmatch(os.fspath(path))
-    if not Path(os.path.expanduser(path)).exists() and match and Path(path).suffix not in _SUFFIXES:
-        return _from_hub(match[1], revision, weights=False)
     local = Path(os.path.expanduser(path))
     if not local.exists():
-        return locate(path).folder  # raises
+        repository = hub_repository(os.fspath(path), revision)
+        if repository is None:
+            return locate(path).folder  # raises
+        return _from_hub(*repository, weights=False)
     return local if local.is_dir() else local.parent
 
 
@@ -168,7 +187,7 @@ def _from_hub(repo: str, revision: str | None, weights: bool) -> Path:
 
     File by file, because repositories hold the same weights in several formats.
     """
-    from huggingface_hub import HfApi, errors, hf_hub_download
+    from huggingface_hub import HfApi, errors, hf_hub_download, snapshot_download
 
     no_such = (errors.RepositoryNotFoundError, errors.RevisionNotFoundError)
     # Of whichever client the hub uses.
@@ -197,6 +216,16 @@ def _from_hub(repo: str, revision: str | None, weights: bool) -> Path:
             ) from None
 
     found = [fetch(file) for file in _SIDE_FILES]
+    native = fetch(NATIVE_CONFIG) if weights else None
+    if native is not None:
+        if listed is not None:
+            try:
+                wanted = [NATIVE_CONFIG, f"{NATIVE_WEIGHTS}/*", *_SIDE_FILES]
+                snapshot_download(repo, revision=revision, allow_patterns=wanted)
+            except no_network as e:
+                reason = " ".join(str(e).split())
+                raise UserError(f"cannot fetch {NATIVE_WEIGHTS}/ of '{repo}': {reason}") from None
+        return native.parent
     config = next((path.parent for path in found if path is not None), None)
     order = (*_HF_WEIGHTS, *_OPENCLIP_WEIGHTS) if config is None else _weights_beside(config)
     for file in order if weights else ():

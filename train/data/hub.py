@@ -11,6 +11,8 @@ from typing import Any
 from codesign.train.data.config import DataError
 
 CIFAR10 = "uoft-cs/cifar10"
+# A data set of the hub, and after an @ its branch, tag or commit.
+HUB_NAME = re.compile(r"(\w[\w.-]*/\w[\w.-]*)(?:@([\w.-]+(?:/[\w.-]+)*))?")
 
 
 def load_rows(
@@ -35,7 +37,12 @@ def load_rows(
         if files:
             return datasets.load_dataset("parquet", data_files=list(files))
         _check_source(source)
-        return datasets.load_dataset(_local(source) or source)
+        if (local := _local(source)) is not None:
+            return datasets.load_dataset(local)
+        match = HUB_NAME.fullmatch(source)
+        assert match is not None, "checked"
+        revision = {} if match[2] is None else {"revision": match[2]}
+        return datasets.load_dataset(match[1], **revision)
     # The library's own errors, those of Arrow (ValueError) and those of the network (OSError).
     except (datasets.exceptions.DatasetsError, OSError, ValueError, RuntimeError) as error:
         raise DataError(_why_unloadable(source, error)) from error
@@ -55,7 +62,7 @@ def _check_source(source: str) -> None:
             raise DataError(f"{source} holds no parquet files (*.parquet)")
     elif folder.exists():
         raise DataError(f"{source} is a file: give the folder that holds the parquet files")
-    elif not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", source):
+    elif not HUB_NAME.fullmatch(source):
         raise DataError(f"{source} does not exist: give a folder, or a hub name like {CIFAR10}")
 
 

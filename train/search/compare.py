@@ -46,6 +46,7 @@ from codesign.runs import (
 from codesign.search.objectives import objective
 from codesign.search.work import mac_equivalents
 from codesign.train.checkpoints import Checkpoints
+from codesign.train.loggers import Loggers
 from codesign.train.search.compare_config import ELASTIC, ELASTIC_STEPS, JOINT, CompareConfig
 from codesign.train.search.problem import chip_of, problem_of
 from codesign.train.search.run import PHASES, leaves_of, loop_of, order_units, phases, run_search
@@ -152,7 +153,7 @@ def _started(
     folder = RunFolder.create(place, config_to_json(search), resume=True, kind=SEARCH.name)
     with session(folder, console, PHASES, on_progress) as opened:
         setup = prepared(search, opened.display)
-        loop = loop_of(setup, folder, opened, check)
+        loop = loop_of(setup, folder, opened, Loggers({}, opened.display.says), check)
         stages = phases(setup, opened.display, folder)[:1]
         state = run_stages(loop, stages, opened.saved, setup.trainer.mesh, leaves_of=leaves_of)
         params, fixed = order_units(setup, state)

@@ -23,6 +23,7 @@ from flax import nnx
 from rich.console import Console
 
 from codesign.constraints import check_config
+from codesign.model_card import write_run_cards
 from codesign.models import full_gates, reorder, taylor_importance
 from codesign.progress import OnProgress
 from codesign.report.correct import CORRECT, correct_json
@@ -34,6 +35,7 @@ from codesign.train.check import due
 from codesign.train.checkpoints import Saved
 from codesign.train.clip import Fixed
 from codesign.train.config import SearchConfig
+from codesign.train.loggers import Loggers, open_loggers
 from codesign.train.loop import Intervals, Loop, Metrics, Row
 from codesign.train.progress import Display
 from codesign.train.search import measure
@@ -85,6 +87,7 @@ def run_search(
     *,
     check: bool | None = None,
     on_progress: OnProgress | None = None,
+    loggers: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Runs a search, or the rest of one, and writes everything into the folder.
 
@@ -95,6 +98,8 @@ def run_search(
       check: whether the first step of each phase is checked against its plainly compiled loss
         (`codesign.train.check`); None: on CPUs.
       on_progress: called whenever steps are done.
+      loggers: where metrics go beside the folder, see `codesign.train.loggers`; None: those that
+        the run was started with, for a new one TensorBoard.
 
     Returns:
       {"designs": entries of designs.json, "summary": of summary.json}; nothing, where another of
@@ -105,41 +110,48 @@ def run_search(
       RunError: a loss that is not finite, a checkpoint that does not fit.
     """
     check_config(config)
-    with session(folder, console, PHASES, on_progress) as (checkpoints, display, tracker, saved):
+    with session(folder, console, PHASES, on_progress) as run:
+        _, display, tracker, saved = run
         setup = prepare(config, display)
         first = jax.process_index() == 0
         if first:
             setup.processor.tokenizer.backend_tokenizer.save(str(folder.path / "tokenizer.json"))
-        loop = loop_of(setup, folder, Session(checkpoints, display, tracker, saved), check)
-        mesh = setup.trainer.mesh
-        stages = phases(setup, display, folder)
-        state: Searched = run_stages(loop, stages, saved, mesh, leaves_of=leaves_of)
-        display.says("slicing and measuring the networks", chapter="measuring")
-        designs, right = measure.designs(setup, state.trained, state.fixed, folder)
-        summary = measure.summary(setup, designs, right) | tracker.stop()
+        begun = saved.step if saved else 0
+        with open_loggers(loggers, folder, begun, display.says) as opened:
+            loop = loop_of(setup, folder, run, opened, check)
+            mesh = setup.trainer.mesh
+            stages = phases(setup, display, folder)
+            state: Searched = run_stages(loop, stages, saved, mesh, leaves_of=leaves_of)
+            display.says("slicing and measuring the networks", chapter="measuring")
+            designs, right = measure.designs(setup, state.trained, state.fixed, folder)
+            summary = measure.summary(setup, designs, right) | tracker.stop()
+            opened.write(stages[-1].end, {"summary": summary})
     if not first:
         return {}
     folder.write_json(CORRECT, correct_json(right))
     folder.write_json(DESIGNS, designs)
     folder.write_json(SUMMARY, summary)
+    write_run_cards(folder.path)
     write_report(folder.path)
     return {"designs": designs, "summary": summary}
 
 
-def loop_of(setup: Setup, folder: RunFolder, opened: Session, check: bool | None) -> Loop:
+def loop_of(
+    setup: Setup, folder: RunFolder, opened: Session, loggers: Loggers, check: bool | None
+) -> Loop:
     """What the stages of a search share; the arguments are those of `run_search`."""
     schedule = setup.config.schedule
     return Loop(
         intervals=Intervals(checkpoint=schedule.checkpoint_steps, chunk=schedule.chunk_steps),
         folder=folder,
         checkpoints=opened.checkpoints,
+        loggers=loggers,
         tracker=opened.tracker,
         display=opened.display,
         feed=setup.feed,
         checks=due(check),
         dtype=setup.dtype,
         notes={"layout": _LAYOUT},
-        boards=False,
     )
 
 

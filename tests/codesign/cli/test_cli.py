@@ -102,7 +102,7 @@ def entry(config):
 def search(monkeypatch):
     """A search that finds one design, reports progress, and writes what a run writes."""
 
-    def run_search(config, folder, console, check=None):
+    def run_search(config, folder, console, check=None, **_):
         console.print("searching")
         designs = [entry(config)]
         folder.append_metrics([{"step": 0, "phase": "joint", "loss": [config.rate]}])
@@ -219,7 +219,7 @@ def test_fields_are_spelt_with_dashes_or_underscores(spelling, tmp_path, monkeyp
     monkeypatch.setattr(
         module_of,
         "run_search",
-        lambda config, folder, console, check=None: (
+        lambda config, folder, console, check=None, **_: (
             seen.append(config.target_s),
             folder.write_json("designs.json", []),
             {"designs": [], "summary": {}},
@@ -283,8 +283,10 @@ def test_ctrl_c_says_how_to_go_on(config, monkeypatch, capsys):
         raise KeyboardInterrupt
 
     module(monkeypatch, "codesign.train.search.run", run_search=interrupted)
-    assert main(["search", config, "--seed", "7", "--out", "a b"]) == 130
-    expected = "codesign search ./tiny.py --seed 7 --out 'a b' --resume continues it"
+    argv = ["search", config, "--seed", "7", "--out", "a b", "--loggers", "tensorboard"]
+    assert main(argv) == 130
+    again = "--seed 7 --out 'a b' --loggers tensorboard --resume"
+    expected = f"codesign search ./tiny.py {again} continues it"
     assert one_line(capsys) == f"interrupted; the run is kept: {expected}\n"
 
 

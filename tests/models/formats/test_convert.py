@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
+import jax
 import pytest
+from flax import nnx
+from huggingface_hub import ModelCard
 
 import codesign
 from codesign.cli import main
@@ -22,6 +28,49 @@ def test_convert(tmp_path: Path, files: dict[str, Path], capsys: pytest.CaptureF
     told = json.loads(capsys.readouterr().out)
     assert told["architecture"]["image"] == 16 and told["notes"] == []
     assert codesign.load_clip(back).architecture.image == 16
+
+
+@pytest.mark.parametrize("to", ["hf", "openclip", "native"])
+def test_the_card_beside_an_export_says_how_to_load_it(
+    to: str, tmp_path: Path, files: dict[str, Path], quiet_load: Callable
+) -> None:
+    source, out = tmp_path / "source", tmp_path / "out"
+    shutil.copytree(files["huggingface"], source)
+    (source / "README.md").write_text("---\nlicense: mit\ntags: [x]\n---\n\n# theirs\n")
+    assert main(["convert", str(source), str(out), "--to", to]) == 0
+    card = ModelCard.load(out / "README.md")
+    library = {"hf": "transformers", "openclip": "open_clip", "native": "codesign"}[to]
+    assert (card.data.license, card.data.library_name) == ("mit", library)
+    blocks = re.findall(r"```python\n(.*?)```", card.text, flags=re.DOTALL)
+    assert len(blocks) == (1 if to == "native" else 2)
+    clip = quiet_load(source)
+    count = sum(x.size for x in jax.tree.leaves(nnx.state(clip, nnx.Param)))
+    assert f"{count:,} parameters" in card.text
+    for block in blocks:
+        if "transformers" in block:
+            pytest.importorskip("torch")
+        if "open_clip" not in block:  # not a dependency
+            lines = [line for line in block.splitlines() if "processor" not in line]
+            code, names = "\n".join(lines).replace("FOLDER", str(out)), {}
+            exec(compile(code, "the card", "exec"), names)
+            assert "clip" in names or "model" in names
+
+
+def test_the_card_of_a_pruned_network_tells_no_former_accuracy(
+    tmp_path: Path, files: dict[str, Path], capsys: pytest.CaptureFixture
+) -> None:
+    whole, small, single = tmp_path / "whole", tmp_path / "small", tmp_path / "one.safetensors"
+    assert main(["convert", str(files["openclip"]), str(whole), "--to", "native"]) == 0
+    text = (whole / "README.md").read_text()
+    (whole / "README.md").write_text(text + "\n## Measured\n\n99 %\n\n## Training\n\nLong.\n")
+    prune = ["prune", str(whole), str(small), "--keep", "ffn=0.5", "--method", "magnitude"]
+    assert main([*prune, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out.partition("\n")[2])
+    card = (small / "README.md").read_text()
+    assert "99 %" not in card and "Long.\n\nPruned by magnitude importance to " in card
+    assert f"to {told['parameters']:,} of {told['parameters_before']:,} parameters" in card
+    assert main(["convert", str(small), str(single), "--to", "openclip"]) == 0
+    assert not (tmp_path / "README.md").exists(), "of a single file there is none"
 
 
 def test_convert_tells_what_it_assumed(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from codesign.errors import UserError
+from codesign.models.formats import save_clip
 from codesign.models.formats.files import locate, locate_side_files, read_tensors
 from codesign.models.formats.torch_file import read_torch
 
@@ -366,6 +368,55 @@ def test_timms_file_on_the_hub_is_not_fetched(hub: Path, files: dict[str, Path])
     both = {"open_clip_model.safetensors": weights, "model.safetensors": b""}
     snapshot = fill(hub, "timm/vit", both | {"config.json": json.dumps(TIMM).encode()})
     assert locate("timm/vit").weights == snapshot / "open_clip_model.safetensors"
+
+
+def test_a_revision_may_follow_the_hub_name(hub: Path, files: dict[str, Path]) -> None:
+    stored = {file.name: file.read_bytes() for file in files["huggingface"].iterdir()}
+    main = fill(hub, "someone/tiny-clip", stored)
+    branch = main.with_name("f" * 40)
+    shutil.copytree(main, branch)
+    (main.parents[1] / "refs" / "v2.0").write_text(branch.name)
+    assert locate("someone/tiny-clip").folder == main
+    for name in ("someone/tiny-clip@v2.0", "hf-hub:someone/tiny-clip@v2.0"):
+        assert locate(name).folder == locate(name, "v2.0").folder == branch
+        assert locate_side_files(name) == branch
+    assert locate("someone/tiny-clip@" + "f" * 40).folder == branch
+    with pytest.raises(UserError, match=r"v2\.0 and the revision v1 contradict each other"):
+        locate("someone/tiny-clip@v2.0", "v1")
+    with pytest.raises(UserError, match="'someone/tiny-clip' is no path here, and holds no CLIP"):
+        locate("someone/tiny-clip@v3")
+
+
+def test_our_own_format_is_read_from_the_hub(
+    tmp_path: Path, files: dict[str, Path], quiet_load: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import types
+
+    import huggingface_hub
+
+    native, cache = tmp_path / "native", tmp_path / "cache"
+    save_clip(quiet_load(files["huggingface"]), native, "native")
+    listed = [str(f.relative_to(native)) for f in native.rglob("*") if f.is_file()]
+
+    def model_info(self: Any, repo: str, revision: str | None = None) -> Any:
+        return types.SimpleNamespace(siblings=[types.SimpleNamespace(rfilename=f) for f in listed])
+
+    def download(repo: str, file: str, **_: Any) -> str:
+        cache.mkdir(exist_ok=True)
+        shutil.copyfile(native / file, cache / file)
+        return str(cache / file)
+
+    def snapshot(repo: str, *, revision: str, allow_patterns: list[str]) -> None:
+        assert (repo, revision) == ("someone/native", "v2")
+        taken = huggingface_hub.utils.filter_repo_objects(listed, allow_patterns=allow_patterns)
+        for file in taken:
+            (cache / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(native / file, cache / file)
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", model_info)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
+    assert quiet_load("someone/native@v2").architecture == quiet_load(native).architecture
 
 
 def test_only_one_copy_of_the_weights_is_downloaded(

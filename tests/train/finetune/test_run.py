@@ -76,6 +76,8 @@ def test_a_run_writes_metrics_network_and_report(finished):
     assert json.loads((path / "summary.json").read_text())["steps"] == 12
     assert (path / "report.html").is_file() and (path / "loss.png").is_file()
     assert list((path / "tensorboard").iterdir())
+    top_1 = summary["validation"]["zero_shot"]["top_1"]
+    assert f"| zero-shot accuracy | {100 * top_1:.1f} % |" in (path / "clip/README.md").read_text()
 
 
 def test_the_delivered_network_evaluates_to_what_the_run_said(finished, capsys):

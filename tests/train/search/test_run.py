@@ -243,9 +243,12 @@ def test_the_folder_is_complete(run, designs):
         assert design["accuracy_standard_error"] == pytest.approx(float(standard_error(own)))
     for design in designs:
         network = run / "checkpoints" / "designs" / design["name"]
+        card = (network / "README.md").read_text()
+        assert f"{design['costs']['carbon_kgco2e']:.4g} kgCO2e" in card
         stored = dataclasses.asdict(load_clip(network).architecture)
         assert stored["vision"] == design["architecture"]["vision"]
     assert not list(run.rglob("*.tmp"))
+    assert list((run / "tensorboard").iterdir())
 
 
 def test_the_tokenizer_loads(run, designs):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from codesign.train.data import captions, prompts
+from codesign.train.data import captions, hub, prompts
 from codesign.train.data.config import DataError, SourceConfig, check_data
 from codesign.train.data.sources import digits, folders, parquet, shards, table
 from codesign.train.data.sources.base import (
@@ -39,7 +39,6 @@ _SPLIT_NAMES = {
     "testing": "test",
 }
 _ARCHIVES = (".zip", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".7z", ".rar")
-_HUB_NAME = r"\w[\w.-]*/\w[\w.-]*"
 # Pictures that are asked whether they have a caption or a class.
 _LOOKED_AT = 16
 
@@ -164,7 +163,8 @@ def _read(config: SourceConfig, progress: Progress | None) -> Splits:
         return _read_files([path], config, progress)
     if "::" in config.path or re.search(r"[*?\[{]", config.path):
         return _read_files(_matches(config.path), config, progress)
-    if re.fullmatch(_HUB_NAME, config.path) and not path.suffix:
+    match = hub.HUB_NAME.fullmatch(config.path)
+    if match is not None and not Path(match[1]).suffix:
         return parquet.read(config.path, config)
     if re.match(r"\w+:", config.path) and not path.drive:
         raise DataError(f"{config.path}: only local files are read; copy or mount them first")
