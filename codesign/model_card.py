@@ -235,12 +235,12 @@ def _schedule(config: Mapping[str, Any], summary: Mapping[str, Any]) -> Iterator
     optim, schedule = config["optim"], config["schedule"]
     loss = config.get("loss") or {}
     if "space" in config:
-        phases = ("warmup", "elastic", "joint", "tune")
-        steps = ", ".join(f"{schedule[f'{name}_steps']} {name}" for name in phases)
+        names = ("warmup", "elastic", "joint", "tune")
+        steps = ", ".join(f"{schedule[f'{name}_steps']} {name}" for name in names)
         yield f"- Steps: {steps}"
     elif "subnets" in config:
-        phases = ("dense", "joint", "post")
-        steps = ", ".join(f"{config['subnets'][f'{name}_steps']} {name}" for name in phases)
+        stages = ("dense", "joint", "post")
+        steps = ", ".join(f"{config['subnets'][f'{name}_steps']} {name}" for name in stages)
         yield f"- Steps: {steps}"
     else:
         yield f"- Steps: {summary['steps']}"

@@ -158,7 +158,8 @@ def flattened(metrics: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[st
         if isinstance(value, Mapping):
             yield from flattened(value, f"{prefix}{name}/")
         elif isinstance(value, (list, tuple)):
-            yield from flattened(dict(enumerate(value)), f"{prefix}{name}/")
+            numbered = {str(i): part for i, part in enumerate(value)}
+            yield from flattened(numbered, f"{prefix}{name}/")
         elif isinstance(value, (int, float)) and name != "step":
             yield f"{prefix}{name}", float(value)
 
