@@ -41,7 +41,8 @@ def load_rows(
             return datasets.load_dataset(local)
         match = HUB_NAME.fullmatch(source)
         assert match is not None, "checked"
-        return datasets.load_dataset(match[1], revision=match[2])
+        revision = {} if match[2] is None else {"revision": match[2]}
+        return datasets.load_dataset(match[1], **revision)
     # The library's own errors, those of Arrow (ValueError) and those of the network (OSError).
     except (datasets.exceptions.DatasetsError, OSError, ValueError, RuntimeError) as error:
         raise DataError(_why_unloadable(source, error)) from error
