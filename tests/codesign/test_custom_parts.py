@@ -165,11 +165,18 @@ def clip():
 
     from codesign.models import CLIP
 
-    tower = cd.Tower(layers=2, width=8, heads=2, ffn=6)
+    tower = cd.Tower(layers=2, width=8, heads=2, ffn=16)
     architecture = cd.Architecture(
-        vision=tower, text=tower, patch=4, image=8, channels=1, context=4, projection=8,
-        head_dim=4, vocab=32,
-    )  # fmt: skip
+        vision=tower,
+        text=tower,
+        patch=4,
+        image=8,
+        channels=1,
+        context=4,
+        projection=8,
+        head_dim=4,
+        vocab=32,
+    )
     return CLIP(architecture, rngs=nnx.Rngs(0))
 
 
@@ -210,10 +217,10 @@ def test_a_criterion_of_ones_own_decides_what_is_kept(clip, write):
         for name, method in (("first", first), ("last", f"{path}:last"))
     }
     whole = np.asarray(clip.vision.blocks.fc1[...])
-    np.testing.assert_array_equal(kept["first"].vision.blocks.fc1[...], whole[..., :3])
+    np.testing.assert_array_equal(kept["first"].vision.blocks.fc1[...], whole[..., :8])
     # Channels are kept, in the criterion's order.
     np.testing.assert_array_equal(
-        kept["last"].vision.blocks.fc1[...], whole[:, ::-1, ::-1][..., :3]
+        kept["last"].vision.blocks.fc1[...], whole[:, ::-1, ::-1][..., :8]
     )
     for name, said in (("nan", "not finite"), ("nothing", "gives a NoneType; it must give")):
         with pytest.raises(ValueError, match=said):
@@ -241,4 +248,4 @@ def test_a_source_itself_is_what_pruning_is_measured_on(clip):
     small = cd.prune(
         clip, {"ffn": 0.5}, source, processor=processor, samples=16, batch_size=8, threads=1
     )
-    assert small.architecture.vision.ffn == 3
+    assert small.architecture.vision.ffn == 8
