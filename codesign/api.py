@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from codesign.fixed_model import Hardware
     from codesign.models import CLIP
     from codesign.models.formats import Processor
+    from codesign.models.importance import Criterion
     from codesign.models.resnet_family import ResNetFamily
     from codesign.runs import Run
     from codesign.scenario import Scenario
@@ -224,7 +225,7 @@ def search_hardware(
 
 def evaluate(
     checkpoint: str | os.PathLike[str] | CLIP,
-    data: str | os.PathLike[str] | SourceConfig,
+    data: str | os.PathLike[str] | SourceConfig | Source,
     *,
     processor: Processor | None = None,
     subnet: int | None = None,
@@ -244,7 +245,8 @@ def evaluate(
       checkpoint: a CLIP's file, folder or hub name; a packed family, with `subnet`; or a CLIP
         that is loaded, with its `processor`.
       data: pictures with labels, captions or both, of any format (docs/data.md); "digits" is
-        installed. A `SourceConfig` says all of it: the four following arguments are not looked at.
+        installed. A `SourceConfig` or a `Source` says all of it: the four following arguments are
+        not looked at.
       processor: prepares pictures and texts; default: the checkpoint's.
       subnet: of a family, 0 is the densest.
       split: of the data.
@@ -265,12 +267,12 @@ def evaluate(
     """
     from codesign.models.formats import load_processor
     from codesign.models.resnet_family import is_resnet_family, load_resnet_family
-    from codesign.train.data import SourceConfig, open_source
+    from codesign.train.data import Source, SourceConfig, open_source
     from codesign.train.zero_shot import evaluate_source
 
     config = (
         data
-        if isinstance(data, SourceConfig)
+        if isinstance(data, (Source, SourceConfig))
         else SourceConfig(
             path=os.fspath(data), split=split, limit=limit, classes=classes, templates=templates
         )
@@ -280,6 +282,8 @@ def evaluate(
         if is_resnet_family(path):
             family = load_resnet_family(path)
             check_subnet(path, subnet, len(family))
+            if isinstance(config, Source):
+                raise UserError("evaluate: a classifier's pictures are named, not a Source")
             source = open_labelled_source(family, config)
             told = _Counted(progress, len(source))
             return evaluate_classifier(
@@ -291,7 +295,7 @@ def evaluate(
         raise UserError("evaluate: a CLIP that is loaded needs its processor")
     else:
         clip = checkpoint
-    source = open_source(config)
+    source = config if isinstance(config, Source) else open_source(config)
     return evaluate_source(
         clip,
         processor,
@@ -305,9 +309,9 @@ def evaluate(
 def prune(
     checkpoint: str | os.PathLike[str] | CLIP,
     keep: float | Mapping[str, float] | Architecture,
-    data: str | os.PathLike[str] | SourceConfig | None = None,
+    data: str | os.PathLike[str] | SourceConfig | Source | None = None,
     *,
-    method: Literal["taylor", "loss", "magnitude"] = "taylor",
+    method: Literal["taylor", "loss", "magnitude"] | str | Criterion = "taylor",
     processor: Processor | None = None,
     samples: int = 1024,
     batch_size: int = 32,
@@ -326,8 +330,9 @@ def prune(
       keep: a share of every dimension; shares by name, {"ffn": 0.5, "vision.layers": 0.75}; or
         an architecture, such as a design's, whose towers are taken.
       data: pictures to measure importance on, of their train split; none for "magnitude".
-      method: importance by first-order Taylor, by the measured rise of the loss, or by the
-        weights' size.
+      method: importance by first-order Taylor, by the measured rise of the loss, by the weights'
+        size, or by a function of your own of the CLIP and the batches (None without data), or
+        "FILE.py:NAME" of one.
       processor: prepares pictures and texts; default: the checkpoint's.
       samples: pictures.
       batch_size: of these that the contrastive loss sees together.
@@ -345,7 +350,8 @@ def prune(
     from codesign.models.prune import prune as pruned
     from codesign.models.prune import scaled
     from codesign.train.calibrate import calibration_batches
-    from codesign.train.data import SourceConfig, open_source
+    from codesign.train.data import Source, SourceConfig, open_source
+    from codesign.userfile import is_member
 
     path, batches = None, None
     if isinstance(checkpoint, (str, os.PathLike)):
@@ -353,7 +359,8 @@ def prune(
         clip = load_network(path)
     else:
         clip = checkpoint
-    if method != "magnitude" and data is None:
+    own = callable(method) or is_member(method)
+    if method != "magnitude" and data is None and not own:
         raise UserError(
             f"prune: method {method} measures importance on pictures: give data, or method "
             "magnitude"
@@ -363,9 +370,14 @@ def prune(
             if path is None:
                 raise UserError("prune: a CLIP that is loaded needs its processor")
             processor = load_processor(path, clip)
-        config = data if isinstance(data, SourceConfig) else SourceConfig(path=os.fspath(data))
+        if isinstance(data, Source):
+            source = data
+        elif isinstance(data, SourceConfig):
+            source = open_source(data)
+        else:
+            source = open_source(SourceConfig(path=os.fspath(data)))
         batches = calibration_batches(
-            open_source(config),
+            source,
             processor,
             samples=samples,
             batch_size=batch_size,

@@ -34,6 +34,7 @@ from codesign.renamed import RETIRED_OF_SCENARIO, current_keys, warn_retired, wi
 from codesign.runs import jsonable
 from codesign.scenario import Scenario
 from codesign.space import AcceleratorChoices
+from codesign.userfile import is_member
 
 # Every accelerator parameter is a power of two within these bounds, in a design file, in the
 # choices of a search and in `estimate`: past them the cost tables are extrapolated, not
@@ -309,7 +310,7 @@ def _design(obj: Any, default_name: str) -> Design:
         name=name,
         architecture=_architecture(obj["architecture"]),
         accelerator=_accelerator(obj["accelerator"]),
-        scenario=_scenario(obj.get("scenario", {})),
+        scenario=_scenario(_without_code(obj.get("scenario", {}))),
         sparsity=_sparsity(obj.get("sparsity", [])),
     )
 
@@ -329,6 +330,20 @@ def _no_architecture(model: Any) -> str:
         f"no design can express the model {checks.show(model)}: an architecture is a CLIP whose "
         f"towers have heads of one width; price it with codesign search hardware --model {model}"
     )
+
+
+def _without_code(obj: Any) -> Any:
+    """A file's scenario. Files of designs come from others: unlike configs they run nothing.
+
+    Raises:
+      UserError: it names a costing of a Python file.
+    """
+    if isinstance(obj, Mapping) and is_member(obj.get("costing")):
+        raise UserError(
+            f"scenario.costing: a design file runs no code such as {checks.show(obj['costing'])}; "
+            "leave it out, and give --costing or in Python Scenario(costing=...)"
+        )
+    return obj
 
 
 def _sparsity(value: Any) -> tuple[float, ...]:
@@ -440,7 +455,12 @@ def _check_keys(obj: Mapping[str, Any], valid: Any, where: str) -> None:
 
 
 def _costing(value: Any, where: str) -> str:
-    if value not in COSTINGS:
+    if is_member(value):
+        try:
+            default_scenario(value)
+        except ValueError as error:
+            raise UserError(f"{where}: {error}") from None
+    elif value not in COSTINGS:
         hint = did_you_mean(str(value), COSTINGS)
         raise UserError(f"{where}: unknown {checks.show(value)}; {hint}")
     return str(value)

@@ -96,7 +96,8 @@ class Scenario:
         are as much wider. 0: a chip that cannot.
       subnet_shares: share of the inferences that each subnet of a family runs, the densest
         first, 1 in all; none: all alike.
-      costing: conventions of the cost model, "physical" or "catransformers" (costing.py).
+      costing: conventions of the cost model, "physical" or "catransformers" (costing.py), or
+        "FILE.py:NAME" of a `Costing` of your own.
     """
 
     use_grid: str | Number = "california"

@@ -13,15 +13,18 @@ import hashlib
 import importlib.util
 import io
 import pickle
+import re
 import sys
 import types
 from pathlib import Path
 from typing import Any
 
-from codesign.errors import UserError
+from codesign.errors import UserError, did_you_mean
 from codesign.termination import Terminated
 
 _PREFIX = "_codesign_file_"
+# FILE.py:NAME
+_MEMBER = re.compile(r"(.+\.py):([A-Za-z_]\w*)", re.DOTALL)
 
 
 def load_file(path: Path, what: str) -> types.ModuleType:
@@ -54,6 +57,31 @@ def load_file(path: Path, what: str) -> types.ModuleType:
         del sys.modules[name]
         raise UserError(f"{path}{_line(error, path)}: {_said(error)}") from error
     return module
+
+
+def is_member(name: object) -> bool:
+    """Whether a name is one of a user's file, "FILE.py:NAME"."""
+    return isinstance(name, str) and _MEMBER.fullmatch(name) is not None
+
+
+def load_member(name: str, what: str) -> Any:
+    """What a user's file defines under a name, "FILE.py:NAME"; the file is run once a process.
+
+    Args:
+      name: of which `is_member` is true; "~" is the home folder.
+      what: the thing is, for messages: "objective".
+
+    Raises:
+      UserError: no such file or name, or the file ends in an exception.
+    """
+    match = _MEMBER.fullmatch(name)
+    assert match is not None, name
+    path = Path(match[1]).expanduser()
+    module = sys.modules.get(_module_name(path)) or load_file(path, f"file of the {what}")
+    if not hasattr(module, match[2]):
+        names = [n for n in vars(module) if not n.startswith("_")]
+        raise UserError(f"{path} defines no {match[2]}; {did_you_mean(match[2], names)}")
+    return getattr(module, match[2])
 
 
 def dumps(obj: Any) -> bytes:

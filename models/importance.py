@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 import jax
 import jax.numpy as jnp
@@ -22,15 +22,18 @@ from codesign.models.clip import CLIP
 from codesign.models.gates import Gates, TowerGates, full_gates
 from codesign.models.removal import loss_increase
 from codesign.models.transformer import LayerRank
+from codesign.userfile import is_member, load_member
 
 Method = Literal["taylor", "loss", "magnitude"]
 METHODS: tuple[Method, ...] = get_args(Method)
+# Of the model, and of batches where there are some: scores in the shape of the gates.
+Criterion: TypeAlias = Callable[[CLIP, "Calibration | None"], Gates]
 
 
 def score_units(
     model: CLIP,
     batches: Calibration | None = None,
-    method: Method = "taylor",
+    method: Method | str | Criterion = "taylor",
     *,
     loss: Loss = info_nce,
     groups: int = 16,
@@ -44,7 +47,8 @@ def score_units(
         rise of the loss, a pass forth a unit or group (see `removal.loss_increase`), which
         Taylor's scores put into groups; "magnitude", no data (see `magnitude_importance`).
         Where layers are to go, prefer "loss": taking a layer out is no small step, and Taylor
-        ranks layers hardly better than chance (`benchmarks/pruning.py`).
+        ranks layers hardly better than chance (`benchmarks/pruning.py`). A function of the model
+        and the batches, or "FILE.py:NAME" of one, takes their place.
       loss: of a batch's embeddings; the same function object is compiled once.
       groups: of "loss", how many a layer's FFN units, and a tower's channels, are cut into.
 
@@ -55,7 +59,12 @@ def score_units(
 
     Raises:
       ValueError: an unknown method, no batches, or a loss that is not finite on them.
+      UserError: a file that cannot be run.
     """
+    if is_member(method):
+        method = load_member(str(method), "criterion")
+    if callable(method):
+        return _own_scores(model, batches, method)
     if method not in METHODS:
         raise ValueError(f"method is {method!r}, expected one of {', '.join(METHODS)}")
     if method == "magnitude":
@@ -72,6 +81,15 @@ def score_units(
             "the loss is not finite on the calibration batches; are images normalised, ids "
             "within the vocabulary and the weights finite?"
         )
+    return scores
+
+
+def _own_scores(model: CLIP, batches: Calibration | None, criterion: Criterion) -> Gates:
+    scores, name = criterion(model, batches), getattr(criterion, "__name__", "the criterion")
+    if not isinstance(scores, Gates):
+        raise ValueError(f"{name} gives a {type(scores).__name__}; it must give codesign's Gates")
+    if not all(bool(jnp.isfinite(values).all()) for values in jax.tree.leaves(scores)):
+        raise ValueError(f"{name} gives scores that are not finite")
     return scores
 
 

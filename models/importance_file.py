@@ -26,15 +26,12 @@ from codesign.errors import UserError
 from codesign.json_text import parse_json
 from codesign.models.clip import CLIP
 from codesign.models.gates import Gates, TowerGates, full_gates
-from codesign.models.importance import Method
 from codesign.runs import write_bytes
 
 _KIND = "codesign importance"
 
 
-def save_importance(
-    path: str | os.PathLike[str], scores: Gates, model: CLIP, method: Method
-) -> None:
+def save_importance(path: str | os.PathLike[str], scores: Gates, model: CLIP, method: str) -> None:
     """Writes scores as a whole: after a kill the old file or the new one is there.
 
     Args:

@@ -25,6 +25,7 @@ READ = [
     ("README.md",),
     ("docs/tutorials/chip.md",),
     ("docs/tutorials/dress.md",),
+    ("docs/tutorials/custom-parts.md",),
     ("docs/tutorials/checkpoint-and-data.md",),
     ("docs/tutorials/first-codesign.md", "docs/tutorials/report.md"),
 ]

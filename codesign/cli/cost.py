@@ -42,7 +42,7 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--costing",
         help="physical (default), or catransformers: the published reference's conventions "
-        "and its scenario, to compare with its numbers",
+        "and its scenario, to compare with its numbers; or FILE.py:NAME of your own",
     )
     parser.add_argument(
         "--uncertainty",

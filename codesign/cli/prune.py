@@ -18,8 +18,9 @@ from codesign.cli.checkpoint import (
 )
 from codesign.cli.evaluate import add_source, source_config
 from codesign.cli.output import console, print_json, shards_to_stderr
-from codesign.errors import UserError
+from codesign.errors import UserError, did_you_mean
 from codesign.printable import printable
+from codesign.userfile import is_member
 
 if TYPE_CHECKING:
     from codesign.architecture import Architecture
@@ -48,10 +49,10 @@ def add(commands: Any) -> None:
     parser.add_argument("--name", help="the design to take from a list of designs")
     parser.add_argument(
         "--method",
-        choices=("taylor", "loss", "magnitude"),
+        metavar="NAME",
         default="taylor",
-        help="importance by first-order Taylor (default), by the measured rise of the loss, "
-        "slower, or by the weights' size, which needs no data",
+        help="importance by first-order taylor (default), by the measured rise of the loss, "
+        "slower, by magnitude, which needs no data, or by FILE.py:NAME, a function of your own",
     )
     parser.add_argument(
         "--importance",
@@ -151,13 +152,16 @@ def _shares(words: list[str]) -> float | dict[str, float]:
 
 def _scores(args: argparse.Namespace, clip: CLIP) -> Gates:
     """From the file, or measured and then kept in it."""
-    from codesign.models.importance import score_units
+    from codesign.models.importance import METHODS, score_units
     from codesign.models.importance_file import load_importance, save_importance
 
     if args.importance is not None and Path(args.importance).exists():
         return load_importance(args.importance, clip)
-    batches = None
-    if args.method != "magnitude":
+    batches, own = None, is_member(args.method)
+    if args.method not in METHODS and not own:
+        hint = did_you_mean(args.method, METHODS)
+        raise UserError(f"--method {args.method}: {hint}, or FILE.py:NAME of your own")
+    if args.method != "magnitude" and not (own and args.data is None):
         if args.data is None:
             raise UserError(
                 f"--method {args.method} measures importance on pictures: give --data, or use "

@@ -9,20 +9,24 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
 from codesign.cost import tables
-from codesign.cost.costing import Costing
+from codesign.cost.costing import PHYSICAL, Costing
 from codesign.cost.dram import FACTORS
 from codesign.cost.published import Range, published
+from codesign.tables import read_table
 
 # Quantiles that the ends of a range stand for, in standard deviations: 5 and 95 %.
 _END = 1.6449
 # Of a component's columns, the quantity of data/silicon.csv that varies with it.
 _LEAKAGE = ("logic_leakage", "ratio")
+_COLUMNS = ("energy_pj", "area_um2", "power_uw")
 # SRAM: factors on CACTI's laws, and what is published of each.
 SRAM_QUANTITIES = {
     "area": "area_mm2",
@@ -51,12 +55,37 @@ class Components:
         return self.values[name][column]
 
 
+def _rows(costing: Costing) -> Mapping[str, Mapping[str, str]]:
+    """The rows of a costing's table by component.
+
+    Raises:
+      ValueError: a file that cannot be read, or lacks components or columns of ours.
+    """
+    ours = tables.table(f"{PHYSICAL.components}_22nm", "component")
+    if not costing.components.endswith(".csv"):
+        return tables.table(f"{costing.components}_22nm", "component")
+    found = read_table(costing.components, "component")
+    for name, row in ours.items():
+        columns = found.get(name, {})
+        for column in _COLUMNS:
+            try:
+                value = float(columns[column])
+            except (KeyError, TypeError, ValueError):
+                value = -1.0
+            if not 0 <= value < math.inf:
+                raise ValueError(
+                    f"{costing.components}: {name} needs a number {column}, as {row[column]} of "
+                    f"the {PHYSICAL.name} costing"
+                )
+    return found
+
+
 @functools.cache
 def nominal(costing: Costing) -> Components:
     """The components of a costing's table."""
     values = {
-        name: {column: float(row[column]) for column in ("energy_pj", "area_um2", "power_uw")}
-        for name, row in tables.table(f"{costing.components}_22nm", "component").items()
+        name: {column: float(row[column]) for column in _COLUMNS}
+        for name, row in _rows(costing).items()
     }
     factors = tables.table("sram_factors_22nm", "quantity")
     srams = {name: float(row["factor"]) for name, row in factors.items()}
@@ -73,7 +102,7 @@ def sampled(costing: Costing, samples: int, seed: int = 0) -> Components:
     Raises:
       ValueError: a costing whose table says of no component what it varies as.
     """
-    rows = tables.table(f"{costing.components}_22nm", "component")
+    rows = _rows(costing)
     if not any(row.get("varies_as") for row in rows.values()):
         raise ValueError(f"the {costing.name} costing has no ranges of its components")
     rng, drawn = np.random.default_rng(seed), {}

@@ -11,13 +11,15 @@ cost/catransformers.py. docs/cost-model.md tells what each does to the numbers.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Literal
 
 from codesign.cost import catransformers, dram, physical
-from codesign.errors import did_you_mean
+from codesign.errors import UserError, did_you_mean
 from codesign.scenario import Scenario
+from codesign.userfile import is_member, load_member
 from codesign.workload.counting import AS_RUN, Counting
 
 
@@ -26,9 +28,10 @@ class Costing(Counting):
     """One set of conventions: how operators are counted, and what they cost.
 
     Attributes:
-      name: "physical" or "catransformers".
+      name: "physical", "catransformers" or another's.
       vector_steps, products, sparse_weights: see Counting.
-      components: component table of cost/data, without its "_22nm.csv".
+      components: component table of cost/data, without its "_22nm.csv", or the path of a file
+        NAME.csv with the same columns.
       wiring: what the two axes of the PE array may carry: "fixed": n along the columns
         and k along the rows; "free": any factors of m, k and n along either.
       sizes: "padded": a dimension that does not fill its PEs is padded; "divisors":
@@ -143,15 +146,31 @@ NAMES = tuple(_COSTINGS)
 
 
 def costing_of(scenario: Scenario) -> Costing:
-    """The costing a scenario names.
+    """The costing a scenario names: one of `NAMES`, or "FILE.py:NAME" of another.
 
     Raises:
       ValueError: there is none of that name.
     """
     name = scenario.costing
+    if is_member(name):
+        return _of_file(name)
     if name not in _COSTINGS:
         raise ValueError(f"scenario.costing: there is no '{name}'; {did_you_mean(name, NAMES)}")
     return _COSTINGS[name]
+
+
+@functools.cache
+def _of_file(name: str) -> Costing:
+    try:
+        found = load_member(name, "costing")
+    except UserError as error:
+        raise ValueError(f"scenario.costing: {error}") from error
+    if not isinstance(found, Costing):
+        raise ValueError(
+            f"scenario.costing: {name} is a {type(found).__name__}; it must be a "
+            "codesign.costing.Costing, such as dataclasses.replace(PHYSICAL, ...)"
+        )
+    return found
 
 
 def default_scenario(name: str) -> Scenario:

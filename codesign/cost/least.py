@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from codesign.accelerator import Accelerator
-from codesign.cost.costing import Costing, costing_of
+from codesign.cost.costing import PHYSICAL, Costing, costing_of
 from codesign.cost.execution import Execution
 from codesign.cost.handover import Shares, shares_of, taken_words
 from codesign.cost.mapping import glb_words
@@ -34,7 +34,11 @@ _AT_ONCE = 8192
 
 def covers(costing: Costing) -> bool:
     """Whether the bounds hold under a costing's rules: one that pads, with sums of 32 bits."""
-    return costing.wiring == "fixed" and costing.sizes == "padded" and costing.wide_sums
+    if not (costing.wiring == "fixed" and costing.sizes == "padded" and costing.wide_sums):
+        return False
+    # Of another's rules nobody knows, unless they are ours on other components.
+    own = dataclasses.replace(costing, name=PHYSICAL.name, components=PHYSICAL.components)
+    return dataclasses.replace(own, scenario=PHYSICAL.scenario) == PHYSICAL
 
 
 @jax.jit

@@ -6,8 +6,8 @@ here) it may be
 * the name of a row of OBJECTIVES, "carbon" or "edp", or the key that the row has in files;
 * a product of powers of these, "carbon^0.7 * latency^0.3": the weighted sum of their logarithms,
   in which costs of different units weigh by their relative change;
-* a function of Costs, written in a config file. A last word of its name that is a unit (`_s`,
-  `_j`, `_mm2`, `_kgco2e`) is taken for one.
+* a function of Costs, written in a config file, or in any file as "FILE.py:NAME". A last word of
+  its name that is a unit (`_s`, `_j`, `_mm2`, `_kgco2e`) is taken for one.
 
 A row of OBJECTIVES is all that a new named objective takes; its key is then a limit too, once it
 is a field of Limits.
@@ -28,8 +28,9 @@ import jax.numpy as jnp
 from codesign.bounds import DocInfo, Predicate
 from codesign.constraints import Positive
 from codesign.cost.model import Costs
-from codesign.errors import did_you_mean
+from codesign.errors import UserError, did_you_mean
 from codesign.quantities import without_unit
+from codesign.userfile import is_member, load_member
 
 CostFunction: TypeAlias = Callable[[Costs], Any]
 
@@ -83,7 +84,7 @@ def objective(mode: str | CostFunction) -> Objective:
     """The objective that a name, a product of powers, or a function stands for.
 
     Raises:
-      ValueError: there is none of that name.
+      ValueError: there is none of that name, or its file cannot be run.
     """
     if isinstance(mode, Objective):
         return mode
@@ -92,7 +93,20 @@ def objective(mode: str | CostFunction) -> Objective:
         return Objective(without_unit(name), name, mode, monotone=False)
     if mode in _NAMED:
         return _NAMED[mode]
+    if is_member(mode):
+        return _of_file(mode)
     return _product(mode)
+
+
+def _of_file(name: str) -> Objective:
+    """The objective of "FILE.py:NAME"."""
+    try:
+        found = load_member(name, "objective")
+    except UserError as error:
+        raise ValueError(str(error)) from error
+    if not callable(found):
+        raise ValueError(f"the objective {name} is a {type(found).__name__}, not a function")
+    return objective(found)
 
 
 def _product(text: str) -> Objective:
@@ -131,7 +145,8 @@ Mode: TypeAlias = Annotated[
     Predicate(is_objective),
     DocInfo(
         ", ".join(repr(row.name) for row in OBJECTIVES)
-        + ", a product of powers such as 'carbon^0.7*latency^0.3', or a function of Costs"
+        + ", a product of powers such as 'carbon^0.7*latency^0.3', or a function of Costs, such as "
+        "FILE.py:NAME"
     ),
 ]
 

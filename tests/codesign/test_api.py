@@ -288,4 +288,4 @@ def test_evaluating_needs_a_processor():
 def test_functions_have_readable_signatures():
     for name in ("search", "finetune", "dress"):
         names = list(inspect.signature(getattr(cd, name)).parameters)
-        assert names == ["config", "fields", "out", "resume", "check", "progress"]
+        assert names == ["config", "fields", "out", "resume", "check", "loggers", "progress"]

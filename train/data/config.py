@@ -71,7 +71,8 @@ class SourceConfig:
     Attributes:
       path: "digits"; a table of captions (.csv, .tsv, .jsonl) or a folder with one; a folder
         of class folders; a parquet file, folder or hub name; tar shards, as "DIR/*.tar",
-        "DIR/{0000..0099}.tar", a folder of them or several joined by "::".
+        "DIR/{0000..0099}.tar", a folder of them or several joined by "::"; "FILE.py:NAME", a
+        function of your own that returns a `Source`, or a dict of them by split.
       split: "train", "validation", "test", another the data have, or "all". Data without
         splits are train, less what holdout keeps for validation.
       limit: use only this many pictures, drawn at random by seed; left out, all.

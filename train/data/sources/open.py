@@ -7,11 +7,13 @@ import functools
 import glob
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 
+from codesign.errors import UserError
+from codesign.termination import Terminated
 from codesign.train.data import captions, hub, prompts
 from codesign.train.data.config import DataError, SourceConfig, check_data
 from codesign.train.data.sources import digits, folders, parquet, shards, table
@@ -25,6 +27,7 @@ from codesign.train.data.sources.base import (
 )
 from codesign.train.data.sources.braces import expand
 from codesign.train.data.split import stratified_split
+from codesign.userfile import is_member, load_member
 
 Progress = Callable[[int, int], object]
 
@@ -156,6 +159,8 @@ def _split(splits: Splits, config: SourceConfig) -> Source:
 def _read(config: SourceConfig, progress: Progress | None) -> Splits:
     if config.path == "digits":
         return digits.read(config)
+    if is_member(config.path):
+        return _read_own(config.path)
     path = Path(os.path.expanduser(config.path))
     if path.is_dir():
         return _read_folder(path, config, progress)
@@ -169,6 +174,30 @@ def _read(config: SourceConfig, progress: Progress | None) -> Splits:
     if re.match(r"\w+:", config.path) and not path.drive:
         raise DataError(f"{config.path}: only local files are read; copy or mount them first")
     raise DataError(f"{config.path} does not exist: give a file, a folder, shards or digits")
+
+
+def _read_own(name: str) -> Splits:
+    """What a user's file makes: a source, or sources by split; "FILE.py:NAME" is a function."""
+    make = load_member(name, "data")
+    try:
+        made = make() if callable(make) else make
+    except (UserError, KeyboardInterrupt, Terminated):
+        raise
+    except Exception as error:  # the user's own code: any error in it is bad input
+        text = str(error).partition("\n")[0]
+        raise DataError(f"{name}: {type(error).__name__}: {text}") from error
+    parts = dict(made) if isinstance(made, Mapping) else {UNSPLIT: made}
+    for part in parts.values():
+        if not isinstance(part, Source):
+            raise DataError(
+                f"{name} gives a {type(part).__name__}: it must give a codesign.train.data.Source, "
+                "or a dict of them by split"
+            )
+    return {split: functools.partial(_itself, part) for split, part in parts.items()}
+
+
+def _itself(source: Source) -> Source:
+    return source
 
 
 def _read_files(files: list[Path], config: SourceConfig, progress: Progress | None) -> Splits:
