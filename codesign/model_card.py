@@ -181,7 +181,7 @@ def _write_family_card(
     measured = {f"{s['sparsity']:.0%} sparse": s.get("validation") for s in summary["subnets"]}
     card = _measured(card, measured, _validation(record))
     card = card.adding("Subnets", _subnets_table(summary["subnets"], summary["bytes"]))
-    about = described(file) or {}
+    about = (described(file) or {}).get("about", {})
     if "architecture" in about:
         card = network_card(card, "family", about["architecture"], tags=["sparse"])
     else:

@@ -18,7 +18,7 @@ from codesign.cli.checkpoint import (
 )
 from codesign.cli.evaluate import add_source, source_config
 from codesign.cli.output import console, print_json, shards_to_stderr
-from codesign.errors import UserError, did_you_mean
+from codesign.errors import UserError
 from codesign.printable import printable
 from codesign.userfile import is_member
 
@@ -49,6 +49,7 @@ def add(commands: Any) -> None:
     parser.add_argument("--name", help="the design to take from a list of designs")
     parser.add_argument(
         "--method",
+        choices=_Methods(("taylor", "loss", "magnitude")),
         metavar="NAME",
         default="taylor",
         help="importance by first-order taylor (default), by the measured rise of the loss, "
@@ -137,6 +138,13 @@ def _architecture(args: argparse.Namespace, clip: CLIP) -> Architecture:
         raise UserError(f"--keep: {error}") from None
 
 
+class _Methods(tuple[str, ...]):
+    """The methods that are known, and whatever is "FILE.py:NAME"."""
+
+    def __contains__(self, name: object) -> bool:
+        return super().__contains__(name) or is_member(name)
+
+
 def _shares(words: list[str]) -> float | dict[str, float]:
     """ "0.5" alone, or "ffn=0.5" and the like."""
     try:
@@ -152,15 +160,12 @@ def _shares(words: list[str]) -> float | dict[str, float]:
 
 def _scores(args: argparse.Namespace, clip: CLIP) -> Gates:
     """From the file, or measured and then kept in it."""
-    from codesign.models.importance import METHODS, score_units
+    from codesign.models.importance import score_units
     from codesign.models.importance_file import load_importance, save_importance
 
     if args.importance is not None and Path(args.importance).exists():
         return load_importance(args.importance, clip)
     batches, own = None, is_member(args.method)
-    if args.method not in METHODS and not own:
-        hint = did_you_mean(args.method, METHODS)
-        raise UserError(f"--method {args.method}: {hint}, or FILE.py:NAME of your own")
     if args.method != "magnitude" and not (own and args.data is None):
         if args.data is None:
             raise UserError(

@@ -86,7 +86,7 @@ def nearest_mean(data, monkeypatch):
     table = caption_ids(opened.train, processor)
 
     class Encoders:
-        def __init__(self, model, processor, batch_size):
+        def __init__(self, model, processor, batch_size, gates=None):
             self.batch_size = batch_size
 
         def images(self, pixels):
