@@ -146,11 +146,12 @@ def network_card(
 _OWN_SECTIONS = ("Dimensions", "Loading")
 
 
-def write_run_cards(run: str | os.PathLike[str]) -> None:
+def write_run_cards(run: str | os.PathLike[str], config: Mapping[str, Any] | None = None) -> None:
     """The cards of all that a run of `codesign search`, `finetune` or `dress` delivered.
 
     Args:
       run: its folder, whose files are whole.
+      config: its fields as they are now, where the folder's may be of a former version.
 
     Raises:
       UserError: files of a run that cannot be read.
@@ -158,6 +159,8 @@ def write_run_cards(run: str | os.PathLike[str]) -> None:
     """
     path = Path(run)
     record, summary = read_json(path / CONFIG), read_json(path / SUMMARY)
+    if config is not None:
+        record = record | {"config": config}
     card = _run_card(record, summary)
     if (path / DESIGNS).is_file():
         for design in read_json(path / DESIGNS):

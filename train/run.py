@@ -26,6 +26,7 @@ from codesign.dress.trees import named_leaves, pick
 from codesign.errors import UserError
 from codesign.model_card import write_run_cards
 from codesign.models.subnets import FAMILY
+from codesign.overrides import config_to_json
 from codesign.progress import OnProgress
 from codesign.renamed import former_names
 from codesign.report.finetune import headline, write_report
@@ -133,7 +134,7 @@ def run_training(
             opened.write(summary["steps"], {"summary": summary})
     if jax.process_index() == 0:
         folder.write_json(SUMMARY, summary)
-        write_run_cards(folder.path)
+        write_run_cards(folder.path, config_to_json(config))
         write_report(folder.path)
     return summary
 

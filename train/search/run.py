@@ -25,6 +25,7 @@ from rich.console import Console
 from codesign.constraints import check_config
 from codesign.model_card import write_run_cards
 from codesign.models import full_gates, reorder, taylor_importance
+from codesign.overrides import config_to_json
 from codesign.progress import OnProgress
 from codesign.report.correct import CORRECT, correct_json
 from codesign.report.html import write_report
@@ -131,7 +132,7 @@ def run_search(
     folder.write_json(CORRECT, correct_json(right))
     folder.write_json(DESIGNS, designs)
     folder.write_json(SUMMARY, summary)
-    write_run_cards(folder.path)
+    write_run_cards(folder.path, config_to_json(config))
     write_report(folder.path)
     return {"designs": designs, "summary": summary}
 
