@@ -9,6 +9,7 @@ its own.
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 import functools
 from collections.abc import Sequence
@@ -140,29 +141,29 @@ def run_training(
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Training:
+class Training(abc.ABC):
     """A subject, its stages and their loop; a subclass for each kind of training."""
 
     config: Config
     subject: Subject
     loop: Loop
 
-    @functools.cached_property
+    @property
+    @abc.abstractmethod
     def stages(self) -> tuple[Stage, ...]:
         """All of them, in order.
 
         Raises:
           UserError: subnets that do not suit the network.
         """
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def models(self, state: Any) -> list[Any]:
         """The networks that a state delivers."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def deliver(self, state: Any) -> dict[str, Any]:
         """Writes the networks of the last state to disk; what summary.json says of them."""
-        raise NotImplementedError
 
     def dense_stage(self, name: str, steps: int, warmup_steps: int, ema: float = 0.0) -> Stage:
         """Training of the network as it is, from the subject's parameters."""

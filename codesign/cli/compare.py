@@ -9,7 +9,8 @@ from typing import Any
 
 from codesign.cli import configured
 from codesign.cli.arguments import add_config_command, add_run_options
-from codesign.cli.output import console, print_json
+from codesign.cli.output import console
+from codesign.cli.results import print_results
 from codesign.kinds import COMPARISON
 
 # Fields of a comparison that the config of a search lacks: their options, and what they take.
@@ -63,7 +64,12 @@ def run(args: argparse.Namespace) -> int:
         out = out.with_name(f"{out.name}-compare")  # runs/CONFIG is the search's own
     with configured.kept_when_stopped(args):
         folder = RunFolder.create(
-            out, config_to_json(config), resume=args.resume, name=name, kind=COMPARISON.name
+            out,
+            config_to_json(config),
+            resume=args.resume,
+            name=name,
+            kind=COMPARISON.name,
+            command=args.command_line,
         )
         run_compare(config, folder, console(stderr=True), check=args.check)
     print_comparisons([out], args.json)
@@ -84,24 +90,11 @@ def _own_overrides(args: argparse.Namespace) -> list[str]:
 
 def print_comparisons(folders: Sequence[Path], as_json: bool) -> None:
     """The table of each comparison, what it shows, and where its report is."""
-    from codesign.report.compare import (
-        claims_json,
-        comparison_table,
-        lines,
-        read_result,
-    )
-    from codesign.runs import REPORT
+    from codesign.report.compare import claims_json, comparison_table, lines, read_result
 
-    results = {folder: read_result(folder) for folder in folders}
-    if as_json:
-        found = [
-            {"run": str(f), "report": str(f / REPORT)} | r | claims_json(r)
-            for f, r in results.items()
-        ]
-        print_json(found[0] if len(found) == 1 else found)
-        return
-    out = console()
-    for folder, result in results.items():
-        out.print(comparison_table(result))
-        for text in (*lines(result), f"report: {folder / REPORT}"):
-            out.print(text, soft_wrap=True)
+    print_results(
+        {folder: read_result(folder) for folder in folders},
+        as_json,
+        lambda result: [comparison_table(result), *lines(result)],
+        lambda result: result | claims_json(result),
+    )

@@ -94,7 +94,7 @@ def test_a_searched_design(tmp_path):
 
 def test_a_fine_tuning_of_a_checkpoint_of_the_hub_on_local_files(tmp_path):
     config = {
-        "train": {"path": "/home/me/secret/shards"},
+        "train": {"path": str(tmp_path / "secret" / "shards")},
         "validation": {"path": "digits", "split": "test"},
         "checkpoint": "openai/clip-vit-base-patch16@v1",
         "loss": {"teacher": str(tmp_path / "large")},
