@@ -26,7 +26,7 @@ from codesign.report import plots
 from codesign.report.html import Picture, environment, write_page
 from codesign.report.text import MISSING, significant
 from codesign.runs import CONFIG, REPORT, read_record, write_bytes
-from codesign.study.findings import IN_PART, NO, YES
+from codesign.study.finding import IN_PART, NO, YES
 from codesign.study.paper import RESULT
 
 FIGURE, TABLES = "paper.png", "paper.md"

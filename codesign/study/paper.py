@@ -12,7 +12,8 @@ from typing import Any
 from codesign.errors import UserError
 from codesign.runs import jsonable
 from codesign.study.config import PaperConfig
-from codesign.study.findings import Finding, findings
+from codesign.study.finding import Finding
+from codesign.study.findings import findings
 from codesign.study.priced import Priced, price
 from codesign.study.published import PAPER
 

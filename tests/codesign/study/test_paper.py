@@ -16,7 +16,7 @@ from codesign.search.hardware import search_hardware
 from codesign.search.objectives import Limits
 from codesign.space import AcceleratorChoices
 from codesign.study.config import PaperConfig
-from codesign.study.findings import IN_PART, NO, YES, _all, _grade
+from codesign.study.finding import IN_PART, NO, YES, grade_of, grade_of_all
 from codesign.study.paper import study_paper
 from codesign.study.published import as_printed, claims, designs, networks
 
@@ -192,12 +192,12 @@ def test_shares_and_intensities_go_the_way_of_physics(found):
     [(17, 17, YES), (9, 17, YES), (8, 17, IN_PART), (0, 17, NO), (-3, 17, NO), (None, 17, NO)],
 )
 def test_half_of_a_size_is_a_yes(ours, published, verdict):
-    assert _grade(ours, published) == verdict
+    assert grade_of(ours, published) == verdict
 
 
 def test_several_verdicts_are_one():
-    assert _all([YES, YES]) == YES and _all([NO, NO]) == NO
-    assert _all([YES, NO]) == _all([YES, IN_PART]) == IN_PART
+    assert grade_of_all([YES, YES]) == YES and grade_of_all([NO, NO]) == NO
+    assert grade_of_all([YES, NO]) == grade_of_all([YES, IN_PART]) == IN_PART
 
 
 # ---- the command -------------------------------------------------------------------------
