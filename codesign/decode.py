@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import types
 import typing
 from collections.abc import Iterator, Sequence
@@ -24,6 +25,7 @@ from typing import Annotated, Any, TypeVar
 
 from codesign.constraints import describe, is_huge
 from codesign.errors import UserError, did_you_mean
+from codesign.json_text import read_json
 from codesign.printable import short_repr
 
 T = TypeVar("T")
@@ -61,6 +63,17 @@ def decode(kind: type[T], obj: Any, where: str, *, at: str = "", exact: bool = F
     if exact and (odd := next(_inexact(kind, obj, before), None)):
         raise UserError(f"{where}: {odd}")
     return typing.cast(T, decoded)
+
+
+def read_checked(path: str | os.PathLike[str], kind: type) -> Any:
+    """The JSON of a file as it stands there, of which all that a dataclass has is as it says.
+
+    Raises:
+      UserError: the file is not there, or holds something else: the line names the field.
+    """
+    found = read_json(path)
+    decode(kind, found, os.fspath(path))
+    return found
 
 
 @functools.cache

@@ -17,9 +17,8 @@ from rich.text import Text
 
 from codesign.bounds import Ge, Le
 from codesign.constraints import Natural
-from codesign.decode import decode
+from codesign.decode import decode, read_checked
 from codesign.errors import UserError
-from codesign.json_text import read_json
 from codesign.openers import unwaiting
 from codesign.printable import printable
 from codesign.report import ablation_plots as plots
@@ -188,8 +187,7 @@ def write_report(folder: str | os.PathLike[str]) -> Path:
       RunError: where the disk refuses.
     """
     folder = Path(folder)
-    result, record = read_json(folder / RESULT), read_record(folder / CONFIG)
-    decode(_Ablation, result, str(folder / RESULT))
+    result, record = read_checked(folder / RESULT, _Ablation), read_record(folder / CONFIG)
     shown = pictures(result, _read_points(folder / "points.csv"))
     page = render(result, record, shown, folder)
     for picture in shown:

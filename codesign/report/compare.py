@@ -21,8 +21,7 @@ from rich.table import Table
 
 from codesign.bounds import Ge, Gt, Le, MaxLen, MinLen
 from codesign.constraints import Count
-from codesign.decode import decode
-from codesign.json_text import read_json
+from codesign.decode import read_checked
 from codesign.printable import printable
 from codesign.report import plots
 from codesign.report.html import Picture, environment, write_page
@@ -450,8 +449,7 @@ def read_result(folder: Path) -> dict[str, Any]:
     Raises:
       UserError: its file is not there or damaged.
     """
-    result: dict[str, Any] = read_json(folder / RESULT)
-    decode(_Result, result, str(folder / RESULT))
+    result: dict[str, Any] = read_checked(folder / RESULT, _Result)
     return result
 
 
