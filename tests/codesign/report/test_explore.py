@@ -145,6 +145,7 @@ def test_no_name_ends_the_json_or_begins_a_script():
     assert json.loads(text)["runs"] == [HOSTILE]
 
 
+@pytest.mark.slow  # maps every product anew
 def test_operators_add_up_to_what_the_run_wrote_down():
     from codesign.accelerator import Accelerator
     from codesign.architecture import Architecture, Tower

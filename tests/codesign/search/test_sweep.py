@@ -63,6 +63,7 @@ def demand(scenario=SCENARIOS[0], densities=(1.0,), shares=(1.0,)):
     return Demand(works, shares, HELD, scenario)
 
 
+@pytest.mark.slow  # every product of it is held to its bound below
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=["default", "odd"])
 def test_no_accelerator_costs_less_than_its_bounds(scenario):
     chips = accelerator_grid(GRID)

@@ -47,6 +47,7 @@ def trials(setup):
     return Trials.start(setup, setup.params, setup.constants.fixed, None)
 
 
+@pytest.mark.slow  # compiles a supernet three times
 def test_a_trial_is_the_tuning_of_a_search(setup, trials, batch):
     """Against the candidates of a population, tuned beside the supernet, cut out and measured."""
     architectures = np.array([[0, 1, 0, 1, 1, 0, 1, 0], [1, 0, 1, 0, 0, 1, 0, 1]])
