@@ -27,8 +27,9 @@ from codesign.cost.demand import (
     sparse_demand,
     subnet_shares,
 )
+from codesign.cost.discrete import Job, priced
 from codesign.cost.mapper import gemm_run
-from codesign.cost.model import Costs, clip_costs, expected, workload_costs
+from codesign.cost.model import Costs, clip_costs, expected
 from codesign.cost.technology import technology
 from codesign.dress.masks import checked_sparsities
 from codesign.errors import UserError
@@ -36,23 +37,9 @@ from codesign.scenario import Scenario
 from codesign.workload import Workload
 from codesign.workload.clip import CLIP_FAMILY
 
-_price = jax.jit(clip_costs)
 _price_side_by_side = jax.jit(jax.vmap(clip_costs))  # leaves [N] all
 # Designs priced side by side.
 _AT_ONCE = 64
-_price_workload = jax.jit(workload_costs)
-
-
-@jax.jit
-def _price_each(
-    architecture: Architecture,
-    accelerator: Accelerator,
-    scenario: Scenario,
-    densities: Any,
-    contents: Any,
-) -> Costs:
-    one = lambda d: clip_costs(architecture, accelerator, scenario, d, contents)  # noqa: E731
-    return jax.vmap(one)(densities)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,11 +102,11 @@ def estimate(
     if not isinstance(sparsity, Sequence) or sparsity:
         return family_costs(estimate_subnets(architecture, accelerator, scenario, sparsity))
     architecture, accelerator, scenario = _checked(architecture, accelerator, scenario)
-    subnet_shares(scenario, 1)
+    demand = dense_demand(architecture, scenario)
     _check_dram(architecture, scenario, 1)
-    costs = jax.tree.map(float, _price(architecture, accelerator, scenario))
+    costs: Costs = jax.tree.map(float, _of_each(demand, accelerator)[0])
     if not math.isfinite(costs.latency_s):
-        raise _no_mapping(dense_demand(architecture, scenario).workloads[0], accelerator, scenario)
+        raise _no_mapping(demand.workloads[0], accelerator, scenario)
     _warn_overload(costs.latency_s, scenario)
     return costs
 
@@ -205,8 +192,7 @@ def estimate_subnets(
     demand = sparse_demand(architecture, scenario, levels)
     densities = 1 - np.asarray(levels, np.float32)
     _check_dram(architecture, demand.scenario, float(densities[0]))
-    costs = _price_each(architecture, accelerator, demand.scenario, densities, demand.contents)
-    each = [jax.tree.map(lambda x, k=k: x[k], costs) for k in range(len(levels))]
+    each = _of_each(demand, accelerator)
     return _subnets(architecture, accelerator, demand, levels, each, densities)
 
 
@@ -231,10 +217,7 @@ def estimate_family(
     demand = family_demand(architecture, scenario, densities)
     kept = [mean_density(architecture, subnet) for subnet in densities]
     _check_dram(architecture, demand.scenario, max(kept))
-    each = [
-        _price_workload(work, accelerator, demand.scenario, demand.contents)
-        for work in demand.workloads
-    ]
+    each = _of_each(demand, accelerator)
     return _subnets(architecture, accelerator, demand, [1 - k for k in kept], each, kept)
 
 
@@ -244,21 +227,27 @@ def family_costs(subnets: Sequence[Subnet]) -> Costs:
     return jax.tree.map(float, expected(stacked, [subnet.share for subnet in subnets]))
 
 
+def _of_each(demand: Demand, accelerator: Accelerator) -> list[Costs]:
+    """Costs of every workload of a demand, as if it ran all inferences."""
+    jobs = [Job(work, accelerator, demand.scenario, demand.contents) for work in demand.workloads]
+    return [job.costs for job in priced(jobs)]
+
+
 def _subnets(
     architecture: Architecture,
     accelerator: Accelerator,
     demand: Demand,
     levels: Sequence[float],
-    priced: Sequence[Costs],
+    each: Sequence[Costs],
     densities: Any,
 ) -> list[Subnet]:
     """The subnets of the costs that each would have alone."""
     scenario = demand.scenario
-    for work, costs in zip(demand.workloads, priced, strict=True):
+    for work, costs in zip(demand.workloads, each, strict=True):
         if not np.isfinite(costs.latency_s):
             raise _no_mapping(work, accelerator, scenario)
     found, memory = [], CLIP_FAMILY.memory(architecture, scenario)
-    for level, share, costs, kept in zip(levels, demand.shares, priced, densities, strict=True):
+    for level, share, costs, kept in zip(levels, demand.shares, each, densities, strict=True):
         weights = float(weight_bytes(memory, scenario, float(kept)))
         found.append(Subnet(float(level), share, jax.tree.map(float, costs), weights))
     _warn_overload(sum(subnet.share * subnet.costs.latency_s for subnet in found), scenario)

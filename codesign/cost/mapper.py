@@ -143,7 +143,10 @@ def best_mapping(work: Work, crowded: Array | bool | None = None) -> Best:
         # One number for a whole batch, so under vmap too what is passed over takes no time.
         return jax.lax.cond(crowded | ~in_crowd, looked_at, lambda same: same, best), None
 
-    best = _packed(jnp.full((), jnp.inf, jnp.float32), 0)
+    # Infinite either way; but as it asks the work, vmap knows from the first that the loop carries
+    # a number for each of the batch, and need not find out by tracing the loop twice.
+    started = work.dims["m"] + work.tech.static_pj > 0
+    best = _packed(jnp.where(started, jnp.float32(jnp.inf), jnp.float32(jnp.inf)), 0)
     ends = np.cumsum([0, *(len(x.crowded) for x in lists)], dtype=np.int32)
     assert ends[-1] <= _NUMBER
     for schedule, points, first, end in zip(SCHEDULES, lists, ends[:-1], ends[1:], strict=True):

@@ -70,6 +70,8 @@ def _coefficients(quantity: str) -> np.ndarray:
     return _continued(_continued(logs, _MARGIN).T, 1).T
 
 
+# Jitted to be traced once for each kind of arguments: a design is priced by dozens of these.
+@functools.partial(jax.jit, static_argnums=0)
 def law(quantity: str, capacity_kib: Scalar, width_bytes: Scalar) -> Array:
     """One of QUANTITIES for an array of a capacity and access width; shapes broadcast.
 

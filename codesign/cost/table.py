@@ -256,11 +256,16 @@ def _sum_operators(
     return run
 
 
-def stack_workloads(workloads: Sequence[Workload]) -> Workload:
-    """Batches of workloads [D_i] as one batch [sum D_i], padded with operators that never run."""
-    gemms = max(len(w.gemm_names) for w in workloads)
+def stack_workloads(workloads: Sequence[Workload], multiple: int = 1) -> Workload:
+    """Batches of workloads [D_i] as one batch [sum D_i], padded with operators that never run.
+
+    Args:
+      workloads: to stack.
+      multiple: what the numbers of GEMMs and of element-wise operators are padded to multiples of.
+    """
+    longest = max(len(w.gemm_names) for w in workloads), max(len(w.vector_names) for w in workloads)
+    gemms, vector_ops = (-(-operators // multiple) * multiple for operators in longest)
     sparse = any(w.density is not None for w in workloads)
-    vector_ops = max(len(w.vector_names) for w in workloads)
 
     rows = [w.m.shape[0] for w in workloads]
 

@@ -2,34 +2,21 @@
 
 Run folders keep totals, of which a report shows the operators behind them: the cost model is asked
 once more, and is only believed where it still gives the totals that the run wrote down.
-
-Axes: G GEMMs of a network.
 """
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import functools
 import itertools
 import math
-import operator
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import jax
-import numpy as np
-
-from codesign.accelerator import Accelerator
 from codesign.cost.capacity import contents_bytes
 from codesign.cost.costing import costing_of
 from codesign.cost.demand import Demand, dense_demand, sparse_demand
-from codesign.cost.execution import Execution
-from codesign.cost.mapper import gemm_costs
-from codesign.cost.mapping import is_crowded
-from codesign.cost.model import Chip, costs_of, summed
-from codesign.cost.technology import technology
-from codesign.cost.vector_unit import vector_costs
+from codesign.cost.discrete import Job, Priced, priced
 from codesign.design_file import Design, parse_design
 from codesign.errors import UserError
 from codesign.report.entries import cost
@@ -37,8 +24,6 @@ from codesign.report.text import is_number
 from codesign.scenario import Scenario
 from codesign.workload import Model, Workload, load_model
 
-# Products mapped side by side, one program for any number of them.
-_AT_ONCE = 128
 # How far a total may be from the run's: single precision, on another machine.
 _TOLERANCE = 1e-2
 
@@ -73,8 +58,8 @@ def split(designs: Sequence[Row], config: Row | None = None) -> list[Split | Non
       gives the costs that are written in it.
     """
     demands = [_demand(design, config or {}) for design in designs]
-    priced = _priced([demand for demand in demands if demand is not None])
-    found = [None if demand is None else next(priced) for demand in demands]
+    splits = _priced([demand for demand in demands if demand is not None])
+    found = [None if demand is None else next(splits) for demand in demands]
     return [
         one if one is not None and _agrees(one, design) else None
         for one, design in zip(found, designs, strict=True)
@@ -117,90 +102,20 @@ def _model_demand(model: Model, scenario: Scenario) -> Demand:
 
 def _priced(demands: Sequence[tuple[Design, Demand]]) -> Iterator[Split]:
     """The designs of any workloads, one after the other."""
-    rows = [
-        (work, jax.tree.map(np.float32, design.accelerator), demand.scenario, demand.contents)
+    jobs = [
+        Job(work, design.accelerator, demand.scenario, demand.contents)
         for design, demand in demands
         for work in demand.workloads
     ]
-    products = _products(rows)
-    priced = (jax.device_get(_rest(*row, gemms)) for row, gemms in zip(rows, products, strict=True))
+    each = iter(priced(jobs))
     for _, demand in demands:
-        yield _of_family(demand, list(itertools.islice(priced, len(demand.workloads))))
+        yield _of_family(demand, list(itertools.islice(each, len(demand.workloads))))
 
 
-def _products(rows: Sequence[tuple[Workload, Accelerator, Scenario, Any]]) -> list[Execution]:
-    """Every GEMM [G] of every row, run once on the row's accelerator.
-
-    The products of all rows are one list: its program is that of no network, and compiled once.
-    """
-    groups: dict[Any, list[tuple[int, list[np.ndarray]]]] = collections.defaultdict(list)
-    for i, (work, chip, scenario, _) in enumerate(rows):
-        gemms = work.m, work.k, work.n, work.density, work.live
-        numbers, structure = jax.tree.flatten((gemms, chip, scenario))
-        count = len(work.gemm_names)
-        spread = [np.broadcast_to(np.asarray(x, np.float32), count) for x in numbers]
-        # Few machines are crowded, and the others have far fewer mappings to look at.
-        groups[structure, bool(is_crowded(chip))].append((i, spread))
-    found: dict[int, Execution] = {}
-    for (structure, crowded), members in groups.items():
-        every = [np.concatenate(column) for column in zip(*(x for _, x in members), strict=True)]
-        parts = []
-        for start in range(0, len(every[0]), _AT_ONCE):
-            batch = [x[start : start + _AT_ONCE] for x in every]
-            padded = [np.pad(x, (0, _AT_ONCE - len(x)), mode="edge") for x in batch]
-            parts.append(_map(*jax.tree.unflatten(structure, padded), crowded=crowded))
-        run = jax.tree.map(lambda *x: np.concatenate(x), *parts)
-        first = 0
-        for i, spread in members:
-            own = slice(first, first + len(spread[0]))
-            found[i] = jax.tree.map(operator.itemgetter(own), run)
-            first = own.stop
-    return [found[i] for i in range(len(rows))]
-
-
-@functools.partial(
-    jax.jit,
-    static_argnames="crowded",
-    # It runs for milliseconds, and compiles for seconds.
-    compiler_options={"xla_backend_optimization_level": 0},
-)
-def _map(gemms: Any, accelerator: Any, scenario: Any, crowded: bool) -> Execution:
-    def one(gemm: Any, accelerator: Any, scenario: Any) -> Execution:
-        m, k, n, density, live = gemm
-        tech = technology(accelerator, scenario)
-        return gemm_costs(m, k, n, accelerator, tech, density, live, crowded)
-
-    run: Execution = jax.vmap(one)(gemms, accelerator, scenario)
-    return run
-
-
-@jax.jit
-def _rest(
-    work: Workload, accelerator: Any, scenario: Scenario, contents: Any, gemms: Execution
-) -> Any:
-    """((s, J) of all GEMMs, of all element-wise operators, costs by part)."""
-    tech = technology(accelerator, scenario)
-    vector = vector_costs(work, accelerator, tech)
-
-    def counted(run: Execution, count: Any, starts: Any) -> tuple[Any, Any]:
-        cycles = run.cycles * count + starts * tech.start_cycles
-        joules = 1e-12 * (run.dynamic_pj * count + tech.static_pj * cycles)
-        return cycles / scenario.clock_hz, joules
-
-    gb = costing_of(scenario).dram_capacity_gb(contents, accelerator.channels, scenario)
-    run = summed(gemms, vector, work, tech).with_static(tech)
-    costs = costs_of(run, Chip.of(accelerator, scenario), scenario, gb)
-    return (
-        counted(gemms, work.count, work.starts),
-        counted(vector, work.vector_count, work.vector_count),
-        costs.breakdown,
-    )
-
-
-def _of_family(demand: Demand, priced: Sequence[Any]) -> Split:
+def _of_family(demand: Demand, subnets: Sequence[Priced]) -> Split:
     """Of one network, or of a family: energy by the subnets' shares, time of the slowest."""
-    operators = [_by_operator(w, p) for w, p in zip(demand.workloads, priced, strict=True)]
-    parts = [p[2] for p in priced]
+    operators = [_by_operator(w, p) for w, p in zip(demand.workloads, subnets, strict=True)]
+    parts = [subnet.costs.breakdown for subnet in subnets]
     slowest = max(range(len(parts)), key=lambda k: sum(parts[k]["latency_s"].values()))
 
     def mean(of_each: Sequence[Mapping[str, Any]]) -> Parts:
@@ -224,10 +139,11 @@ def _of_family(demand: Demand, priced: Sequence[Any]) -> Split:
     )
 
 
-def _by_operator(work: Workload, priced: Any) -> dict[str, Parts]:
+def _by_operator(work: Workload, priced: Priced) -> dict[str, Parts]:
     """Sums by name: an element-wise operator of several steps has one."""
     found: dict[str, Parts] = {"latency_s": {}, "energy_j": {}}
-    for names, (seconds, joules) in zip((work.gemm_names, work.vector_names), priced, strict=False):
+    both = (work.gemm_names, priced.gemms), (work.vector_names, priced.vector)
+    for names, (seconds, joules) in both:
         for name, s, j in zip(names, seconds, joules, strict=True):
             found["latency_s"][name] = found["latency_s"].get(name, 0.0) + float(s)
             found["energy_j"][name] = found["energy_j"].get(name, 0.0) + float(j)
