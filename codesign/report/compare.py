@@ -24,6 +24,7 @@ from codesign.constraints import Count
 from codesign.decode import read_checked
 from codesign.printable import printable
 from codesign.report import plots
+from codesign.report.fidelity import Fidelity
 from codesign.report.html import Picture, environment, write_page
 from codesign.report.text import MISSING, duration
 from codesign.runs import CONFIG, REPORT, read_record, write_bytes
@@ -46,6 +47,7 @@ _COLOURS = (
 _AMOUNT = Annotated[float, Ge(0), Le(1e30)]
 _COST = Annotated[float, Gt(0), Le(1e30)]
 _SHARE = Annotated[float, Ge(0), Le(1)]
+_CORRELATION = Annotated[float, Ge(-1), Le(1)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,6 +76,14 @@ class _Contestant:
 
 
 @dataclasses.dataclass(frozen=True)
+class _Fidelity:
+    seed: int
+    designs: Count
+    spearman: _CORRELATION | None
+    at_equal_cost: _CORRELATION | None
+
+
+@dataclasses.dataclass(frozen=True)
 class _Result:
     """What of compare.json the report takes."""
 
@@ -86,6 +96,7 @@ class _Result:
     validation_images: Count
     test_images: Count
     contestants: Annotated[tuple[_Contestant, ...], MinLen(1), MaxLen(100)]
+    rank_fidelity: Annotated[tuple[_Fidelity, ...], MaxLen(100)] = ()
 
     def __post_init__(self) -> None:
         """Raises ValueError unless contestants have the same seeds and the box is one."""
@@ -296,6 +307,7 @@ def lines(result: Mapping[str, Any]) -> list[str]:
         + (": a rival wins" if not first.own and any(each.own for each in found) else "")
     ]
     said += [str(duel) for duel in duels(found, result)]
+    said += [f"seed {of['seed']}: {Fidelity.of_json(of)}" for of in result.get("rank_fidelity", ())]
     said.append(
         f"{seeds} seed{'s' if seeds > 1 else ''}; hypervolumes of {result['test_images']:,} test "
         f"images, of designs chosen by {result['validation_images']:,} others; work in steps of "

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
 
 from codesign.report.entries import is_reference, number
 from codesign.report.front import Row, known_cost
@@ -29,21 +32,32 @@ class Fidelity:
     def of(cls, designs: Sequence[Row], metric: str) -> Fidelity | None:
         """Of the designs found that have a proxy; None where there are fewer than three."""
         rows = [
-            (-proxy, accuracy, known_cost(design, metric))
+            (proxy, accuracy, known_cost(design, metric))
             for design in designs
             if (proxy := number(design, "proxy_loss")) is not None
             and (accuracy := number(design, "accuracy")) is not None
             and known_cost(design, metric) is not None
             and not is_reference(design)
         ]
+        return cls.of_rows(rows)
+
+    @classmethod
+    def of_rows(cls, rows: Sequence[tuple[float, float, float | None]]) -> Fidelity | None:
+        """Of networks' (proxy loss, tuned accuracy, cost); None of fewer than three."""
         if len(rows) < 3:
             return None
-        proxies, tuned, costs = zip(*rows, strict=True)
+        losses, tuned, costs = np.array(rows, float).T
         return cls(
             len(rows),
-            statistics.rank_correlation(proxies, tuned),
-            statistics.partial_rank_correlation(proxies, tuned, costs),
+            statistics.rank_correlation(-losses, tuned),
+            statistics.partial_rank_correlation(-losses, tuned, costs),
         )
+
+    @classmethod
+    def of_json(cls, written: Mapping[str, Any]) -> Fidelity:
+        """What `json` made these of."""
+        numbers = (written[name] for name in ("spearman", "at_equal_cost"))
+        return cls(written["designs"], *(math.nan if x is None else x for x in numbers))
 
     def json(self) -> dict[str, float | None]:
         """For summary.json: what is not determined is null."""

@@ -7,7 +7,8 @@ begin at the warm-up's checkpoint.
 
     seed-0/warmup/               a run of the warm-up alone
            gp/metrics.jsonl      one line a trial
-           joint/, elastic/      searches
+           joint/, elastic/      searches; what the latter's ranking says of the rivals' networks
+                                 is held against what they reach
     compare.json                 what came of it
 """
 
@@ -17,7 +18,7 @@ import dataclasses
 import math
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,6 +34,7 @@ from codesign.kinds import SEARCH
 from codesign.overrides import config_to_json
 from codesign.progress import OnProgress
 from codesign.report.compare import RESULT, START, write_report
+from codesign.report.fidelity import Fidelity
 from codesign.runs import (
     CHECKPOINTS,
     DESIGNS,
@@ -43,8 +45,11 @@ from codesign.runs import (
     read_metrics,
     read_run,
 )
+from codesign.search.front import network_shape, tower_shape
 from codesign.search.objectives import objective
+from codesign.search.proxy_file import PROXY, read_proxy
 from codesign.search.work import mac_equivalents
+from codesign.space import DesignSpace
 from codesign.train.checkpoints import Checkpoints
 from codesign.train.loggers import Loggers
 from codesign.train.search.compare_config import ELASTIC, ELASTIC_STEPS, JOINT, CompareConfig
@@ -111,6 +116,7 @@ def run_compare(
         method_class(name)
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in config.methods}
     shared: dict[str, Any] = {}
+    fidelity: list[dict[str, Any]] = []
     for seed in config.seeds:
         place = folder.path / f"seed-{seed}"
         start = _started(config, seed, place / _WARMUP, console, check, on_progress)
@@ -122,9 +128,12 @@ def run_compare(
         for name in (name for name in config.methods if name in OWN):
             console.print(f"seed {seed}: {OWN[name]}", highlight=False)
             runs[name].append(_own_run(config, name, seed, start, place, console, check))
+        if found := _fidelity(start.setup.space, place, rivals):
+            fidelity.append({"seed": seed} | found.json())
     result = shared | {
         "trials": config.trials,
         "hardware": config.hardware,
+        "rank_fidelity": fidelity,
         "contestants": [
             {
                 "name": name,
@@ -366,6 +375,23 @@ def _own_run(
             for i, entry in enumerate(found)
         ],
     }
+
+
+def _fidelity(space: DesignSpace, place: Path, rivals: Sequence[str]) -> Fidelity | None:
+    """How the elastic supernet ranks what rivals of a seed tuned, each network once.
+
+    None where there is no such supernet, or fewer than three networks.
+    """
+    if not (place / ELASTIC / PROXY).exists():
+        return None
+    loss = read_proxy(place / ELASTIC).check(tower_shape(space)).proxy.loss
+    loss = loss.reshape(network_shape(space))
+    tuned = {
+        tuple(row["design"][: space.architecture_size]): (row["accuracy"], row["cost"])
+        for name in rivals
+        for row in read_metrics(RunFolder(place / name).metrics)
+    }
+    return Fidelity.of_rows([(float(loss[at]), *found) for at, found in tuned.items()])
 
 
 def _after_warmup(folder: RunFolder, warmup: Path) -> None:

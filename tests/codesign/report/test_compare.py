@@ -48,6 +48,7 @@ RESULT = {
     "hardware": "exact",
     "validation_images": 100,
     "test_images": 200,
+    "rank_fidelity": [{"seed": 0, "designs": 3, "spearman": 1.0, "at_equal_cost": None}],
     "contestants": [
         {
             "name": "gp",
@@ -108,6 +109,12 @@ def test_who_wins_is_said_at_equal_work_and_with_an_interval():
     assert duel.ratio == pytest.approx(sum(ratios) / 3)
     assert duel.ratio_interval.low < own / 0.4 < duel.ratio_interval.high
     assert "it wins" in str(duel) and "at 0.67 of its work" in str(duel)
+
+
+def test_the_ranking_s_fidelity_is_said_for_every_seed():
+    told = [{"seed": 3, "designs": 40, "spearman": 0.92, "at_equal_cost": None}]
+    (line,) = (x for x in lines(RESULT | {"rank_fidelity": told}) if x.startswith("seed 3: "))
+    assert line.endswith("40 designs: Spearman's correlation 0.92")
 
 
 def test_a_rival_that_wins_is_named():

@@ -9,11 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from codesign.architecture import Architecture, Tower
 from codesign.cli import main
 from codesign.configs.quickstart import config as quickstart
+from codesign.runs import RunFolder
 from codesign.search.grid import best_accelerators
-from codesign.space import AcceleratorChoices, TowerChoices
+from codesign.search.proxy_file import PROXY, Proxy, Ranked, proxy_bytes
+from codesign.space import AcceleratorChoices, DesignSpace, TowerChoices
 from codesign.train.config import ScheduleConfig, SpaceConfig, TargetConfig
+from codesign.train.search.compare import _fidelity
 from codesign.train.search.population import params_of, population_chunk
 from codesign.train.search.problem import problem_of
 from codesign.train.search.setup import start_population
@@ -34,6 +38,16 @@ CONFIG = dataclasses.replace(
         warmup_steps=0, joint_steps=0, tune_steps=5, chunk_steps=2, order_batches=1
     ),
     optim=dataclasses.replace(quickstart.optim, batch_size=16, warmup_steps=1),
+)
+LARGEST = Architecture(
+    vision=Tower(2, 16, 2, 32),
+    text=Tower(2, 16, 2, 32),
+    patch=2,
+    image=8,
+    context=10,
+    projection=32,
+    head_dim=8,
+    vocab=100,
 )
 
 
@@ -126,6 +140,34 @@ def test_the_work_of_an_elastic_search_counts_every_network_that_is_drawn(setup)
     share = least / whole
     assert 4 * (1 + 3 * share) <= work["elastic"] <= 4 * (3 + share)
     assert work["ranking"] > 0 and "joint" not in work
+
+
+def test_the_ranking_is_held_against_every_network_that_rivals_tuned(tmp_path):
+    """A proxy that orders its networks as their image tower's place does; by hand."""
+    space = DesignSpace(LARGEST, TOWER, TOWER, CHIP)
+    assert _fidelity(space, tmp_path, ["gp", "random"]) is None
+    loss = np.add.outer(np.arange(16.0), 0.01 * np.arange(16.0))
+    (tmp_path / "elastic").mkdir()
+    ranked = Ranked(Proxy(loss, np.zeros_like(loss)), LARGEST, 10)
+    (tmp_path / "elastic" / PROXY).write_bytes(proxy_bytes(ranked))
+
+    def rows(*each):
+        return [
+            {"step": i, "design": [*vision, *text, 0, 0], "accuracy": accuracy, "cost": cost}
+            for i, (vision, text, accuracy, cost) in enumerate(each)
+        ]
+
+    low, mid, high = [0, 0, 0, 1], [1, 0, 0, 0], [1, 1, 1, 1]  # places 1, 8 and 15
+    for name, found in {
+        "gp": rows((low, high, 0.9, 3.0), (mid, low, 0.7, 1.0), (mid, low, 0.7, 1.0)),
+        "random": rows((low, high, 0.9, 3.0), (mid, high, 0.8, 2.0), (high, low, 0.6, 4.0)),
+    }.items():
+        (tmp_path / name).mkdir()
+        RunFolder(tmp_path / name).append_metrics(found)
+    found = _fidelity(space, tmp_path, ["gp", "random"])
+    # Losses 1.15, 8.01, 8.15, 15.01: ranks 1 2 3 4 where accuracies have 4 2 3 1.
+    assert found.designs == 4
+    assert found.spearman == pytest.approx(0.8)
 
 
 def test_wrong_fields_are_one_line(capsys):
