@@ -164,8 +164,8 @@ function scale(values, from, to) {
   const at = x => from + (to - from) * (f(x) - a) / (b - a);
   return { at, ticks: log ? logTicks(10 ** a, 10 ** b) : linearTicks(a, b, Math.abs(to - from)), log };
 }
-function linearTicks(low, high, length) {
-  const rough = (high - low) / Math.max(2, Math.min(7, length / 70));
+function linearTicks(low, high, length, least = 0) {
+  const rough = Math.max(least, (high - low) / Math.max(2, Math.min(7, length / 70)));
   const power = 10 ** Math.floor(Math.log10(rough));
   const step = [1, 2, 5, 10].find(s => s * power >= rough) * power;
   const found = [];
@@ -402,7 +402,7 @@ function curves() {
   function paint() {
     const c = data.curves[which], w = widthOf(plot), h = 300, m = { left: 58, right: 14, top: 24, bottom: 42 };
     const points = c.series.flatMap(s => s.points);
-    const xs = linear(points.map(p => p[0]), m.left, w - m.right), sy = scale(points.map(p => p[1]), h - m.bottom, m.top);
+    const xs = steps(points.map(p => p[0]), m.left, w - m.right), sy = scale(points.map(p => p[1]), h - m.bottom, m.top);
     const svg = canvas(w, h, `Line chart of ${c.label} over the steps: ${c.series.map(s => s.name).join(", ").slice(0, 300)}`);
     frame(svg, xs, sy, w, h, m, "step", c.unit ? `${c.label}, ${c.unit}` : c.label);
     (c.phases || []).forEach(([step, name]) => {
@@ -428,10 +428,10 @@ function curves() {
   }
   views.push(paint);
 }
-function linear(values, from, to) {
+function steps(values, from, to) { // whole numbers
   let low = Math.min(...values), high = Math.max(...values);
   if (low === high) { low -= 1; high += 1; }
-  return { at: x => from + (to - from) * (x - low) / (high - low), ticks: linearTicks(low, high, to - from) };
+  return { at: x => from + (to - from) * (x - low) / (high - low), ticks: linearTicks(low, high, to - from, 1) };
 }
 
 // ---- Setting up.

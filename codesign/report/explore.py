@@ -366,6 +366,8 @@ def curves(
     rows = [row for row in metrics if is_number(row.get("step")) and abs(row["step"]) < _LARGEST]
     keys = dict.fromkeys(str(key) for row in rows for key in row)
     losses = [key for key in keys if key == "loss" or key.endswith("_loss")]
+    # What all phases have comes before what one has, their sum before its terms.
+    losses.sort(key=lambda key: (-sum(key in row for row in rows), key != "loss"))
     costs = [key for key in keys if unit_of(key)]
     found = [_curve(key, [(r["step"], r.get(key)) for r in rows], names, fixed) for key in losses]
     found += [_curve(key, [(r["step"], r.get(key)) for r in rows], names, ()) for key in costs]
@@ -392,7 +394,7 @@ def _curve(
     lists = [(step, v if isinstance(v, list) else [v]) for step, v in values if v is not None]
     count = max((len(v) for _, v in lists), default=0)
     known = next((n for n in ([*fixed, *names], names) if len(n) == count), None)
-    known = known or [f"network {i}" for i in range(count)]
+    known = known or ["network"] * (count == 1) or [f"network {i}" for i in range(count)]
     # A phase that trains one network for all designs has one loss.
     shared = [(step, v[0]) for step, v in lists if len(v) == 1 < count]
     own = [(step, v) for step, v in lists if len(v) > 1 or count == 1]

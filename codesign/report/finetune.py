@@ -250,7 +250,8 @@ def curves(run: Run) -> list[dict[str, Any]]:
     points = _validation_lines(run.metrics, run.summary)
     series = [{"name": name, "points": list(map(list, line))} for name, line in points.items()]
     validation = {"label": "validation", "unit": "%", "series": series, "phases": []}
-    return explore.curves(run.metrics) + ([validation] if series else [])
+    subnets = [entry["name"] for entry in designs(run) if entry["role"] == "subnet"]
+    return explore.curves(run.metrics, subnets) + ([validation] if series else [])
 
 
 def measures(result: Mapping[str, Any]) -> list[tuple[str, str]]:

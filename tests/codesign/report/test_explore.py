@@ -139,6 +139,16 @@ def test_curves_are_thinned_and_named():
     assert latency["unit"] == "ms" and latency["series"][1]["points"][0] == [1000, 2.0]
 
 
+def test_what_every_phase_has_is_shown_first():
+    rows = [{"step": i, "contrastive_loss": 5.0 - i, "loss": 6.0 - i} for i in range(3)]
+    rows += [{"step": 3 + i, "subnet_loss": [2.0 - i, 3.0], "loss": 2.0 - i} for i in range(3)]
+    first, *others = explore.curves(rows, ["50% sparse", "80% sparse"])
+    assert (first["label"], len(first["series"][0]["points"])) == ("loss", 6)
+    assert {curve["label"] for curve in others} == {"contrastive loss", "subnet loss"}
+    subnets = next(curve for curve in others if curve["label"] == "subnet loss")
+    assert [line["name"] for line in subnets["series"]] == ["50% sparse", "80% sparse"]
+
+
 def test_no_name_ends_the_json_or_begins_a_script():
     text = explore.json_island(explore.island({HOSTILE: DESIGNS}))
     assert not re.search("[<>&\u2028\u2029]", text) and text.isascii()
