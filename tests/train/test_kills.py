@@ -129,35 +129,20 @@ class Undamaged(NamedTuple):
     duration_s: float
 
 
-@pytest.fixture(scope="module", params=["finetune", "dress", "search"])
+@pytest.fixture(scope="class")
 def whole(
     request: pytest.FixtureRequest,
     tmp_path_factory: pytest.TempPathFactory,
     server: ForkServerContext,
 ) -> Undamaged:
-    place = tmp_path_factory.mktemp(request.param)
-    runs = Runs(server, place, request.param)
+    kind: str = request.cls.kind
+    place = tmp_path_factory.mktemp(kind)
+    runs = Runs(server, place, kind)
     runs.whole("compiles")
     duration_s = runs.whole("whole")
     found = results(place / "whole")
     assert len(found) > 1 and "metrics.jsonl" in found
-    return Undamaged(request.param, runs, place / "whole", found, duration_s)
-
-
-def test_a_run_killed_at_random_moments_ends_the_same(whole: Undamaged) -> None:
-    cut = whole.run.with_name("cut")
-    # Names inside of checkpoints are random.
-    written = sorted(files(whole.run) & files(whole.run.with_name("compiles")))
-    drawn = moments(random.Random(f"kills of {whole.kind}"), cut, written, whole.duration_s)
-    kills = 0
-    while kills < KILLS:
-        shutil.rmtree(cut, ignore_errors=True)
-        while kills < KILLS and whole.runs.killed("cut", next(drawn)):
-            kills += 1
-        if kills == KILLS:
-            whole.runs.whole("cut")
-        assert results(cut) == whole.results, f"after {kills} kills"
-        assert not list(cut.rglob("*tmp*"))
+    return Undamaged(kind, runs, place / "whole", found, duration_s)
 
 
 def damage(run: Path, drawn: random.Random) -> set[str]:
@@ -178,21 +163,53 @@ def damage(run: Path, drawn: random.Random) -> set[str]:
     return hit
 
 
-def test_a_damaged_run_ends_the_same_or_is_refused_in_a_line(whole: Undamaged) -> None:
-    cut, ended = whole.run.with_name("damaged"), 0
-    drawn = random.Random(f"damage of {whole.kind}")
-    for _ in range(DAMAGES):
-        shutil.rmtree(cut, ignore_errors=True)
-        shutil.copytree(whole.run, cut)
-        hit = damage(cut, drawn)
-        code, told = whole.runs.code("damaged"), whole.runs.told("damaged")
-        if code == 0:
-            found, ended = results(cut), ended + 1
-            if found.get("metrics.jsonl") != whole.results["metrics.jsonl"]:
-                assert "metrics.jsonl" in hit and "metrics.jsonl" in told, (hit, told)
-            same = {"metrics.jsonl": whole.results["metrics.jsonl"]}
-            assert found | same == whole.results, (hit, told)
-        else:
-            last = told.splitlines()[-1]
-            assert code in (1, 2) and last.startswith("codesign: "), (hit, told)
-    assert ended >= DAMAGES // 2
+class OfOneKind:
+    """A class a kind of run: workers share the work class by class."""
+
+    kind: str
+
+    def test_a_run_killed_at_random_moments_ends_the_same(self, whole: Undamaged) -> None:
+        cut = whole.run.with_name("cut")
+        # Names inside of checkpoints are random.
+        written = sorted(files(whole.run) & files(whole.run.with_name("compiles")))
+        drawn = moments(random.Random(f"kills of {whole.kind}"), cut, written, whole.duration_s)
+        kills = 0
+        while kills < KILLS:
+            shutil.rmtree(cut, ignore_errors=True)
+            while kills < KILLS and whole.runs.killed("cut", next(drawn)):
+                kills += 1
+            if kills == KILLS:
+                whole.runs.whole("cut")
+            assert results(cut) == whole.results, f"after {kills} kills"
+            assert not list(cut.rglob("*tmp*"))
+
+    def test_a_damaged_run_ends_the_same_or_is_refused_in_a_line(self, whole: Undamaged) -> None:
+        cut, ended = whole.run.with_name("damaged"), 0
+        drawn = random.Random(f"damage of {whole.kind}")
+        for _ in range(DAMAGES):
+            shutil.rmtree(cut, ignore_errors=True)
+            shutil.copytree(whole.run, cut)
+            hit = damage(cut, drawn)
+            code, told = whole.runs.code("damaged"), whole.runs.told("damaged")
+            if code == 0:
+                found, ended = results(cut), ended + 1
+                if found.get("metrics.jsonl") != whole.results["metrics.jsonl"]:
+                    assert "metrics.jsonl" in hit and "metrics.jsonl" in told, (hit, told)
+                same = {"metrics.jsonl": whole.results["metrics.jsonl"]}
+                assert found | same == whole.results, (hit, told)
+            else:
+                last = told.splitlines()[-1]
+                assert code in (1, 2) and last.startswith("codesign: "), (hit, told)
+        assert ended >= DAMAGES // 2
+
+
+class TestSearch(OfOneKind):
+    kind = "search"
+
+
+class TestDress(OfOneKind):
+    kind = "dress"
+
+
+class TestFinetune(OfOneKind):
+    kind = "finetune"
