@@ -27,7 +27,10 @@ def ranges(span: Range, step: int) -> list[Range]:
 
 
 def size(*spans: Range) -> int:
-    return math.prod(b - a for a, b in spans)
+    product = 1
+    for a, b in spans:
+        product *= b - a
+    return product
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -145,14 +148,15 @@ def array(
             count["read"] += size(step["m"], inputs)
             count["cycles"] += rows * math.ceil(weights.longest(inputs, columns) / pe_y)
             sums = (step["m"], columns)
+            number, so_far = rows * size(columns), done.get(sums, 0)
             if rows == 1 and sums == summing:
-                count["write"] -= PARTIAL * size(*sums)  # they never left
-            elif sums in done:
-                count["read"] += PARTIAL * size(*sums)
+                count["write"] -= PARTIAL * number  # they never left
+            elif so_far:
+                count["read"] += PARTIAL * number
             summing = sums
-            done[sums] = done.get(sums, 0) + size(inputs)
-            last = finishes and done[sums] == depth
-            count["write"] += (1 if last else PARTIAL) * size(*sums)
+            done[sums] = so_far = so_far + size(inputs)
+            last = finishes and so_far == depth
+            count["write"] += (1 if last else PARTIAL) * number
     count["read"] += count["fills"]
     return count
 

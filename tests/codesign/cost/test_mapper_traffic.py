@@ -7,6 +7,7 @@ import functools
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -33,6 +34,8 @@ from codesign.scenario import Scenario
 from simulators.events import flat, traffic_of_flat
 from simulators.loops import PARTIAL, REGISTER_WORDS, Weights, simulate
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 INDEX_BITS = 8  # so a kept weight takes two bytes
 # Some of all points, under every schedule.
 LATTICE = jax.tree.map(
@@ -47,6 +50,19 @@ CHIPS = (
 GEMMS = ((24, 256, 32), (64, 128, 64), (37, 211, 53), (50, 130, 101))
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def _swept(
+    schedule: Schedule, dims: tuple[Any, Any, Any], chip: Accelerator, density: Any
+) -> tuple[Tiles, dict[str, Any], Traffic, Any]:
+    scenario = Scenario(index_bits=0 if density is None else INDEX_BITS)
+    work = work_of(*dims, chip, technology(chip, scenario))
+    if density is not None:
+        work = skipping(work, density)
+    tiles = tiles_of(work, LATTICE, schedule)
+    blocks, fits = blocks_of(schedule, work, tiles)
+    return tiles, blocks, traffic_of(schedule, work, tiles, blocks), fits & tiles.fits
+
+
 def swept(
     dims: tuple[int, int, int],
     chip: Accelerator,
@@ -54,15 +70,8 @@ def swept(
     density: float | None = None,
 ) -> tuple[Tiles, dict[str, np.ndarray], Traffic, np.ndarray]:
     """Tiles, blocks and traffic of one schedule over the whole lattice [P], and what fits."""
-    chip = jax.tree.map(jnp.float32, chip)
-    scenario = Scenario(index_bits=0 if density is None else INDEX_BITS)
-    work = work_of(*dims, chip, technology(chip, scenario))
-    if density is not None:
-        work = skipping(work, density)
-    tiles = tiles_of(work, LATTICE, schedule)
-    blocks, fits = blocks_of(schedule, work, tiles)
-    traffic = traffic_of(schedule, work, tiles, blocks)
-    fits = np.asarray(fits & tiles.fits)
+    given = jax.tree.map(jnp.float32, (dims, chip, density))
+    tiles, blocks, traffic, fits = jax.device_get(_swept(schedule, *given))
     every = lambda x: np.broadcast_to(np.asarray(x), fits.shape)  # noqa: E731
     return (
         jax.tree.map(every, tiles),
