@@ -45,6 +45,7 @@ from codesign.train.finetune.config import FinetuneConfig
 from codesign.train.loggers import open_loggers
 from codesign.train.loop import Intervals, Loop
 from codesign.train.progress import Display
+from codesign.train.rollback import summary_of
 from codesign.train.stages import Stage, run_stages, session
 from codesign.train.step import Trainer, TrainState, objective, train_step
 from codesign.train.subnets import (
@@ -131,7 +132,7 @@ def run_training(
                 notes={"layout": _LAYOUT},
             )
             training = training_of(config, subject, loop)
-            summary = training.finish(training.train(saved)) | tracker.stop()
+            summary = training.finish(training.train(saved)) | tracker.stop() | summary_of(folder)
             opened.write(summary["steps"], {"summary": summary})
     if jax.process_index() == 0:
         folder.write_json(SUMMARY, summary)

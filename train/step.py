@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from codesign.runs import ROLLED_BACK
+from codesign.train.rollback import all_finite, kept_unless
 from codesign.train.task import Metrics, Task
 
 Array = jax.Array
@@ -41,7 +43,7 @@ class TrainState(NamedTuple):
       average: their moving average, or None.
       stats: running statistics; may be empty.
       opt_state: the optimizer's.
-      step: steps taken, [].
+      step: steps taken, [], without those that were rolled back.
     """
 
     params: Any
@@ -123,7 +125,7 @@ def updated(
 def train_step(
     state: TrainState, fixed: Any, batch: Any, key: Array, trainer: Trainer
 ) -> tuple[TrainState, Metrics]:
-    """One step.
+    """One step; where its loss or gradient is not finite, the state stays as it is.
 
     Args:
       state: given up.
@@ -147,10 +149,14 @@ def train_step(
     metrics |= {
         "grad_norm": optax.tree.norm(grads),
         "grad_dot_params": optax.tree.vdot(grads, before),
-    } | task.metrics(params)
-    metrics["learning_rate"] = jnp.asarray(trainer.learning_rate(state.step))
+    }
     stats = jax.tree.map(lambda old, new: old + (1 - MOMENTUM) * (new - old), state.stats, seen)
-    return TrainState(params, average, stats, opt_state, state.step + 1), metrics
+    finite = all_finite(metrics["loss"], metrics["grad_norm"])
+    after = TrainState(params, average, stats, opt_state, state.step + 1)
+    after = kept_unless(finite, after, state)
+    metrics |= task.metrics(after.params) | {ROLLED_BACK: ~finite}
+    metrics["learning_rate"] = jnp.asarray(trainer.learning_rate(state.step))
+    return after, metrics
 
 
 def steps_of_chunk(

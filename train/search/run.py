@@ -39,6 +39,7 @@ from codesign.train.config import SearchConfig
 from codesign.train.loggers import Loggers, open_loggers
 from codesign.train.loop import Intervals, Loop, Metrics, Row
 from codesign.train.progress import Display
+from codesign.train.rollback import summary_of
 from codesign.train.search import measure
 from codesign.train.search.elastic import elastic_chunk, elastic_objective, make_pool
 from codesign.train.search.population import (
@@ -125,7 +126,7 @@ def run_search(
             state: Searched = run_stages(loop, stages, saved, mesh, leaves_of=leaves_of)
             display.says("slicing and measuring the networks", chapter="measuring")
             designs, right = measure.designs(setup, state.trained, state.fixed, folder)
-            summary = measure.summary(setup, designs, right) | tracker.stop()
+            summary = measure.summary(setup, designs, right) | tracker.stop() | summary_of(folder)
             opened.write(stages[-1].end, {"summary": summary})
     if not first:
         return {}
