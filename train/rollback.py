@@ -1,7 +1,7 @@
 """Steps that are not finite are rolled back: one bad batch, or an overflow, destroys no run.
 
 A step whose loss or gradient is infinite or NaN leaves weights, optimizer, averages and statistics
-as they were, by a select inside the compiled step: nothing is sent to the host for it. The step
+as they were, within the compiled step: nothing is sent to the host for it. The step
 says so in its metric `ROLLED_BACK`. A few such steps cost their batches; many in a row mean that
 the network itself is beyond its numbers' range, and end the run.
 """
@@ -9,7 +9,7 @@ the network itself is beyond its numbers' range, and end the run.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import jax
@@ -32,15 +32,30 @@ def all_finite(*values: Array) -> Array:
     return finite
 
 
-def kept_unless(finite: Array, new: Tree, old: Tree) -> Tree:
-    """The new state where the step was finite, the old one elsewhere.
+def taken_if(finite: Array, take: Callable[[], Tree], state: Tree) -> Tree:
+    """The state after a step where that is finite, and as it was elsewhere.
+
+    XLA's CPU compiler makes further passes over the weights for a select, and rounds otherwise: a
+    step there is taken as a branch, in the very operations that it had by itself. GPUs and TPUs
+    have a select for nothing, in the kernel that reads and writes the state; a branch would have
+    the host wait.
 
     Args:
       finite: bool, [] or [N].
-      new: state after the step; leaves [...], or [N, ...] as `finite` has it.
-      old: before it, of the same shapes.
+      take: gives the state after the step; leaves [...], or [N, ...] as `finite` has it.
+      state: before it, of the same shapes.
     """
+    if jax.default_backend() != "cpu":
+        return _selected(finite, take(), state)
+    kept: Tree = jax.lax.cond(
+        jnp.all(finite),
+        take,
+        lambda: state if finite.ndim == 0 else _selected(finite, take(), state),
+    )
+    return kept
 
+
+def _selected(finite: Array, new: Tree, old: Tree) -> Tree:
     def leaf(after: Array, before: Array) -> Array:
         where = finite.reshape(finite.shape + (1,) * (jnp.ndim(after) - finite.ndim))
         return jnp.where(where, after, before)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from codesign.runs import ROLLED_BACK
-from codesign.train.rollback import all_finite, kept_unless
+from codesign.train.rollback import all_finite, taken_if
 from codesign.train.task import Metrics, Task
 
 Array = jax.Array
@@ -140,20 +140,23 @@ def train_step(
     task = trainer.task
     before, loss = objective(state, fixed, batch, key, trainer)
     (_, (metrics, seen)), grads = jax.value_and_grad(loss, has_aux=True)(before)
-    params, opt_state = updated(before, grads, state.opt_state, trainer.optimizer, task)
-    average = state.average
-    if average is not None:
-        # A short run's average should not be of its start: the decay rises to its value.
-        decay = jnp.minimum(trainer.ema, (1 + state.step) / (10 + state.step))
-        average = optax.incremental_update(params, average, 1 - decay)
     metrics |= {
         "grad_norm": optax.tree.norm(grads),
         "grad_dot_params": optax.tree.vdot(grads, before),
     }
-    stats = jax.tree.map(lambda old, new: old + (1 - MOMENTUM) * (new - old), state.stats, seen)
+
+    def take() -> TrainState:
+        params, opt_state = updated(before, grads, state.opt_state, trainer.optimizer, task)
+        average = state.average
+        if average is not None:
+            # A short run's average should not be of its start: the decay rises to its value.
+            decay = jnp.minimum(trainer.ema, (1 + state.step) / (10 + state.step))
+            average = optax.incremental_update(params, average, 1 - decay)
+        stats = jax.tree.map(lambda old, new: old + (1 - MOMENTUM) * (new - old), state.stats, seen)
+        return TrainState(params, average, stats, opt_state, state.step + 1)
+
     finite = all_finite(metrics["loss"], metrics["grad_norm"])
-    after = TrainState(params, average, stats, opt_state, state.step + 1)
-    after = kept_unless(finite, after, state)
+    after = taken_if(finite, take, state)
     metrics |= task.metrics(after.params) | {ROLLED_BACK: ~finite}
     metrics["learning_rate"] = jnp.asarray(trainer.learning_rate(state.step))
     return after, metrics

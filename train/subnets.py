@@ -29,7 +29,7 @@ from flax import nnx
 from codesign.dress.masks import Masks, apply
 from codesign.dress.trees import pick, replace_leaves
 from codesign.runs import ROLLED_BACK
-from codesign.train.rollback import all_finite, kept_unless
+from codesign.train.rollback import all_finite, taken_if
 from codesign.train.step import MOMENTUM, updated
 from codesign.train.task import Metrics, Task
 
@@ -300,9 +300,6 @@ def joint_step(
     """
     state, batch, teacher = _ready(state, fixed, batch, key, trainer)
     losses, grads, stats = joint_gradient(state, fixed, batch, teacher, numbers, shares, trainer)
-    params, opt_state = updated(
-        state.params, grads, state.opt_state, trainer.optimizer, trainer.task
-    )
     metrics = {
         "loss": jnp.dot(shares, losses),
         "subnet_loss": losses,
@@ -313,8 +310,14 @@ def joint_step(
         metrics["learning_rate"] = jnp.asarray(trainer.learning_rate(state.step))
     finite = all_finite(metrics["loss"], metrics["grad_norm"])
     metrics[ROLLED_BACK] = ~finite
-    after = JointState(params, stats, state.masks, opt_state, state.step + 1)
-    return kept_unless(finite, after, state), metrics
+
+    def take() -> JointState:
+        params, opt_state = updated(
+            state.params, grads, state.opt_state, trainer.optimizer, trainer.task
+        )
+        return JointState(params, stats, state.masks, opt_state, state.step + 1)
+
+    return taken_if(finite, take, state), metrics
 
 
 def _own_loss(
@@ -391,19 +394,23 @@ def post_step(
     _, ((losses, seen), grads) = one_after_another(
         of_subnet, jnp.zeros(()), (numbers, state.norms), task
     )
-    norms: Any = state.norms
-    opt_state = state.opt_state
     metrics = {"loss": jnp.mean(losses), "subnet_loss": losses}
     finite = jnp.isfinite(metrics["loss"])
     if optimizer is not None:
         finite = all_finite(metrics["loss"], optax.tree.norm(grads))
-        metrics["grad_dot_params"] = optax.tree.vdot(grads, norms) / trainer.subnets
-        updates, opt_state = jax.vmap(optimizer.update)(grads, opt_state, norms)
-        norms = optax.apply_updates(norms, updates)
-    rate = 1 / (state.step + 1) if optimizer is None else 2 / (state.step + 2)
-    stats = followed(state.stats, numbers, seen, rate)
-    after = state._replace(norms=norms, stats=stats, opt_state=opt_state, step=state.step + 1)
-    return kept_unless(finite, after, state), metrics | {ROLLED_BACK: ~finite}
+        metrics["grad_dot_params"] = optax.tree.vdot(grads, state.norms) / trainer.subnets
+
+    def take() -> PostState:
+        norms: Any = state.norms
+        opt_state = state.opt_state
+        if optimizer is not None:
+            updates, opt_state = jax.vmap(optimizer.update)(grads, opt_state, norms)
+            norms = optax.apply_updates(norms, updates)
+        rate = 1 / (state.step + 1) if optimizer is None else 2 / (state.step + 2)
+        stats = followed(state.stats, numbers, seen, rate)
+        return state._replace(norms=norms, stats=stats, opt_state=opt_state, step=state.step + 1)
+
+    return taken_if(finite, take, state), metrics | {ROLLED_BACK: ~finite}
 
 
 def followed(stats: Tree, k: Array, seen: Any, rate: Array | float) -> Tree:

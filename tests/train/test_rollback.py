@@ -2,6 +2,7 @@
 
 import math
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from codesign.train.rollback import (
     Streak,
     all_finite,
     finite_numbers,
-    kept_unless,
+    taken_if,
 )
 
 
@@ -22,18 +23,23 @@ def test_a_value_that_is_not_finite_is_told_for_its_candidate_alone():
     assert not all_finite(jnp.array(1.0), jnp.array(-jnp.inf))
 
 
-def test_each_candidate_keeps_its_own_state():
+@pytest.mark.parametrize("backend", ["cpu", "gpu"])
+def test_each_candidate_keeps_its_own_state(backend, monkeypatch):
+    """By a branch and by a select alike."""
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
     old = {"w": jnp.zeros((3, 2)), "count": jnp.zeros(3, int)}
     new = {"w": jnp.full((3, 2), jnp.nan).at[1].set(5.0), "count": jnp.ones(3, int)}
-    kept = kept_unless(jnp.array([False, True, False]), new, old)
+    kept = taken_if(jnp.array([False, True, False]), lambda: new, old)
     np.testing.assert_array_equal(kept["w"], [[0, 0], [5, 5], [0, 0]])
     np.testing.assert_array_equal(kept["count"], [0, 1, 0])
 
 
-def test_a_network_alone_is_kept_whole():
+@pytest.mark.parametrize("backend", ["cpu", "gpu"])
+def test_a_network_alone_is_kept_whole(backend, monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
     old, new = {"w": jnp.zeros((3, 2))}, {"w": jnp.ones((3, 2))}
     for finite, value in ((True, 1), (False, 0)):
-        np.testing.assert_array_equal(kept_unless(jnp.array(finite), new, old)["w"], value)
+        np.testing.assert_array_equal(taken_if(jnp.array(finite), lambda: new, old)["w"], value)
 
 
 @pytest.mark.parametrize("candidates", [0, 3])

@@ -33,7 +33,7 @@ from codesign.train import placement
 from codesign.train.clip import ClipTask, Fixed, Weights
 from codesign.train.data import AugmentConfig, ImageTextBatch
 from codesign.train.feed import Draw, Resident, varied
-from codesign.train.rollback import all_finite, kept_unless
+from codesign.train.rollback import all_finite, taken_if
 from codesign.train.search.subnets import RelaxedSubnets
 from codesign.train.step import (
     Chunk,
@@ -302,19 +302,21 @@ def population_step(
     )
     metrics["grad_norm"] = jax.vmap(optax.tree.norm)(grads)
     metrics["grad_dot_params"] = jax.vmap(optax.tree.vdot)(grads, params)
-    updates, opt_state = jax.vmap(trainer.optimizer.update)(grads, opt_state, params)
-    moves, z_state = jax.vmap(trainer.design_optimizer.update)(z_grads, z_state, z)
-    after = Population(
-        params=trainer.task.constrain(optax.apply_updates(params, updates)),
-        opt_state=opt_state,
-        z=optax.projections.projection_box(z + goals.searched[:, None] * moves, 0.0, 1.0),
-        z_state=z_state,
-        multipliers=jax.vmap(trainer.lagrangian.update)(multipliers, metrics["excess"]),
-        step=step + 1,
-    )
+
+    def take() -> tuple[Any, ...]:
+        updates, new_opt_state = jax.vmap(trainer.optimizer.update)(grads, opt_state, params)
+        moves, new_z_state = jax.vmap(trainer.design_optimizer.update)(z_grads, z_state, z)
+        return (
+            trainer.task.constrain(optax.apply_updates(params, updates)),
+            new_opt_state,
+            optax.projections.projection_box(z + goals.searched[:, None] * moves, 0.0, 1.0),
+            new_z_state,
+            jax.vmap(trainer.lagrangian.update)(multipliers, metrics["excess"]),
+        )
+
     finite = all_finite(metrics["loss"], metrics["grad_norm"], jax.vmap(optax.tree.norm)(z_grads))
-    own = kept_unless(finite, after[:-1], population[:-1])
-    return Population(*own, after.step), metrics | {ROLLED_BACK: ~finite}
+    own = taken_if(finite, take, tuple(population[:-1]))
+    return Population(*own, step + 1), metrics | {ROLLED_BACK: ~finite}
 
 
 def population_masks(

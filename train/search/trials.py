@@ -25,7 +25,7 @@ from codesign.runs import ROLLED_BACK
 from codesign.train import placement
 from codesign.train.clip import Fixed, Weights
 from codesign.train.feed import Place
-from codesign.train.rollback import Streak, all_finite, kept_unless
+from codesign.train.rollback import Streak, all_finite, taken_if
 from codesign.train.search.measure import BATCH
 from codesign.train.search.population import Constants, SearchTrainer, gates_at, params_of
 from codesign.train.search.setup import Setup
@@ -86,12 +86,15 @@ def tune_chunk(
             return jnp.sum(totals), {"loss": losses} | ({"outputs": out} if taught is None else {})
 
         (_, metrics), grads = jax.value_and_grad(total, has_aux=True)(state.params)
-        updates, opt_state = jax.vmap(trainer.optimizer.update)(
-            grads, state.opt_state, state.params
-        )
-        params = task.constrain(optax.apply_updates(state.params, updates))
         finite = all_finite(metrics["loss"], jax.vmap(optax.tree.norm)(grads))
-        own = kept_unless(finite, (params, opt_state), (state.params, state.opt_state))
+
+        def take() -> tuple[Weights, optax.OptState]:
+            updates, opt_state = jax.vmap(trainer.optimizer.update)(
+                grads, state.opt_state, state.params
+            )
+            return task.constrain(optax.apply_updates(state.params, updates)), opt_state
+
+        own = taken_if(finite, take, (state.params, state.opt_state))
         return Tuned(*own, state.step + 1), metrics | {ROLLED_BACK: ~finite}
 
     return steps_of_chunk(step, state, chunk)
