@@ -59,7 +59,7 @@ def nearest(table: CostTable | FamilyTable, networks: np.ndarray, limits: Limits
     at = int(choice.accelerator[best])
     costs = jax.tree.map(lambda x: x[at], table.on_every_accelerator(jnp.asarray(networks[best])))
     space = table.space
-    chip = space.accelerator_at(np.asarray(table.accelerator_indices(at)))
+    chip = space.accelerator_at(np.asarray(table.accelerator_indices(jnp.asarray(at))))
     network = space.architecture_at(networks[best])
     return f"{enough(costs, limits)} would do, for {network_text(network)} on {chip_text(chip)}"
 

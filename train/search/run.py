@@ -126,7 +126,8 @@ def run_search(
             state: Searched = run_stages(loop, stages, saved, mesh, leaves_of=leaves_of)
             display.says("slicing and measuring the networks", chapter="measuring")
             designs, right = measure.designs(setup, state.trained, state.fixed, folder)
-            summary = measure.summary(setup, designs, right) | tracker.stop() | summary_of(folder)
+            took = tracker.stop()
+            summary = measure.summary(setup, designs, right, took) | summary_of(folder)
             opened.write(stages[-1].end, {"summary": summary})
     if not first:
         return {}
