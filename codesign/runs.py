@@ -65,7 +65,7 @@ _DISTRIBUTIONS = {
     "numpy": "numpy",
 }
 # Fields on which no number of a run depends; a resumed run may have others.
-_FREE = ("threads",)
+_FREE = ("threads", "stall_s")
 # Fields of before that nothing read: the stages of DRESS have steps of their own.
 _UNREAD = ("schedule.steps",)
 _MOST_DIFFERENCES = 3

@@ -17,13 +17,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental.multihost_utils import reached_preemption_sync_point
 
-from codesign.errors import RunError, UserError
+from codesign.errors import RunError, Stalled, UserError
 from codesign.runs import ROLLED_BACK, RunFolder, read_metrics
 from codesign.termination import Terminated, deferred
 from codesign.train import check
 from codesign.train.checkpoints import Checkpoints, Saved
 from codesign.train.feed import Feed, Place, Reader
 from codesign.train.loggers import Loggers
+from codesign.train.profile import Profile
 from codesign.train.progress import Display, resume_metrics
 from codesign.train.rollback import Streak, finite_numbers
 from codesign.train.tracking import RunTracker
@@ -75,6 +76,7 @@ class Loop:
       checks: whether the first step of a stage is held against its plainly compiled loss.
       dtype: of the network's activations.
       notes: kept in every checkpoint.
+      profile: what of each stage is traced.
     """
 
     intervals: Intervals
@@ -87,6 +89,7 @@ class Loop:
     checks: bool = False
     dtype: Any = jnp.float32
     notes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    profile: Profile | None = None
 
     def resumed_at(self, saved: Saved | None) -> Place | None:
         """The place in the data to go on from, after metrics past the checkpoint are dropped.
@@ -141,37 +144,59 @@ class Loop:
         Raises:
           RunError: a step compiled wrongly; losses or gradients that are not finite, many in a row;
             the last checkpoint from before stays as it is.
+          Stalled: data that do not come; the steps taken are saved.
           Terminated: SIGTERM came; the steps taken are saved.
         """
         if begin == end:
             return state, place
         every, chunked, alone = self.intervals, self.feed.chunked, jax.process_count() == 1
-        with self.feed.open() as data, deferred() as sigterm:
+        with (
+            self.feed.open() as data,
+            deferred() as sigterm,
+            (self.profile or Profile(self.folder.path)).of_stage(stage, self.display.note) as trace,
+        ):
             data.restore(place)
             self.display.phase(stage, begin, end)
 
             def measure(done: int, steps: int) -> None:
                 due = passed(done, steps, every.evaluate) and done < end
                 if due and evaluate is not None and not sigterm.came:
+                    trace.end(state)
                     with sigterm.unless_raised():
                         self._evaluated(done - 1, *evaluate(state))
+
+            def save(place: Place) -> None:
+                if waiting:
+                    self._record(stage, waiting, describe, data, streak, looks=False)
+                notes = {"tracker": self.tracker.so_far(), "places": _gathered(place)}
+                self.checkpoints.save(done, stage, state, notes | dict(self.notes))
+                self.loggers.flush()
 
             if self._was_cut_off(stage, begin):
                 measure(begin, 1)
             waiting: list[tuple[range, Metrics]] = []
-            done, unchecked, streak = begin, self.checks, self._streak(stage, begin)
+            done = saved_at = begin
+            unchecked, streak = self.checks, self._streak(stage, begin)
             while done < end:
                 step, steps = done, min(every.chunk, end - done) if chunked else 1
-                batch = data.read(step, steps, every.chunk)
-                plain = None
-                if unchecked and objective is not None:
-                    one = jax.tree.map(lambda x: x[0], batch.data) if chunked else batch
-                    plain = _plain_metrics(objective, state, one)
-                state, metrics = step_function(state, batch)
+                with trace.step(step):
+                    before = data.place()  # a chunk may come in part
+                    try:
+                        batch = data.read(step, steps, every.chunk)
+                    except Stalled:
+                        if alone and done > saved_at:  # the others would have to save as well
+                            save(before)
+                        raise
+                    plain = None
+                    if unchecked and objective is not None:
+                        one = jax.tree.map(lambda x: x[0], batch.data) if chunked else batch
+                        plain = _plain_metrics(objective, state, one)
+                    state, metrics = step_function(state, batch)
                 if plain is not None:
                     first = {n: x[0] for n, x in metrics.items()} if chunked else metrics
                     unchecked = not check.compare(stage, plain, first, self.dtype)
                 done += steps
+                trace.took(state, done, steps)
                 waiting.append((range(step, done), metrics))
                 saves = passed(done, steps, every.checkpoint) or done == end
                 looks = passed(done, steps, every.log) or passed(done, steps, every.evaluate)
@@ -180,11 +205,8 @@ class Loop:
                 measure(done, steps)
                 stops = sigterm.came if alone else reached_preemption_sync_point(step)
                 if saves or stops:
-                    if waiting:
-                        self._record(stage, waiting, describe, data, streak, looks=False)
-                    notes = {"tracker": self.tracker.so_far(), "places": _gathered(data.place())}
-                    self.checkpoints.save(done, stage, state, notes | dict(self.notes))
-                    self.loggers.flush()
+                    save(data.place())
+                    saved_at = done
                 if stops:
                     raise Terminated
             skipped, place = data.skipped, data.place()

@@ -130,7 +130,7 @@ def prepare(config: SearchConfig, display: Display) -> Setup:
     )
     reading = dataclasses.replace(config, augment=opened.augment)
     feed: ResidentFeed | StreamFeed = StreamFeed(
-        opened.train, processor, reading, mesh, chunked=True
+        opened.train, processor, reading, mesh, chunked=True, says=display.note
     )
     held_out = HeldOut(opened.test, opened.validation)
     try:

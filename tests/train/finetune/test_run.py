@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import threading
 
 import jax
 import numpy as np
@@ -15,11 +16,12 @@ from rich.console import Console
 import codesign
 from codesign.architecture import Architecture, Tower
 from codesign.cli import main
-from codesign.errors import RunError, UserError
+from codesign.errors import RunError, Stalled, UserError
 from codesign.models.formats import save_clip
 from codesign.overrides import config_to_json
 from codesign.runs import RunFolder, read_metrics
 from codesign.termination import Terminated, raised
+from codesign.train import clip_subject
 from codesign.train.data import AugmentConfig, SourceConfig
 from codesign.train.finetune.config import (
     FinetuneConfig,
@@ -211,6 +213,46 @@ def poisoned_run(tmp_path_factory):
 
 
 BAD = (0, 3, 5)
+
+
+def test_a_source_that_blocks_is_named_and_the_run_goes_on_to_the_same_end(
+    finished, tmp_path, monkeypatch
+):
+    """A picture of the seventh batch never comes, while another thread still waits for it."""
+    path, _ = finished
+    let_go, opened = threading.Event(), clip_subject.open_source
+    config = dataclasses.replace(CONFIG, stall_s=1.5)
+    read: list[int] = []
+
+    def blocking(source_config, *rest):
+        source = opened(source_config, *rest)
+        if source_config != CONFIG.train:
+            return source
+
+        def image(i):
+            read.append(i)
+            if len(read) == 6 * 16 + 5:
+                assert let_go.wait(120)
+            return source.image(i)
+
+        return dataclasses.replace(source, image=image)
+
+    told = io.StringIO()
+    cut = tmp_path / "cut"
+    with monkeypatch.context() as patch:
+        patch.setattr(clip_subject, "open_source", blocking)
+        with pytest.raises(Stalled, match=r"no picture of digits came for 3.*--stall_s") as caught:
+            run_training(
+                config,
+                RunFolder.create(cut, config_to_json(config)),
+                Console(file=told, width=300),
+            )
+    assert f", while digits image {read[-1]} is read" in str(caught.value)
+    assert told.getvalue().count("In 1.5 s the run ends") == 1
+    let_go.set()
+    assert "6" in {p.name for p in (cut / "checkpoints" / "steps").iterdir()}
+    run(CONFIG, cut, resume=True)  # also with another stall_s
+    assert lines(cut) == lines(path)
 
 
 def test_a_step_that_is_not_finite_is_left_out_and_told_of(poisoned_run, tmp_path):
