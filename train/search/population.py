@@ -316,7 +316,7 @@ def population_step(
 
     finite = all_finite(metrics["loss"], metrics["grad_norm"], jax.vmap(optax.tree.norm)(z_grads))
     own = taken_if(finite, take, tuple(population[:-1]))
-    return Population(*own, step + 1), metrics | {ROLLED_BACK: ~finite}
+    return Population._make((*own, step + 1)), metrics | {ROLLED_BACK: ~finite}
 
 
 def population_masks(
