@@ -1,8 +1,6 @@
 """`python -m codesign`: the same program as `codesign`."""
 
-import sys
-
-from codesign.cli import main
+from codesign.cli import program
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program()

@@ -19,6 +19,10 @@ class RunError(Exception):
     """A failure on good input: one line that says what failed. Exit code 1."""
 
 
+class Stalled(RunError):
+    """Data that do not come. Threads may wait for them for ever, so none of them is waited for."""
+
+
 # As XLA has it, whose errors have one class.
 _NO_MEMORY = ("RESOURCE_EXHAUSTED", "Out of memory")
 _MOST_CHARACTERS = 120

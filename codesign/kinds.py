@@ -26,7 +26,8 @@ class Kind:
       command: that runs it.
       config: its class.
       run: the function that trains it: (config, folder, console, check=, on_progress=,
-        loggers=) -> its results; "": no training, the command itself does what there is to do.
+        loggers=, profile=) -> its results; "": no training, the command itself does what there is
+        to do.
       report: the function that writes the report of a run's folder.
       a_run: what such a run is called; runs of one name can be compared.
     """

@@ -24,14 +24,16 @@ class Progress:
     metrics: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __str__(self) -> str:
-        losses = self.metrics.get("loss")
-        if losses is None:
-            told = ""
-        elif isinstance(losses, float):
-            told = f", loss {losses:.3f}"
-        else:
-            told = f", loss {min(losses):.3f}..{max(losses):.3f}"
+        told = f", {losses_text(self.metrics['loss'])}" if "loss" in self.metrics else ""
         return f"{self.phase}: {self.step} of {self.end}{told}"
+
+
+def losses_text(losses: Any) -> str:
+    """The loss of one network, or the range of several; None is one that is not finite."""
+    if isinstance(losses, float):
+        return f"loss {losses:.3f}"
+    finite = [loss for loss in losses or () if loss is not None]
+    return f"loss {min(finite):.3f}..{max(finite):.3f}" if finite else "loss not finite"
 
 
 OnProgress: TypeAlias = Callable[[Progress], object]

@@ -48,6 +48,10 @@ SUMMARY = "summary.json"
 CHECKPOINTS = "checkpoints"
 REPORT = "report.html"
 
+# In lines of metrics.jsonl: true where loss or gradient were not finite and the step changed
+# nothing; of a population, which of its candidates that was so for.
+ROLLED_BACK = "rolled_back"
+
 _LOCK, _OWNER = "run.lock", "run.lock.owner"
 # What was written aside by a process that was killed.
 _ASIDE = re.compile(r"\..+\.\d+\.tmp|\.tokenizer\.\w+")
@@ -61,7 +65,7 @@ _DISTRIBUTIONS = {
     "numpy": "numpy",
 }
 # Fields on which no number of a run depends; a resumed run may have others.
-_FREE = ("threads",)
+_FREE = ("threads", "stall_s")
 # Fields of before that nothing read: the stages of DRESS have steps of their own.
 _UNREAD = ("schedule.steps",)
 _MOST_DIFFERENCES = 3
@@ -293,6 +297,11 @@ def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
     return [_parse_metrics(line, path, i + 1) for i, line in enumerate(_lines(data)) if line]
+
+
+def rolled_back_steps(metrics: Iterable[Mapping[str, Any]]) -> int:
+    """How many lines of metrics.jsonl are of steps that were rolled back, wholly or in part."""
+    return sum(ROLLED_BACK in row for row in metrics)
 
 
 def _lines(data: bytes) -> list[bytes]:

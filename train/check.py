@@ -66,7 +66,7 @@ def plain_metrics(objective: Objective, *args: Any) -> dict[str, jax.Array]:
     return jax.jit(along_weights, compiler_options=plain_options())(*args)
 
 
-def compare(phase: str, plain: Metrics, compiled: Metrics, dtype: Any = jnp.float32) -> None:
+def compare(phase: str, plain: Metrics, compiled: Metrics, dtype: Any = jnp.float32) -> bool:
     """Holds the metrics of the step that trains against those of `plain_metrics`.
 
     Args:
@@ -75,12 +75,15 @@ def compare(phase: str, plain: Metrics, compiled: Metrics, dtype: Any = jnp.floa
       compiled: of the step; a step without gradient has no derivative.
       dtype: of the network's activations.
 
+    Returns:
+      Whether there was anything to compare: False where the plain ones are not finite.
+
     Raises:
       RunError: they disagree; the line names what to do.
     """
     right, came = (np.asarray(metrics[LOSS], np.float64) for metrics in (plain, compiled))
-    if not np.isfinite(right).all():
-        return  # a loss that is not finite is reported as such by the loop
+    if not (np.isfinite(right).all() and np.isfinite(plain.get(DERIVATIVE, 0.0))):
+        return False  # the step is rolled back
     rough = dtype == jnp.bfloat16 or jax.default_backend() != "cpu"
     error = float(np.max(np.abs(came - right) / np.maximum(np.abs(right), 1e-3)))
     _stop_beyond(ROUGH_TOLERANCE if rough else LOSS_TOLERANCE, error, phase, "loss")
@@ -90,6 +93,7 @@ def compare(phase: str, plain: Metrics, compiled: Metrics, dtype: Any = jnp.floa
         error = off / (abs(slope) + max(float(np.sum(np.abs(right))), 1e-3))
         tolerance = ROUGH_TOLERANCE if rough else DERIVATIVE_TOLERANCE
         _stop_beyond(tolerance, error, phase, "gradient")
+    return True
 
 
 def _stop_beyond(tolerance: float, error: float, phase: str, what: str) -> None:

@@ -103,7 +103,12 @@ class Checkpoints:
         return self._sane
 
     def saw(self, losses: Sequence[float]) -> None:
-        """Tells the losses of the steps since the last time; the worst, where there are several."""
+        """Tells the losses of the steps since the last time that have finite ones.
+
+        The worst of each step, where there are several.
+        """
+        if not losses:
+            return
         if math.isnan(self._first_loss):
             self._first_loss = losses[0]
         self._loss = losses[-1]

@@ -180,6 +180,8 @@ class SearchConfig:
       image: side of the images, pixels, where it is not the data's or the checkpoint's.
       augment: random variation of the images of train.
       threads: threads that read and decode images.
+      stall_s: seconds without a new training picture after which a line names what is being read;
+        after twice as long the run is saved and ends. 0: it waits for ever.
     """
 
     space: SpaceConfig
@@ -199,6 +201,7 @@ class SearchConfig:
     image: Count | None = None
     augment: AugmentConfig = AugmentConfig()
     threads: Few = 4
+    stall_s: NonNegative = 300.0
 
     def check(self) -> None:
         """Refuses values that do not go together.

@@ -8,8 +8,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -32,6 +32,7 @@ from codesign.train.data import (
 )
 from codesign.train.data.captions import captions
 from codesign.train.data.picture import Unreadable, decoded, pixels_of
+from codesign.train.data.watch import WatchedStream
 from codesign.train.step import Chunk
 
 Array = jax.Array
@@ -88,9 +89,10 @@ class StreamFeed:
     Attributes:
       source: the pictures.
       processor: of them, and of texts where the network reads any.
-      config: batch (`optim.batch_size`), seed, augment and threads.
+      config: batch (`optim.batch_size`), seed, augment, threads and stall_s.
       mesh: the devices.
       chunked: see `Feed`.
+      says: shows a line where the data stall.
     """
 
     source: Source
@@ -98,12 +100,18 @@ class StreamFeed:
     config: Any
     mesh: Mesh
     chunked: bool = False
+    says: Callable[[str], None] = print
 
     @contextmanager
     def open(self) -> Iterator[StreamReader]:
-        """A stream from the beginning."""
-        with self._stream(self.config.optim.batch_size, self.config.seed, self.config.augment) as s:
-            yield StreamReader(s, self.mesh, self.chunked)
+        """A stream from the beginning, watched where the config has it so."""
+        optim, stall_s = self.config.optim, self.config.stall_s
+        with self._stream(optim.batch_size, self.config.seed, self.config.augment) as stream:
+            if not stall_s:
+                yield StreamReader(stream, self.mesh, self.chunked)
+                return
+            with closing(WatchedStream(stream, stall_s, self.says)) as watched:
+                yield StreamReader(watched, self.mesh, self.chunked)
 
     def others(self, batches: int, size: int) -> ImageTextBatch:
         """Stacked batches that are not varied, drawn otherwise than those of the steps."""
@@ -136,7 +144,7 @@ class StreamFeed:
 class StreamReader:
     """A `Reader` of a stream."""
 
-    stream: TrainingStream
+    stream: TrainingStream | WatchedStream
     mesh: Mesh
     chunked: bool
 

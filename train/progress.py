@@ -19,7 +19,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from codesign.progress import OnProgress
+from codesign.progress import OnProgress, losses_text
 from codesign.progress import Progress as Told
 from codesign.runs import RunFolder
 
@@ -123,11 +123,7 @@ class Display:
 
     def update(self, steps: int, row: Mapping[str, Any]) -> None:
         """Counts steps and shows the newest line of metrics: of one network, or of a family."""
-        losses = row["loss"]
-        if isinstance(losses, float):
-            self._note = f"loss {losses:.3f}"
-        else:
-            self._note = f"loss {min(losses):.3f}..{max(losses):.3f}"
+        self._note = losses_text(row["loss"])
         if "carbon_kgco2e" in row:
             grams = [1e3 * c for c in row["carbon_kgco2e"]]
             self._note += f", carbon {min(grams):.3g}..{max(grams):.3g} g"

@@ -44,7 +44,9 @@ from codesign.train.feed import StreamFeed
 from codesign.train.finetune.config import FinetuneConfig
 from codesign.train.loggers import open_loggers
 from codesign.train.loop import Intervals, Loop
+from codesign.train.profile import PROFILE, Profile
 from codesign.train.progress import Display
+from codesign.train.rollback import summary_of
 from codesign.train.stages import Stage, run_stages, session
 from codesign.train.step import Trainer, TrainState, objective, train_step
 from codesign.train.subnets import (
@@ -87,6 +89,7 @@ def run_training(
     check: bool | None = None,
     on_progress: OnProgress | None = None,
     loggers: Sequence[str] | None = None,
+    profile: int = 0,
 ) -> dict[str, Any]:
     """Runs a training, or the rest of one, and writes everything into the folder.
 
@@ -99,6 +102,7 @@ def run_training(
       on_progress: called whenever steps are done.
       loggers: where metrics go beside the folder, see `codesign.train.loggers`; None: those that
         the run was started with, for a new one TensorBoard.
+      profile: steps of each stage to trace, see `codesign.train.profile`; 0: none.
 
     Returns:
       What summary.json holds.
@@ -125,13 +129,16 @@ def run_training(
                 loggers=opened,
                 tracker=tracker,
                 display=display,
-                feed=StreamFeed(subject.source, subject.processor, config, subject.mesh),
+                feed=StreamFeed(
+                    subject.source, subject.processor, config, subject.mesh, says=display.note
+                ),
                 checks=due(check),
                 dtype=subject.dtype,
                 notes={"layout": _LAYOUT},
+                profile=Profile(folder.path / PROFILE, profile),
             )
             training = training_of(config, subject, loop)
-            summary = training.finish(training.train(saved)) | tracker.stop()
+            summary = training.finish(training.train(saved)) | tracker.stop() | summary_of(folder)
             opened.write(summary["steps"], {"summary": summary})
     if jax.process_index() == 0:
         folder.write_json(SUMMARY, summary)

@@ -70,6 +70,8 @@ class TrainingConfig:
       augment: random variation of the training images.
       bfloat16: compute in bfloat16; parameters and reductions stay float32.
       threads: threads that read and decode images.
+      stall_s: seconds without a new training picture after which a line names what is being read;
+        after twice as long the run is saved and ends. 0: it waits for ever.
       seed: of initial weights, order and augmentation.
     """
 
@@ -78,6 +80,7 @@ class TrainingConfig:
     augment: AugmentConfig = AugmentConfig()
     bfloat16: bool = False
     threads: Few = 4
+    stall_s: NonNegative = 300.0
     seed: Seed = 0
 
     def check(self) -> None:

@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from codesign.runs import ROLLED_BACK
+from codesign.train.rollback import all_finite, taken_if
 from codesign.train.task import Metrics, Task
 
 Array = jax.Array
@@ -41,7 +43,7 @@ class TrainState(NamedTuple):
       average: their moving average, or None.
       stats: running statistics; may be empty.
       opt_state: the optimizer's.
-      step: steps taken, [].
+      step: steps taken, [], without those that were rolled back.
     """
 
     params: Any
@@ -123,7 +125,7 @@ def updated(
 def train_step(
     state: TrainState, fixed: Any, batch: Any, key: Array, trainer: Trainer
 ) -> tuple[TrainState, Metrics]:
-    """One step.
+    """One step; where its loss or gradient is not finite, the state stays as it is.
 
     Args:
       state: given up.
@@ -138,19 +140,26 @@ def train_step(
     task = trainer.task
     before, loss = objective(state, fixed, batch, key, trainer)
     (_, (metrics, seen)), grads = jax.value_and_grad(loss, has_aux=True)(before)
-    params, opt_state = updated(before, grads, state.opt_state, trainer.optimizer, task)
-    average = state.average
-    if average is not None:
-        # A short run's average should not be of its start: the decay rises to its value.
-        decay = jnp.minimum(trainer.ema, (1 + state.step) / (10 + state.step))
-        average = optax.incremental_update(params, average, 1 - decay)
     metrics |= {
         "grad_norm": optax.tree.norm(grads),
         "grad_dot_params": optax.tree.vdot(grads, before),
-    } | task.metrics(params)
+    }
+
+    def take() -> TrainState:
+        params, opt_state = updated(before, grads, state.opt_state, trainer.optimizer, task)
+        average = state.average
+        if average is not None:
+            # A short run's average should not be of its start: the decay rises to its value.
+            decay = jnp.minimum(trainer.ema, (1 + state.step) / (10 + state.step))
+            average = optax.incremental_update(params, average, 1 - decay)
+        stats = jax.tree.map(lambda old, new: old + (1 - MOMENTUM) * (new - old), state.stats, seen)
+        return TrainState(params, average, stats, opt_state, state.step + 1)
+
+    finite = all_finite(metrics["loss"], metrics["grad_norm"])
+    after = taken_if(finite, take, state)
+    metrics |= task.metrics(after.params) | {ROLLED_BACK: ~finite}
     metrics["learning_rate"] = jnp.asarray(trainer.learning_rate(state.step))
-    stats = jax.tree.map(lambda old, new: old + (1 - MOMENTUM) * (new - old), state.stats, seen)
-    return TrainState(params, average, stats, opt_state, state.step + 1), metrics
+    return after, metrics
 
 
 def steps_of_chunk(

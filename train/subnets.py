@@ -28,6 +28,8 @@ from flax import nnx
 
 from codesign.dress.masks import Masks, apply
 from codesign.dress.trees import pick, replace_leaves
+from codesign.runs import ROLLED_BACK
+from codesign.train.rollback import all_finite, taken_if
 from codesign.train.step import MOMENTUM, updated
 from codesign.train.task import Metrics, Task
 
@@ -43,7 +45,7 @@ class JointState(NamedTuple):
       stats: running statistics, [K+1, ...], of the dense network last; may be empty.
       masks: of the subnets, as of the last renewal.
       opt_state: the optimizer's.
-      step: joint steps taken, [].
+      step: joint steps taken, [], without those that were rolled back.
     """
 
     params: Any
@@ -62,7 +64,7 @@ class PostState(NamedTuple):
       norms: each subnet's own, by name, [K, ...].
       stats: each subnet's own, [K, ...]; may be empty.
       opt_state: the optimizers', leaves [K, ...].
-      step: steps of this stage taken, [].
+      step: steps of this stage taken, [], without those that were rolled back.
     """
 
     params: Any
@@ -282,6 +284,8 @@ def joint_step(
 ) -> tuple[JointState, Metrics]:
     """One step of several subnets together, and every `refresh_steps` new masks before it.
 
+    Where the loss or the gradient is not finite, the state stays as it is.
+
     Args:
       state: given up.
       fixed: of the task.
@@ -296,9 +300,6 @@ def joint_step(
     """
     state, batch, teacher = _ready(state, fixed, batch, key, trainer)
     losses, grads, stats = joint_gradient(state, fixed, batch, teacher, numbers, shares, trainer)
-    params, opt_state = updated(
-        state.params, grads, state.opt_state, trainer.optimizer, trainer.task
-    )
     metrics = {
         "loss": jnp.dot(shares, losses),
         "subnet_loss": losses,
@@ -307,7 +308,16 @@ def joint_step(
     }
     if trainer.learning_rate is not None:
         metrics["learning_rate"] = jnp.asarray(trainer.learning_rate(state.step))
-    return JointState(params, stats, state.masks, opt_state, state.step + 1), metrics
+    finite = all_finite(metrics["loss"], metrics["grad_norm"])
+    metrics[ROLLED_BACK] = ~finite
+
+    def take() -> JointState:
+        params, opt_state = updated(
+            state.params, grads, state.opt_state, trainer.optimizer, trainer.task
+        )
+        return JointState(params, stats, state.masks, opt_state, state.step + 1)
+
+    return taken_if(finite, take, state), metrics
 
 
 def _own_loss(
@@ -356,6 +366,7 @@ def post_step(
 
     The statistics are means over the steps of this stage: plain ones where nothing is trained,
     else weighted by the number of the step, as the early ones are of norms that have changed.
+    Where a loss or a gradient is not finite, the state stays as it is.
 
     Args:
       state: given up.
@@ -383,17 +394,23 @@ def post_step(
     _, ((losses, seen), grads) = one_after_another(
         of_subnet, jnp.zeros(()), (numbers, state.norms), task
     )
-    norms: Any = state.norms
-    opt_state = state.opt_state
     metrics = {"loss": jnp.mean(losses), "subnet_loss": losses}
+    finite = jnp.isfinite(metrics["loss"])
     if optimizer is not None:
-        metrics["grad_dot_params"] = optax.tree.vdot(grads, norms) / trainer.subnets
-        updates, opt_state = jax.vmap(optimizer.update)(grads, opt_state, norms)
-        norms = optax.apply_updates(norms, updates)
-    rate = 1 / (state.step + 1) if optimizer is None else 2 / (state.step + 2)
-    stats = followed(state.stats, numbers, seen, rate)
-    state = state._replace(norms=norms, stats=stats, opt_state=opt_state, step=state.step + 1)
-    return state, metrics
+        finite = all_finite(metrics["loss"], optax.tree.norm(grads))
+        metrics["grad_dot_params"] = optax.tree.vdot(grads, state.norms) / trainer.subnets
+
+    def take() -> PostState:
+        norms: Any = state.norms
+        opt_state = state.opt_state
+        if optimizer is not None:
+            updates, opt_state = jax.vmap(optimizer.update)(grads, opt_state, norms)
+            norms = optax.apply_updates(norms, updates)
+        rate = 1 / (state.step + 1) if optimizer is None else 2 / (state.step + 2)
+        stats = followed(state.stats, numbers, seen, rate)
+        return state._replace(norms=norms, stats=stats, opt_state=opt_state, step=state.step + 1)
+
+    return taken_if(finite, take, state), metrics | {ROLLED_BACK: ~finite}
 
 
 def followed(stats: Tree, k: Array, seen: Any, rate: Array | float) -> Tree:

@@ -15,7 +15,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from codesign import compilation_cache
 
@@ -39,7 +39,7 @@ from codesign.cli import (
 from codesign.cli.arguments import Parser
 from codesign.cli.completion import SHELLS, PrintCompletion
 from codesign.cli.output import only_results, spell_what_no_stream_holds
-from codesign.errors import RunError, UserError, did_you_mean, out_of_memory, out_of_space
+from codesign.errors import RunError, Stalled, UserError, did_you_mean, out_of_memory, out_of_space
 from codesign.printable import printable
 from codesign.renamed import RetiredWarning
 from codesign.termination import Terminated
@@ -64,8 +64,22 @@ _COMMANDS = {
 _MOST_OF_A_NAME = 500
 
 
+def program() -> NoReturn:
+    """The process of the program: `main`, and its end, for which threads that hang do not count.
+
+    Python waits for its threads before it ends; those that read from a disk that is gone would
+    keep the process for ever.
+    """
+    code, hangs = _outcome(None)
+    if hangs:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the program.
+    """Runs the program within this process.
 
     Args:
       argv: arguments after the program's name; default: those of the process.
@@ -73,6 +87,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
       The exit code.
     """
+    return _outcome(argv)[0]
+
+
+def _outcome(argv: Sequence[str] | None) -> tuple[int, bool]:
+    """The exit code, and whether threads may hang that wait for data."""
+    try:
+        return _code(argv), False
+    except Stalled as error:
+        return _fail(error, 1), True
+
+
+def _code(argv: Sequence[str] | None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     # Tokenizers and image processors need no PyTorch; transformers would say it misses it.
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
@@ -84,6 +110,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             sys.stdout.flush()  # Here, where a closed pipe is still caught.
     except UserError as error:
         return _fail(error, 2)
+    except Stalled:
+        raise
     except RunError as error:
         return _fail(error, 1)
     except BrokenPipeError:

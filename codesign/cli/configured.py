@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from codesign.errors import Stalled
 from codesign.termination import Terminated, raised
 
 
@@ -60,6 +61,8 @@ def kept_when_stopped(args: argparse.Namespace, *, alone: bool = True) -> Iterat
     except KeyboardInterrupt:
         message = f"interrupted; the run is kept: {again} continues it"
         raise KeyboardInterrupt(message) from None
+    except Stalled as stalled:
+        raise Stalled(f"{stalled}; the run is kept: {again} continues it") from None
     except Terminated:
         message = f"stopped by SIGTERM; the run is kept: {again} continues it"
         raise Terminated(message) from None

@@ -31,6 +31,7 @@ def add(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """`codesign search`: the run itself is train.search's."""
+    from codesign.errors import UserError
     from codesign.overrides import config_name
 
     if args.dry_run:
@@ -41,6 +42,8 @@ def run(args: argparse.Namespace) -> int:
     from codesign.search.hardware import HardwareConfig
 
     if isinstance(config, HardwareConfig):
+        if args.profile:
+            raise UserError(f"--profile: {args.config} trains nothing; drop it")
         return _search_hardware(config, args)
     out, result = trained(args)
     if not result:  # the first of several processes has them

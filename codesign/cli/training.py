@@ -28,10 +28,19 @@ def add_training_command(
         name,
         run,
         summary,
-        more="[--resume] [--[no-]check] [--loggers NAMES] [--distributed] [--dry-run] ",
+        more="[--resume] [--[no-]check] [--loggers NAMES] [--profile N] [--distributed] "
+        "[--dry-run] ",
         example=example,
     )
     add_run_options(parser)
+    parser.add_argument(
+        "--profile",
+        type=_steps,
+        metavar="N",
+        default=0,
+        help="trace N steps of each stage by JAX's profiler, once it is compiled, into the run's "
+        "folder profile/, for TensorBoard or Perfetto",
+    )
     parser.add_argument(
         "--dry-run",
         action="store_true",
@@ -46,11 +55,18 @@ def add_training_command(
     )
 
 
+def _steps(text: str) -> int:
+    """A whole number of steps, at least 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number of steps above 0")
+    return int(text)
+
+
 def tried(args: argparse.Namespace) -> int:
     """`--dry-run` of a command: what the run would take."""
-    if args.distributed or args.resume:
-        option = "distributed" if args.distributed else "resume"
-        raise UserError(f"--dry-run starts no run: drop --{option}")
+    for option in ("distributed", "resume", "profile"):
+        if getattr(args, option):
+            raise UserError(f"--dry-run starts no run: drop --{option}")
     config = configured.load(args)
     kind = kind_of(type(config))
     if kind is None or not kind.run:
@@ -151,4 +167,11 @@ def trained(args: argparse.Namespace) -> tuple[Path, dict[str, Any]]:
         )
         run = kind.runner()
         shown = console(stderr=True)
-        return folder.path, run(config, folder, shown, check=args.check, loggers=args.loggers)
+        return folder.path, run(
+            config,
+            folder,
+            shown,
+            check=args.check,
+            loggers=args.loggers,
+            profile=args.profile,
+        )

@@ -20,6 +20,7 @@ from codesign.printable import printable
 from codesign.report.correct import read_correct
 from codesign.report.entries import number
 from codesign.report.fidelity import Fidelity
+from codesign.report.footprint import Payback, paybacks
 from codesign.report.front import (
     LEVELS,
     Box,
@@ -51,6 +52,7 @@ class Claims:
       savings: how each reference compares.
       images: test images that the intervals are over; None: there are no intervals.
       fidelity: of the ranking that designs were chosen by, where there was one.
+      paybacks: after how many devices each saving has made up for the run.
     """
 
     box: Box | None
@@ -61,6 +63,7 @@ class Claims:
     savings: list[Saving]
     images: int | None
     fidelity: Fidelity | None = None
+    paybacks: list[Payback] = dataclasses.field(default_factory=list)
 
     def lines(self) -> list[str]:
         """What is to be said beside the figures, a line each."""
@@ -70,6 +73,7 @@ class Claims:
             for group in self.equal
         ]
         said += [str(saving) for saving in self.savings]
+        said += [str(payback) for payback in self.paybacks]
         said += [str(self.fidelity)] if self.fidelity else []
         if self.images is None and (self.matched or self.savings):
             said.append("no intervals over test images: the run kept no correct.json")
@@ -95,7 +99,8 @@ class Claims:
                 "equal_within_noise": self.equal,
             }
         )
-        return plain | ({"rank_fidelity": self.fidelity.json()} if self.fidelity else {})
+        plain |= {"rank_fidelity": self.fidelity.json()} if self.fidelity else {}
+        return plain | ({"paybacks": jsonable(self.paybacks)} if self.paybacks else {})
 
 
 def claims(designs: Sequence[Row], summary: Row, right: np.ndarray | None) -> Claims:
@@ -104,7 +109,7 @@ def claims(designs: Sequence[Row], summary: Row, right: np.ndarray | None) -> Cl
     Args:
       designs: entries of designs.json.
       summary: of summary.json "reference_point" and "best_cost", the box; "hypervolume" where
-        there is no box.
+        there is no box; "run_carbon_kgco2e", where it was measured.
       right: float [D, N], how far each design is right on each test image; None: not known.
     """
     box = Box.of(summary)
@@ -114,15 +119,17 @@ def claims(designs: Sequence[Row], summary: Row, right: np.ndarray | None) -> Cl
     if box is not None:
         volume, interval = _volume(designs, box, draws)
     groups = [] if right is None else statistics.equal_groups(right)
+    saved = savings(designs, right, box)
     return Claims(
         box=box,
         hypervolume=volume,
         hypervolume_interval=interval,
         matched=[matched(designs, box, s, draws) for s in LEVELS] if box else [],
         equal=[[design_name(designs[i]) for i in group] for group in groups],
-        savings=savings(designs, right, box),
+        savings=saved,
         images=None if right is None else right.shape[1],
         fidelity=Fidelity.of(designs, box.metric) if box else None,
+        paybacks=paybacks(summary, saved),
     )
 
 

@@ -20,7 +20,16 @@ from codesign.printable import printable
 from codesign.report import explore, explorer, footprint, text
 from codesign.report.html import Picture, environment, what_was_run, write_page
 from codesign.report.plots import new_figure, png
-from codesign.runs import CONFIG, METRICS, REPORT, SUMMARY, Run, read_run, write_bytes
+from codesign.runs import (
+    CONFIG,
+    METRICS,
+    REPORT,
+    SUMMARY,
+    Run,
+    read_run,
+    rolled_back_steps,
+    write_bytes,
+)
 
 _TEMPLATE = "finetune.html"
 _MEASURES: dict[tuple[str, ...], str] = {
@@ -369,6 +378,7 @@ def _facts(run: Run) -> list[tuple[str, str]]:
         ("teacher", str(config.get("loss", {}).get("teacher") or text.MISSING)),
         ("trained on", str(config.get("train", {}).get("path", text.MISSING))),
         ("steps", str(summary.get("steps", text.MISSING))),
+        ("steps rolled back", str(rolled_back_steps(run.metrics) or text.MISSING)),
         *_sizes(summary),
         ("batch", str(config.get("optim", {}).get("batch_size", text.MISSING))),
         *footprint.facts(summary),
@@ -402,7 +412,7 @@ def _losses(metrics: Sequence[Mapping[str, Any]]) -> Picture | None:
     # A total of one part is that part.
     parts = [k for k in rows[0] if k.endswith("_loss")]
     for name in ["loss", *parts] if len(parts) > 1 else ["loss"]:
-        values = np.asarray([row[name] for row in rows])
+        values = np.asarray([row.get(name) for row in rows], float)
         smooth = np.convolve(values, np.ones(window) / window, "valid")
         axes.plot(steps[window - 1 :], smooth, label=name.replace("_", " "), linewidth=1.2)
     axes.set_xlabel("step")

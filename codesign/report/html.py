@@ -15,7 +15,7 @@ from codesign.printable import printable, printable_lines
 from codesign.quantities import unit_of, without_unit
 from codesign.report import entries, explore, explorer, footprint, plots, tables, text, words
 from codesign.report.claims import run_claims
-from codesign.runs import REPORT, Run, read_run, write_bytes
+from codesign.runs import REPORT, Run, read_run, rolled_back_steps, write_bytes
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -207,6 +207,7 @@ def _facts(run: Run) -> list[tuple[str, str]]:
     known = [
         ("designs found", str(sum(not entries.is_reference(d) for d in run.designs))),
         ("steps", str(run.metrics[-1]["step"] + 1) if run.metrics else text.MISSING),
+        ("steps rolled back", str(rolled_back_steps(run.metrics) or text.MISSING)),
         ("reference point", _point(summary.get("reference_point"))),
         *footprint.facts(summary),
     ]

@@ -14,8 +14,10 @@ import math
 
 import numpy as np
 
+from codesign.cost.family import FamilyTable
 from codesign.cost.table import CostTable
 from codesign.search.grid import Choice, best_accelerators
+from codesign.search.nearest import nearest
 from codesign.search.objectives import CostFunction, Limits
 from codesign.space import DesignSpace
 
@@ -58,14 +60,27 @@ def front(cost: np.ndarray, loss: np.ndarray) -> np.ndarray:
     return order[losses < before]
 
 
-def unmet(table: CostTable, limits: Limits) -> str:
-    """Why no design of a space meets limits: the least of each cost that is above its limit."""
+def unmet(
+    table: CostTable | FamilyTable, limits: Limits, networks: np.ndarray | None = None
+) -> str:
+    """Why no design of a space meets limits, and what the nearest one takes.
+
+    The least of each cost that is above its limit, and the design of all that would need the
+    limits raised least.
+
+    Args:
+      table: exact costs.
+      limits: that nothing meets.
+      networks: choice indices [n, d] of those that are asked about; None: of all.
+    """
+    networks = every_network(table.space) if networks is None else networks
     missed = []
     for bounded, limit in limits.bounds():
-        least = float(cheapest(table, bounded, Limits()).value.min())
+        least = float(best_accelerators(table, networks, bounded, Limits()).value.min())
         if least > limit:
             missed.append(f"{bounded.key} is {least:.3g} at least, not {limit:.3g}")
-    return "; ".join(missed) or "each can be met alone, but not all together"
+    why = "; ".join(missed) or "each can be met alone, but not all together"
+    return f"{why}; {nearest(table, networks, limits)}"
 
 
 def best_under(cost: np.ndarray, loss: np.ndarray, targets: np.ndarray) -> np.ndarray:

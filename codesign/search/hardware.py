@@ -23,6 +23,7 @@ from codesign.costing import PHYSICAL, default_scenario
 from codesign.design_file import checked_scenario
 from codesign.errors import UserError
 from codesign.scenario import Scenario
+from codesign.search.nearest import chip_text, enough, shortfall
 from codesign.search.objectives import Limits, Mode, objective
 from codesign.search.sweep import sweep
 from codesign.space import PUBLISHED_GRID, WIDE_GRID, AcceleratorChoices
@@ -183,27 +184,36 @@ def _why_none(demand: Demand, grid: Accelerator, limits: Limits) -> str:
             f"{scenario.inferences_per_s:g}: the fastest takes {least_s:.4g} s an "
             f"inference; set at most {1 / least_s:.3g}"
         )
-    _, priced = sweep(demand, grid, Limits(), [bounded for bounded, _ in limits.bounds()])
-    return unmet(priced.costs, priced.feasible, limits)
+    sought = [*(bounded for bounded, _ in limits.bounds()), shortfall(limits)]
+    index, priced = sweep(demand, grid, Limits(), sought)
+    chips = jax.tree.map(lambda x: x[index], grid)
+    return unmet(priced.costs, priced.feasible, limits, chips)
 
 
-def unmet(costs: Costs, fits: np.ndarray, limits: Limits) -> str:
-    """Which limit no accelerator meets, or that they are not met together.
+def unmet(costs: Costs, fits: np.ndarray, limits: Limits, chips: Accelerator | None = None) -> str:
+    """Which limit no accelerator meets, or that they are not met together, and which comes nearest.
 
     Args:
       costs: leaves [A].
       fits: which accelerators run at all, and keep up, [A].
       limits: hard limits that none of these meets.
+      chips: the accelerators, leaves [A]; None: the nearest is not described.
     """
+    best = int(np.argmin(np.where(fits, shortfall(limits)(costs), np.inf)))
+    least_of_all = enough(jax.tree.map(lambda x: x[best], costs), limits)
+    on = "" if chips is None else f", by {chip_text(accelerator_at(chips, best))}"
     for bounded, limit in limits.bounds():
         least = float(np.min(bounded(costs)[fits]))
         if least > limit:
             return (
                 f"no accelerator of the grid meets {bounded.key} <= {limit:g}; "
-                f"the least is {least:.4g}"
+                f"the least is {least:.4g}; {least_of_all} would be met{on}"
             )
     every = ", ".join(f"{name} <= {limit:g}" for name, limit in limits.active().items())
-    return f"no accelerator of the grid meets {every} together; raise one of them"
+    return (
+        f"no accelerator of the grid meets {every} together; raise one of them, or all: "
+        f"{least_of_all} would be met{on}"
+    )
 
 
 def dram_gb_for(words: float, word_bytes: float = 1.0) -> float:

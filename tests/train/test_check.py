@@ -97,8 +97,10 @@ def test_one_of_many_members_is_enough_and_nan_is_an_error():
             compare("joint", plain, {"loss": jnp.array(wrong)})
 
 
-def test_a_loss_that_is_not_finite_is_left_to_the_loop():
-    compare("joint", {"loss": jnp.nan}, {"loss": 1.0})
+@pytest.mark.parametrize("plain", [{"loss": jnp.nan}, {"loss": 1.0, DERIVATIVE: jnp.inf}])
+def test_a_step_that_is_not_finite_is_left_to_the_loop(plain):
+    assert not compare("joint", plain, {"loss": 1.0, DERIVATIVE: jnp.nan})
+    assert compare("joint", {"loss": 1.0, DERIVATIVE: 2.0}, {"loss": 1.0, DERIVATIVE: 2.0})
 
 
 def test_steps_without_a_gradient_are_compared_by_their_loss():

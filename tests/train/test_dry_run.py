@@ -116,6 +116,9 @@ def test_a_table_tells_the_same(tmp_path, monkeypatch, capsys):
         (["search", "hardware", "--dry-run"], "hardware trains nothing"),
         (["search", "quickstart", "--dry-run", "--resume"], "drop --resume"),
         (["finetune", "digits_clip", "--dry-run", "--distributed"], "drop --distributed"),
+        (["finetune", "digits_clip", "--dry-run", "--profile", "3"], "drop --profile"),
+        (["finetune", "digits_clip", "--profile", "0"], "0 is not a whole number of steps above 0"),
+        (["search", "hardware", "--model", "vit-b-16", "--profile", "3"], "trains nothing"),
         (["finetune", "digits_clip", "--dry-run", "--optim.batch_size", "0"], "batch_size"),
     ],
 )

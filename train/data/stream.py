@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import threading
+import time
 from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
@@ -214,6 +216,18 @@ class TrainingStream(_Closing):
         epoch = math.ceil(len(source) / process_count)
         self._reader = _Reader(source, numbers.map(self._load), threads, 2 * batch_size, epoch)
         self._at = (self._reader.state(), self._reader.skipped)
+        # When the last picture came, and by thread since when which is being read.
+        self.read_at = time.monotonic()
+        self._reading: dict[int, tuple[float, int]] = {}
+
+    @property
+    def name(self) -> str:
+        """The source's."""
+        return self._source.name
+
+    def reading(self) -> list[str]:
+        """Where the pictures lie that are being read at the moment, the first begun first."""
+        return [self._source.where(index) for _, index in sorted([*self._reading.values()])]
 
     @property
     def skipped(self) -> Skipped:
@@ -228,6 +242,7 @@ class TrainingStream(_Closing):
         try:
             while len(rows) < self._batch_size:
                 row = self._reader.read()
+                self.read_at = time.monotonic()
                 rows += [] if row is None else [row]
         except BaseException:  # an interrupt too leaves the stream at its last whole batch
             self._reader.restore(*self._at)
@@ -271,7 +286,14 @@ class TrainingStream(_Closing):
         self._reader.close()
 
     def _load(self, drawn: tuple[int, int]) -> _Ready | Unreadable:
-        epoch, index = drawn
+        thread = threading.get_ident()
+        self._reading[thread] = (time.monotonic(), int(drawn[1]))
+        try:
+            return self._ready(*drawn)
+        finally:
+            del self._reading[thread]
+
+    def _ready(self, epoch: int, index: int) -> _Ready | Unreadable:
         index = int(index)
         picture = decoded(self._source, index, self._processor.settings.mode, self._least_side)
         if isinstance(picture, Unreadable):

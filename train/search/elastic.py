@@ -21,10 +21,12 @@ import optax
 
 from codesign.cost.family import FamilyTable
 from codesign.cost.table import CostTable
+from codesign.runs import ROLLED_BACK
 from codesign.search.grid import best_accelerators
 from codesign.search.objectives import CostFunction, Limits
 from codesign.space import DesignSpace
 from codesign.train.clip import Fixed, Weights
+from codesign.train.rollback import all_finite, taken_if
 from codesign.train.search.population import Constants, SearchTrainer, gates_at
 from codesign.train.step import Chunk, TrainState, steps_of_chunk, updated
 from codesign.train.task import Metrics
@@ -136,11 +138,20 @@ def elastic_chunk(
     def step(state: TrainState, drawn: Any) -> tuple[TrainState, Metrics]:
         before, loss = elastic_objective(state, pool, drawn, key, constants, trainer)
         (_, metrics), grads = jax.value_and_grad(loss, has_aux=True)(before)
-        params, opt_state = updated(before, grads, state.opt_state, trainer.elastic, trainer.task)
         metrics |= {
             "grad_norm": optax.tree.norm(grads),
             "grad_dot_params": optax.tree.vdot(grads, before),
         }
-        return state._replace(params=params, opt_state=opt_state, step=state.step + 1), metrics
+        finite = all_finite(metrics["loss"], metrics["grad_norm"])
+
+        def take() -> TrainState:
+            params, opt_state = updated(
+                before, grads, state.opt_state, trainer.elastic, trainer.task
+            )
+            return state._replace(params=params, opt_state=opt_state)
+
+        after = taken_if(finite, take, state)
+        # It goes on all the same: the networks drawn at this step may be why.
+        return after._replace(step=state.step + 1), metrics | {ROLLED_BACK: ~finite}
 
     return steps_of_chunk(step, state, chunk)

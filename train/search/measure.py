@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -196,17 +197,28 @@ def _own_limits(setup: Setup) -> list[Objective]:
 
 
 def summary(
-    setup: Setup, entries: list[dict[str, Any]], right: dict[str, np.ndarray]
+    setup: Setup,
+    entries: list[dict[str, Any]],
+    right: dict[str, np.ndarray],
+    took: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """The run as a whole: what its designs show, and in which box, fixed beforehand."""
+    """The run as a whole: what its designs show, and in which box, fixed beforehand.
+
+    Args:
+      setup: of the run.
+      entries: of designs.json.
+      right: which test images each is right on, as in correct.json.
+      took: what the run took, by `RunTracker.stop`.
+    """
     worst = {
         _objective(setup).key: float(setup.goals.targets[0]),
         "accuracy": setup.config.targets.worst_accuracy,
     }
     box = {"reference_point": worst, "best_cost": setup.least}
     return (
-        claims(entries, box, scores(entries, right)).summary()
+        claims(entries, box | dict(took), scores(entries, right)).summary()
         | box
+        | dict(took)
         | {
             "test_images": len(next(iter(right.values()))[0]),
             "devices": placement.described(setup.trainer.mesh),

@@ -25,6 +25,7 @@ from codesign.cost.family import FamilyTable
 from codesign.cost.model import Costs
 from codesign.cost.table import CostTable
 from codesign.models import Gates, gates_for
+from codesign.runs import ROLLED_BACK
 from codesign.search.lagrangian import AugmentedLagrangian
 from codesign.search.objectives import Limits, Mode, excess, metric
 from codesign.space import DesignSpace
@@ -32,6 +33,7 @@ from codesign.train import placement
 from codesign.train.clip import ClipTask, Fixed, Weights
 from codesign.train.data import AugmentConfig, ImageTextBatch
 from codesign.train.feed import Draw, Resident, varied
+from codesign.train.rollback import all_finite, taken_if
 from codesign.train.search.subnets import RelaxedSubnets
 from codesign.train.step import (
     Chunk,
@@ -290,23 +292,31 @@ def population_step(
     trainer: SearchTrainer,
     masks: dict[str, Array] | None = None,
 ) -> tuple[Population, Metrics]:
-    """One step of every candidate: weights, design and multipliers."""
+    """One step of every candidate: weights, design and multipliers.
+
+    A candidate whose loss or gradient is not finite stays as it is.
+    """
     params, opt_state, z, z_state, multipliers, step = population
     (_, metrics), (grads, z_grads) = jax.value_and_grad(population_loss, (0, 1), has_aux=True)(
         params, z, multipliers, goals, batch, fixed, tables, trainer, masks
     )
     metrics["grad_norm"] = jax.vmap(optax.tree.norm)(grads)
     metrics["grad_dot_params"] = jax.vmap(optax.tree.vdot)(grads, params)
-    updates, opt_state = jax.vmap(trainer.optimizer.update)(grads, opt_state, params)
-    moves, z_state = jax.vmap(trainer.design_optimizer.update)(z_grads, z_state, z)
-    return Population(
-        params=trainer.task.constrain(optax.apply_updates(params, updates)),
-        opt_state=opt_state,
-        z=optax.projections.projection_box(z + goals.searched[:, None] * moves, 0.0, 1.0),
-        z_state=z_state,
-        multipliers=jax.vmap(trainer.lagrangian.update)(multipliers, metrics["excess"]),
-        step=step + 1,
-    ), metrics
+
+    def take() -> tuple[Any, ...]:
+        updates, new_opt_state = jax.vmap(trainer.optimizer.update)(grads, opt_state, params)
+        moves, new_z_state = jax.vmap(trainer.design_optimizer.update)(z_grads, z_state, z)
+        return (
+            trainer.task.constrain(optax.apply_updates(params, updates)),
+            new_opt_state,
+            optax.projections.projection_box(z + goals.searched[:, None] * moves, 0.0, 1.0),
+            new_z_state,
+            jax.vmap(trainer.lagrangian.update)(multipliers, metrics["excess"]),
+        )
+
+    finite = all_finite(metrics["loss"], metrics["grad_norm"], jax.vmap(optax.tree.norm)(z_grads))
+    own = taken_if(finite, take, tuple(population[:-1]))
+    return Population._make((*own, step + 1)), metrics | {ROLLED_BACK: ~finite}
 
 
 def population_masks(

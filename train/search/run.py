@@ -38,7 +38,9 @@ from codesign.train.clip import Fixed
 from codesign.train.config import SearchConfig
 from codesign.train.loggers import Loggers, open_loggers
 from codesign.train.loop import Intervals, Loop, Metrics, Row
+from codesign.train.profile import PROFILE, Profile
 from codesign.train.progress import Display
+from codesign.train.rollback import summary_of
 from codesign.train.search import measure
 from codesign.train.search.elastic import elastic_chunk, elastic_objective, make_pool
 from codesign.train.search.population import (
@@ -89,6 +91,7 @@ def run_search(
     check: bool | None = None,
     on_progress: OnProgress | None = None,
     loggers: Sequence[str] | None = None,
+    profile: int = 0,
 ) -> dict[str, Any]:
     """Runs a search, or the rest of one, and writes everything into the folder.
 
@@ -101,6 +104,7 @@ def run_search(
       on_progress: called whenever steps are done.
       loggers: where metrics go beside the folder, see `codesign.train.loggers`; None: those that
         the run was started with, for a new one TensorBoard.
+      profile: steps of each phase to trace, see `codesign.train.profile`; 0: none.
 
     Returns:
       {"designs": entries of designs.json, "summary": of summary.json}; nothing, where another of
@@ -119,13 +123,14 @@ def run_search(
             setup.processor.tokenizer.backend_tokenizer.save(str(folder.path / "tokenizer.json"))
         begun = saved.step if saved else 0
         with open_loggers(loggers, folder, begun, display.says) as opened:
-            loop = loop_of(setup, folder, run, opened, check)
+            loop = loop_of(setup, folder, run, opened, check, profile)
             mesh = setup.trainer.mesh
             stages = phases(setup, display, folder)
             state: Searched = run_stages(loop, stages, saved, mesh, leaves_of=leaves_of)
             display.says("slicing and measuring the networks", chapter="measuring")
             designs, right = measure.designs(setup, state.trained, state.fixed, folder)
-            summary = measure.summary(setup, designs, right) | tracker.stop()
+            took = tracker.stop()
+            summary = measure.summary(setup, designs, right, took) | summary_of(folder)
             opened.write(stages[-1].end, {"summary": summary})
     if not first:
         return {}
@@ -138,7 +143,12 @@ def run_search(
 
 
 def loop_of(
-    setup: Setup, folder: RunFolder, opened: Session, loggers: Loggers, check: bool | None
+    setup: Setup,
+    folder: RunFolder,
+    opened: Session,
+    loggers: Loggers,
+    check: bool | None,
+    profile: int = 0,
 ) -> Loop:
     """What the stages of a search share; the arguments are those of `run_search`."""
     schedule = setup.config.schedule
@@ -153,6 +163,7 @@ def loop_of(
         checks=due(check),
         dtype=setup.dtype,
         notes={"layout": _LAYOUT},
+        profile=Profile(folder.path / PROFILE, profile),
     )
 
 

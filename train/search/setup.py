@@ -130,7 +130,7 @@ def prepare(config: SearchConfig, display: Display) -> Setup:
     )
     reading = dataclasses.replace(config, augment=opened.augment)
     feed: ResidentFeed | StreamFeed = StreamFeed(
-        opened.train, processor, reading, mesh, chunked=True
+        opened.train, processor, reading, mesh, chunked=True, says=display.note
     )
     held_out = HeldOut(opened.test, opened.validation)
     try:
@@ -250,7 +250,10 @@ def _goals(config: SearchConfig, tables: CostTables) -> tuple[np.ndarray, Goals,
         _, least_sparse, possible_sparse = on_best_chip(sparsest, tables.sparse)
         least, possible = min(least, least_sparse), possible or possible_sparse
     if not possible:
-        why = unmet(tables.dense, config.limits)
+        if tables.sparse is None:
+            why = unmet(tables.dense, config.limits)
+        else:
+            why = unmet(tables.sparse, config.limits, sparsest[None])
         raise UserError(
             f"limits: not even the smallest design of the space meets them ({why}); raise them"
         )

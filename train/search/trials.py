@@ -21,9 +21,11 @@ import numpy as np
 import optax
 
 from codesign.errors import RunError
+from codesign.runs import ROLLED_BACK
 from codesign.train import placement
 from codesign.train.clip import Fixed, Weights
 from codesign.train.feed import Place
+from codesign.train.rollback import Streak, all_finite, taken_if
 from codesign.train.search.measure import BATCH
 from codesign.train.search.population import Constants, SearchTrainer, gates_at, params_of
 from codesign.train.search.setup import Setup
@@ -64,8 +66,8 @@ def tune_chunk(
       trainer: what else does not change.
 
     Returns:
-      The next state and the metrics: "loss" [size, n], and "outputs" of the networks, without a
-      teacher.
+      The next state and the metrics: "loss" and "rolled_back" [size, n], and "outputs" of the
+      networks, without a teacher.
     """
     fixed, task, space = constants.fixed, trainer.task, constants.tables.dense.space
 
@@ -84,11 +86,16 @@ def tune_chunk(
             return jnp.sum(totals), {"loss": losses} | ({"outputs": out} if taught is None else {})
 
         (_, metrics), grads = jax.value_and_grad(total, has_aux=True)(state.params)
-        updates, opt_state = jax.vmap(trainer.optimizer.update)(
-            grads, state.opt_state, state.params
-        )
-        params = task.constrain(optax.apply_updates(state.params, updates))
-        return Tuned(params, opt_state, state.step + 1), metrics
+        finite = all_finite(metrics["loss"], jax.vmap(optax.tree.norm)(grads))
+
+        def take() -> tuple[Weights, optax.OptState]:
+            updates, opt_state = jax.vmap(trainer.optimizer.update)(
+                grads, state.opt_state, state.params
+            )
+            return task.constrain(optax.apply_updates(state.params, updates)), opt_state
+
+        own = taken_if(finite, take, (state.params, state.opt_state))
+        return Tuned(*own, state.step + 1), metrics | {ROLLED_BACK: ~finite}
 
     return steps_of_chunk(step, state, chunk)
 
@@ -139,7 +146,7 @@ class Trials:
           architectures: choice indices [n, architecture_size].
 
         Raises:
-          RunError: a loss that is not finite.
+          RunError: losses that are not finite, many in a row.
         """
         began = time.monotonic()
         setup = self.setup
@@ -164,7 +171,7 @@ class Trials:
         )
         state, z = placement.put((state, self._z(indices)), replicated)
         constants = setup.constants._replace(fixed=placement.put(self.fixed, replicated))
-        key, told = jax.random.key(setup.config.seed), []
+        key, told, streak = jax.random.key(setup.config.seed), [], Streak()
         with setup.feed.open() as data:
             data.restore(self.place)
             size = schedule.chunk_steps
@@ -174,8 +181,10 @@ class Trials:
                 said = taught[i] if taught else None
                 chunk = chunk._replace(data=(chunk.data, said))
                 state, metrics = tune_chunk(state, z, chunk, key, constants, trainer)
-                if not np.isfinite(metrics["loss"]).all():
-                    raise RunError("the loss of a trial is not finite; lower --optim.lr")
+                for step, bad in enumerate(np.asarray(metrics[ROLLED_BACK])[:steps]):
+                    streak.saw(begin + done + step, bad)
+                if streak.too_long is not None:
+                    raise RunError(f"a trial: {streak.too_long}; lower --optim.lr")
                 if not taught:
                     told.append(jax.tree.map(lambda x: x[:, 0], metrics["outputs"]))
         return state.params, told

@@ -477,3 +477,31 @@ def test_memory_that_is_not_there_is_one_line(what, monkeypatch, capsys):
     out, err = capsys.readouterr()
     assert out == "" and len(err.splitlines()) == 1
     assert err.startswith("codesign: not enough memory (") and "make batches" in err
+
+
+STALLED = """
+import concurrent.futures, sys, threading
+from codesign import cli
+from codesign.errors import Stalled
+
+def run(argv):
+    concurrent.futures.ThreadPoolExecutor().submit(threading.Event().wait)
+    raise Stalled("no picture came")
+
+cli._run = run
+if sys.argv[1] == "main":
+    sys.exit(cli.main([]))
+cli.program()
+"""
+
+
+def test_threads_that_wait_for_data_for_ever_keep_no_process():
+    def ended(how, seconds):
+        command = [sys.executable, "-c", STALLED, how]
+        return subprocess.run(command, capture_output=True, text=True, timeout=seconds)
+
+    done = ended("program", 120)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "codesign: no picture came\n"
+    with pytest.raises(subprocess.TimeoutExpired):
+        ended("main", 5)  # as Python alone would end

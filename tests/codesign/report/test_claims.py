@@ -135,6 +135,38 @@ def test_a_sure_saving_has_its_interval_and_no_caveat():
     assert "+8.8 points" in str(saving) and "more accurate)" in str(saving)
 
 
+def test_devices_that_pay_back_the_run():
+    """A sure saving has a sure number; one that may be none is perhaps never paid back."""
+    sure = [design("small", 380, 0.38), design("supernet", 345, 1.0, role="reference")]
+    took = SUMMARY | {"run_carbon_kgco2e": 3.2}
+    found = claims(sure, took, scores(sure, nested(sure)))
+    (payback,) = found.paybacks
+    # 0.62 kg a device: 5 save 3.1 kg, 6 save 3.72.
+    assert payback.devices == 6 and payback.devices_interval == (6, 6)
+    line = "this run emitted 3.20 kgCO2e: 6 devices with small in place of supernet pay it back"
+    assert f"{line} (95 % interval 6 to 6)" in found.lines()
+    assert found.summary()["paybacks"][0]["devices"] == 6
+    random = np.random.default_rng(0)
+    unsure = [design("small", 345, 0.38), design("supernet", 345, 1.0, role="reference")]
+    right = {e["name"]: random.permutation(np.arange(IMAGES) < 345)[None] for e in unsure}
+    (payback,) = claims(unsure, took, scores(unsure, right)).paybacks
+    assert payback.devices_interval == (6, None) and "interval 6 to never" in str(payback)
+
+
+@pytest.mark.parametrize(
+    ("carbon", "more", "known"),
+    [
+        (0.38, {}, True),  # the run was not measured
+        (0.38, {"run_carbon_kgco2e": 3.2}, False),  # no results of each image
+        (1.3, {"run_carbon_kgco2e": 3.2}, True),  # it costs more than the reference
+    ],
+)
+def test_no_payback_is_claimed_without_what_it_is_made_of(carbon, more, known):
+    entries = [design("small", 380, carbon), design("supernet", 345, 1.0, role="reference")]
+    found = claims(entries, SUMMARY | more, scores(entries, nested(entries)) if known else None)
+    assert not found.paybacks and "paybacks" not in found.summary()
+
+
 def test_a_design_measured_a_little_worse_is_not_called_as_accurate():
     """Not within a standard error either: that would flatter every saving."""
     entries = [

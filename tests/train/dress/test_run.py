@@ -20,6 +20,7 @@ from codesign.train.dress.config import DressConfig, SubnetsConfig
 from codesign.train.finetune.config import OptimConfig
 from codesign.train.run import run_training
 from codesign.train.shared_config import IntervalsConfig
+from simulators.poison import left_out, poisoned
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -53,9 +54,9 @@ CONFIG = DressConfig(
 QUIET = Console(quiet=True)
 
 
-def run(config, path, resume=False):
+def run(config, path, resume=False, check=None):
     folder = RunFolder.create(path, config_to_json(config), resume=resume)
-    return run_training(config, folder, QUIET)
+    return run_training(config, folder, QUIET, check=check)
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +97,23 @@ def test_subnets_of_the_file_are_what_was_measured(finished, capsys, tmp_path):
     np.testing.assert_array_equal(kernel, expected)
     assert main(["eval", family, "--subnet", "2", "--data", "digits"]) == 2
     assert "has subnets 0 to 1" in capsys.readouterr().err
+
+
+def test_a_step_of_any_stage_that_is_not_finite_is_left_out(tmp_path):
+    """Among them one that renews the masks, and the first of the last stage."""
+    bad = (1, 3, 5, 8)
+    with poisoned(bad):
+        summary = run(CONFIG, tmp_path / "bad")
+    with poisoned(()), left_out(bad):
+        run(CONFIG, tmp_path / "without", check=False)
+    rows, others = (read_metrics(tmp_path / p / "metrics.jsonl") for p in ("bad", "without"))
+    assert [row["step"] for row in rows if "rolled_back" in row] == list(bad)
+    assert [r for r in rows if r["step"] not in bad] == [r for r in others if r["step"] not in bad]
+    for k in range(2):
+        ours, theirs = (load_family(tmp_path / p / "family").clip(k) for p in ("bad", "without"))
+        for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+            np.testing.assert_array_equal(a, b)
+    assert summary["rolled_back_steps"] == 4
 
 
 @pytest.mark.slow

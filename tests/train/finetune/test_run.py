@@ -6,9 +6,9 @@ import json
 import os
 import shutil
 import signal
+import threading
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from rich.console import Console
@@ -16,11 +16,12 @@ from rich.console import Console
 import codesign
 from codesign.architecture import Architecture, Tower
 from codesign.cli import main
-from codesign.errors import RunError, UserError
+from codesign.errors import RunError, Stalled, UserError
 from codesign.models.formats import save_clip
 from codesign.overrides import config_to_json
 from codesign.runs import RunFolder, read_metrics
 from codesign.termination import Terminated, raised
+from codesign.train import clip_subject
 from codesign.train.data import AugmentConfig, SourceConfig
 from codesign.train.finetune.config import (
     FinetuneConfig,
@@ -30,6 +31,7 @@ from codesign.train.finetune.config import (
 )
 from codesign.train.run import Training, run_training
 from codesign.train.step import train_step
+from simulators.poison import left_out, poisoned
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -200,18 +202,104 @@ def test_training_goes_on_from_a_checkpoint_under_its_teacher(finished, tmp_path
     assert "zero-shot top-1" in capsys.readouterr().out
 
 
-def test_a_loss_that_is_not_finite_ends_the_run_in_one_line(tmp_path, monkeypatch):
-    def broken(state, *rest):
-        bad = int(state.step) == 4
-        state, metrics = train_step(state, *rest)
-        return state, metrics | {"loss": metrics["loss"] * (jnp.nan if bad else 1)}
+@pytest.fixture(scope="module")
+def poisoned_run(tmp_path_factory):
+    """A run with two batches that make its loss NaN, and what it told."""
+    path, told = tmp_path_factory.mktemp("run") / "poisoned", io.StringIO()
+    folder = RunFolder.create(path, config_to_json(CONFIG))
+    with poisoned(BAD):
+        summary = run_training(CONFIG, folder, Console(file=told, width=200))
+    return path, summary, told.getvalue()
 
-    monkeypatch.setattr("codesign.train.run.train_step", broken)
-    with pytest.raises(RunError, match=r"not finite at step 4.* checkpoint of step 4, from before"):
-        run(CONFIG, tmp_path / "hot", check=False)  # such a step cannot be traced
-    assert [p.name for p in (tmp_path / "hot" / "checkpoints" / "steps").iterdir()] == ["4"]
-    rows = read_metrics(tmp_path / "hot" / "metrics.jsonl")
-    assert [row["step"] for row in rows] == [0, 1, 2, 3]  # all before it
+
+BAD = (0, 3, 5)
+
+
+def test_a_source_that_blocks_is_named_and_the_run_goes_on_to_the_same_end(
+    finished, tmp_path, monkeypatch
+):
+    """A picture of the seventh batch never comes, while another thread still waits for it."""
+    path, _ = finished
+    let_go, opened = threading.Event(), clip_subject.open_source
+    config = dataclasses.replace(CONFIG, stall_s=1.5)
+    read: list[int] = []
+
+    def blocking(source_config, *rest):
+        source = opened(source_config, *rest)
+        if source_config != CONFIG.train:
+            return source
+
+        def image(i):
+            read.append(i)
+            if len(read) == 6 * 16 + 5:
+                assert let_go.wait(120)
+            return source.image(i)
+
+        return dataclasses.replace(source, image=image)
+
+    told = io.StringIO()
+    cut = tmp_path / "cut"
+    with monkeypatch.context() as patch:
+        patch.setattr(clip_subject, "open_source", blocking)
+        with pytest.raises(Stalled, match=r"no picture of digits came for 3.*--stall_s") as caught:
+            run_training(
+                config,
+                RunFolder.create(cut, config_to_json(config)),
+                Console(file=told, width=300),
+            )
+    assert f", while digits image {read[-1]} is read" in str(caught.value)
+    assert told.getvalue().count("In 1.5 s the run ends") == 1
+    let_go.set()
+    assert "6" in {p.name for p in (cut / "checkpoints" / "steps").iterdir()}
+    run(CONFIG, cut, resume=True)  # also with another stall_s
+    assert lines(cut) == lines(path)
+
+
+def test_a_step_that_is_not_finite_is_left_out_and_told_of(poisoned_run, tmp_path):
+    path, summary, told = poisoned_run
+    with poisoned(()), left_out(BAD):
+        run(CONFIG, tmp_path / "without", check=False)
+    for network in ("clip",):
+        ours, theirs = (codesign.load_clip(p / network) for p in (path, tmp_path / "without"))
+        for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+            np.testing.assert_array_equal(a, b)
+    rows, others = (read_metrics(p / "metrics.jsonl") for p in (path, tmp_path / "without"))
+    assert [r for r in rows if r["step"] not in BAD] == [r for r in others if r["step"] not in BAD]
+    bad = [row for row in rows if "rolled_back" in row]
+    assert [row["step"] for row in bad] == list(BAD) and all(row["rolled_back"] for row in bad)
+    assert bad[0]["loss"] is None and bad[0]["learning_rate"] == 0
+    assert summary["rolled_back_steps"] == 3
+    assert told.count("loss or gradient are not finite at step 0") == 1
+    assert "3 of 12 steps were not finite: left out" in told
+    assert "steps rolled back" in (path / "report.html").read_text()
+
+
+def test_a_run_resumed_between_steps_that_were_left_out_ends_the_same(
+    poisoned_run, tmp_path, cut_off
+):
+    path, *_ = poisoned_run
+    with poisoned(BAD):
+        with cut_off(8):
+            run(CONFIG, tmp_path / "cut")
+        run(CONFIG, tmp_path / "cut", resume=True)
+    assert lines(tmp_path / "cut") == lines(path)
+    ours, theirs = (codesign.load_clip(p / "clip") for p in (path, tmp_path / "cut"))
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_too_many_steps_that_are_not_finite_end_the_run_in_one_line(tmp_path, cut_off):
+    """Those before a resume count as well."""
+    hot = tmp_path / "hot"
+    with poisoned(range(1, 12)):
+        with cut_off(10):
+            run(CONFIG, hot)
+        with pytest.raises(RunError, match=r"not finite at step 10, .* the 9 steps") as caught:
+            run(CONFIG, hot, resume=True)
+    assert "\n" not in str(caught.value) and "the checkpoint of step 8, from" in str(caught.value)
+    rows = read_metrics(hot / "metrics.jsonl")
+    assert [row["step"] for row in rows if row["phase"] == "finetune"] == list(range(12))
+    assert [p.name for p in (hot / "checkpoints" / "steps").iterdir() if p.name == "8"] == ["8"]
 
 
 @pytest.mark.parametrize(
