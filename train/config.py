@@ -180,6 +180,8 @@ class SearchConfig:
       image: side of the images, pixels, where it is not the data's or the checkpoint's.
       augment: random variation of the images of train.
       threads: threads that read and decode images.
+      fsdp: devices over which weights and optimizers, of the supernet and of every candidate, are
+        split, for memory; batches are split over all devices whatever it is.
     """
 
     space: SpaceConfig
@@ -199,6 +201,7 @@ class SearchConfig:
     image: Count | None = None
     augment: AugmentConfig = AugmentConfig()
     threads: Few = 4
+    fsdp: Few = 1
 
     def check(self) -> None:
         """Refuses values that do not go together.

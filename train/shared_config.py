@@ -70,6 +70,8 @@ class TrainingConfig:
       augment: random variation of the training images.
       bfloat16: compute in bfloat16; parameters and reductions stay float32.
       threads: threads that read and decode images.
+      fsdp: devices over which weights, optimizer, moving average and teacher are split, for
+        memory; batches are split over all devices whatever it is.
       seed: of initial weights, order and augmentation.
     """
 
@@ -78,6 +80,7 @@ class TrainingConfig:
     augment: AugmentConfig = AugmentConfig()
     bfloat16: bool = False
     threads: Few = 4
+    fsdp: Few = 1
     seed: Seed = 0
 
     def check(self) -> None:

@@ -10,7 +10,9 @@ from typing import Any, NamedTuple, TypeVar
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 
+from codesign.train.sharding import split
 from codesign.train.task import Metrics, Task
 
 Array = jax.Array
@@ -65,12 +67,14 @@ class Trainer:
       optimizer: of the params.
       learning_rate: its schedule, for the metrics.
       ema: decay of the moving average; 0: none.
+      mesh: over which states are split, see `sharding.split`; None: over none.
     """
 
     task: Task
     optimizer: optax.GradientTransformation
     learning_rate: optax.Schedule
     ema: float = 0.0
+    mesh: Mesh | None = None
 
     def init(self, params: Any, stats: Any = ()) -> TrainState:
         """The state before the first step."""
@@ -79,9 +83,17 @@ class Trainer:
             # A copy: the step's donated buffers must not be the same twice.
             average=jax.tree.map(jnp.copy, params) if self.ema else None,
             stats=stats,
-            opt_state=jax.jit(self.optimizer.init)(params),
+            opt_state=first_state(self.optimizer, params, self.mesh),
             step=jnp.zeros((), jnp.int32),
         )
+
+
+@functools.partial(jax.jit, static_argnums=(0, 2))
+def first_state(
+    optimizer: optax.GradientTransformation, params: Any, mesh: Mesh | None
+) -> optax.OptState:
+    """The optimizer before its first step, never whole on a device where it is split."""
+    return split(optimizer.init(params), mesh)
 
 
 def total_loss(
@@ -113,8 +125,10 @@ def updated(
     opt_state: optax.OptState,
     optimizer: optax.GradientTransformation,
     task: Task,
+    mesh: Mesh | None = None,
 ) -> tuple[Any, optax.OptState]:
-    """Params and optimizer after a gradient."""
+    """Params and optimizer after a gradient, which is summed to where the params are."""
+    grads = split(grads, mesh)
     updates, opt_state = optimizer.update(grads, opt_state, params)
     return task.constrain(optax.apply_updates(params, updates)), opt_state
 
@@ -138,7 +152,9 @@ def train_step(
     task = trainer.task
     before, loss = objective(state, fixed, batch, key, trainer)
     (_, (metrics, seen)), grads = jax.value_and_grad(loss, has_aux=True)(before)
-    params, opt_state = updated(before, grads, state.opt_state, trainer.optimizer, task)
+    params, opt_state = updated(
+        before, grads, state.opt_state, trainer.optimizer, task, trainer.mesh
+    )
     average = state.average
     if average is not None:
         # A short run's average should not be of its start: the decay rises to its value.
@@ -150,7 +166,8 @@ def train_step(
     } | task.metrics(params)
     metrics["learning_rate"] = jnp.asarray(trainer.learning_rate(state.step))
     stats = jax.tree.map(lambda old, new: old + (1 - MOMENTUM) * (new - old), state.stats, seen)
-    return TrainState(params, average, stats, opt_state, state.step + 1), metrics
+    state = TrainState(params, average, stats, opt_state, state.step + 1)
+    return split(state, trainer.mesh), metrics
 
 
 def steps_of_chunk(

@@ -25,10 +25,12 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
+from jax.sharding import Mesh
 
 from codesign.dress.masks import Masks, apply
 from codesign.dress.trees import pick, replace_leaves
-from codesign.train.step import MOMENTUM, updated
+from codesign.train.sharding import split
+from codesign.train.step import MOMENTUM, first_state, updated
 from codesign.train.task import Metrics, Task
 
 Array = jax.Array
@@ -89,6 +91,7 @@ class SubnetTrainer:
       in_place: weight of the divergence from the first subnet's outputs in the others' loss;
         the first learns nothing from it.
       vmapped: all subnets of a step at once: more memory.
+      mesh: over which states are split, see `sharding.split`; None: over none.
     """
 
     task: Task
@@ -101,6 +104,7 @@ class SubnetTrainer:
     refresh_steps: int = 10
     in_place: float = 0.0
     vmapped: bool = False
+    mesh: Mesh | None = None
 
     def masks(self, params: Any) -> Masks:
         """The masks that suit the params."""
@@ -109,7 +113,11 @@ class SubnetTrainer:
     @functools.cached_property
     def compiled_masks(self) -> Callable[[Any], Masks]:
         """`masks` as a program of its own: two stages begin with it, and it is compiled once."""
-        return jax.jit(self.masks)
+
+        def masks(params: Any) -> Masks:
+            return split(self.masks(params), self.mesh)
+
+        return jax.jit(masks)
 
     def begin(self, params: Any, stats: Any = ()) -> JointState:
         """The state before the first joint step; every subnet has these statistics."""
@@ -117,7 +125,7 @@ class SubnetTrainer:
             params=params,
             stats=_repeated(stats, self.subnets + 1),
             masks=self.compiled_masks(params),
-            opt_state=jax.jit(self.optimizer.init)(params),
+            opt_state=first_state(self.optimizer, params, self.mesh),
             step=jnp.zeros((), jnp.int32),
         )
 
@@ -200,7 +208,7 @@ def joint_gradient(
             k, share = subnet
             ready = after(total, batch, task)
             (loss, (_, seen)), grads = gradient(state.params, k, ready, densest)
-            total = jax.tree.map(lambda t, g: t + share * g, total, grads)
+            total = split(jax.tree.map(lambda t, g: t + share * g, total, grads), trainer.mesh)
             return (total, followed(stats, k, seen, 1 - MOMENTUM)), loss
 
         (total, stats), losses = one_after_another(add, (total, stats), (numbers, shares), task)
@@ -297,7 +305,7 @@ def joint_step(
     state, batch, teacher = _ready(state, fixed, batch, key, trainer)
     losses, grads, stats = joint_gradient(state, fixed, batch, teacher, numbers, shares, trainer)
     params, opt_state = updated(
-        state.params, grads, state.opt_state, trainer.optimizer, trainer.task
+        state.params, grads, state.opt_state, trainer.optimizer, trainer.task, trainer.mesh
     )
     metrics = {
         "loss": jnp.dot(shares, losses),
@@ -307,7 +315,8 @@ def joint_step(
     }
     if trainer.learning_rate is not None:
         metrics["learning_rate"] = jnp.asarray(trainer.learning_rate(state.step))
-    return JointState(params, stats, state.masks, opt_state, state.step + 1), metrics
+    state = JointState(params, stats, state.masks, opt_state, state.step + 1)
+    return split(state, trainer.mesh), metrics
 
 
 def _own_loss(
@@ -393,7 +402,7 @@ def post_step(
     rate = 1 / (state.step + 1) if optimizer is None else 2 / (state.step + 2)
     stats = followed(state.stats, numbers, seen, rate)
     state = state._replace(norms=norms, stats=stats, opt_state=opt_state, step=state.step + 1)
-    return state, metrics
+    return split(state, trainer.mesh), metrics
 
 
 def followed(stats: Tree, k: Array, seen: Any, rate: Array | float) -> Tree:

@@ -26,6 +26,7 @@ from codesign.search.objectives import CostFunction, Limits
 from codesign.space import DesignSpace
 from codesign.train.clip import Fixed, Weights
 from codesign.train.search.population import Constants, SearchTrainer, gates_at
+from codesign.train.sharding import split
 from codesign.train.step import Chunk, TrainState, steps_of_chunk, updated
 from codesign.train.task import Metrics
 
@@ -136,11 +137,14 @@ def elastic_chunk(
     def step(state: TrainState, drawn: Any) -> tuple[TrainState, Metrics]:
         before, loss = elastic_objective(state, pool, drawn, key, constants, trainer)
         (_, metrics), grads = jax.value_and_grad(loss, has_aux=True)(before)
-        params, opt_state = updated(before, grads, state.opt_state, trainer.elastic, trainer.task)
+        params, opt_state = updated(
+            before, grads, state.opt_state, trainer.elastic, trainer.task, trainer.mesh
+        )
         metrics |= {
             "grad_norm": optax.tree.norm(grads),
             "grad_dot_params": optax.tree.vdot(grads, before),
         }
-        return state._replace(params=params, opt_state=opt_state, step=state.step + 1), metrics
+        state = state._replace(params=params, opt_state=opt_state, step=state.step + 1)
+        return split(state, trainer.mesh), metrics
 
     return steps_of_chunk(step, state, chunk)

@@ -33,6 +33,7 @@ from codesign.train.clip import ClipTask, Fixed, Weights
 from codesign.train.data import AugmentConfig, ImageTextBatch
 from codesign.train.feed import Draw, Resident, varied
 from codesign.train.search.subnets import RelaxedSubnets
+from codesign.train.sharding import split
 from codesign.train.step import (
     Chunk,
     Trainer,
@@ -295,18 +296,20 @@ def population_step(
     (_, metrics), (grads, z_grads) = jax.value_and_grad(population_loss, (0, 1), has_aux=True)(
         params, z, multipliers, goals, batch, fixed, tables, trainer, masks
     )
+    grads = split(grads, trainer.mesh)
     metrics["grad_norm"] = jax.vmap(optax.tree.norm)(grads)
     metrics["grad_dot_params"] = jax.vmap(optax.tree.vdot)(grads, params)
     updates, opt_state = jax.vmap(trainer.optimizer.update)(grads, opt_state, params)
     moves, z_state = jax.vmap(trainer.design_optimizer.update)(z_grads, z_state, z)
-    return Population(
+    population = Population(
         params=trainer.task.constrain(optax.apply_updates(params, updates)),
         opt_state=opt_state,
         z=optax.projections.projection_box(z + goals.searched[:, None] * moves, 0.0, 1.0),
         z_state=z_state,
         multipliers=jax.vmap(trainer.lagrangian.update)(multipliers, metrics["excess"]),
         step=step + 1,
-    ), metrics
+    )
+    return split(population, trainer.mesh), metrics
 
 
 def population_masks(

@@ -27,6 +27,7 @@ from codesign.train.feed import Place
 from codesign.train.search.measure import BATCH
 from codesign.train.search.population import Constants, SearchTrainer, gates_at, params_of
 from codesign.train.search.setup import Setup
+from codesign.train.sharding import split
 from codesign.train.step import Chunk, steps_of_chunk
 from codesign.train.task import Metrics
 from codesign.train.zero_shot import evaluate_images
@@ -88,7 +89,8 @@ def tune_chunk(
             grads, state.opt_state, state.params
         )
         params = task.constrain(optax.apply_updates(state.params, updates))
-        return Tuned(params, opt_state, state.step + 1), metrics
+        state = Tuned(params, opt_state, state.step + 1)
+        return split(state, trainer.mesh), metrics
 
     return steps_of_chunk(step, state, chunk)
 
@@ -162,7 +164,8 @@ class Trials:
         state = Tuned(
             copies, jax.vmap(trainer.optimizer.init)(copies), jnp.asarray(begin, jnp.int32)
         )
-        state, z = placement.put((state, self._z(indices)), replicated)
+        state = placement.put_split(state, trainer.mesh)
+        z = placement.put(self._z(indices), replicated)
         constants = setup.constants._replace(fixed=placement.put(self.fixed, replicated))
         key, told = jax.random.key(setup.config.seed), []
         with setup.feed.open() as data:
