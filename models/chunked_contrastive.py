@@ -112,7 +112,7 @@ def chunked_distillation_loss(
     theirs = jax.lax.stop_gradient(_inputs(*teacher, chunks))
     images, texts, scale = theirs
     # The scale goes with the images, so that a pair's logit is one product on either side.
-    rows, columns = _log_sums(*theirs, chunks)
+    rows, columns = _log_sums(images, texts, scale, chunks)
     sides = _Side(scale * images, rows), _Side(texts, columns)
     return _loss(_of_teacher, chunks, *ours, *sides) - jax.lax.stop_gradient(
         _loss(_of_teacher, chunks, *theirs, *sides)

@@ -232,7 +232,7 @@ def open_classifier(config: ClassifierDressConfig, display: Display) -> Classifi
     params, stats, rest = placement.put_split(variables, mesh)
     return ClassifierSubject(
         config,
-        ClassifierTask(classifier, config.loss.label_smoothing),
+        ClassifierTask(classifier, config.loss.label_smoothing, mesh),
         params,
         stats,
         rest,

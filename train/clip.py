@@ -40,6 +40,7 @@ from codesign.train.losses import (
 )
 from codesign.train.network import Network
 from codesign.train.optim import clipped_adamw, decayed, warmup_cosine
+from codesign.train.sharding import used
 from codesign.train.task import Metrics
 
 Array = jax.Array
@@ -115,7 +116,7 @@ class ClipTask:
         """The teacher's embeddings."""
         if self.teacher is None or fixed.teacher is None:
             return None
-        return embed_in_parts(self.teacher, *fixed.teacher, batch, self.micro_batches)
+        return self._embed(self.teacher, *fixed.teacher, batch)
 
     def first(self, params: Weights, fixed: Fixed, batch: ImageTextBatch, step: Array) -> Weights:
         """The sigmoid loss gets its bias at a run's very first step."""
@@ -128,7 +129,7 @@ class ClipTask:
 
     def first_bias(self, clip: nnx.State, fixed: Fixed, batch: ImageTextBatch) -> Array:
         """The logit bias that suits the network and the first batch; see `balanced_bias`."""
-        out = embed_in_parts(self.student, clip, fixed.rest, batch, self.micro_batches)
+        out = self._embed(self.student, clip, fixed.rest, batch)
         labels = pair_labels(batch.labels, self.loss_config.same_label)
         size = batch.labels.shape[0]
         positives = size if labels is None else jnp.sum(labels[:, None] == labels[None, :])
@@ -143,8 +144,18 @@ class ClipTask:
             clip = jax.tree_util.tree_map_with_path(
                 lambda path, x: jax.lax.stop_gradient(x) if path[0].key == self.lock else x, clip
             )
-        out = embed_in_parts(self.student, clip, fixed.rest, batch, self.micro_batches, gates)
-        return out, stats
+        return self._embed(self.student, clip, fixed.rest, batch, gates), stats
+
+    def _embed(
+        self,
+        network: Network,
+        params: nnx.State,
+        rest: nnx.State,
+        batch: ImageTextBatch,
+        gates: Any = None,
+    ) -> ClipOutput:
+        with used(params, self.mesh, "blocks") as params:
+            return embed_in_parts(network, params, rest, batch, self.micro_batches, gates)
 
     def loss(
         self,

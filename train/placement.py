@@ -18,8 +18,9 @@ import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from codesign.errors import UserError
+from codesign.models.layout import FSDP
 from codesign.runs import RunFolder
-from codesign.train.sharding import FSDP, shardings
+from codesign.train.sharding import shardings
 
 Tree = TypeVar("Tree")
 DATA = "data"
@@ -90,7 +91,7 @@ def whole(tree: Tree) -> Tree:
         sharding = x.sharding
         if sharding.is_fully_replicated or not isinstance(sharding, NamedSharding):
             return x
-        return jax.device_put(x, replicated(sharding.mesh))
+        return jax.device_put(x, NamedSharding(sharding.mesh, PartitionSpec()))
 
     gathered: Tree = jax.tree.map(together, tree)
     return gathered

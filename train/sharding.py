@@ -13,16 +13,20 @@ The axis letters are those of `codesign.models.transformer`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from codesign.models.layout import FSDP, whole
+
 Tree = TypeVar("Tree")
-FSDP = "fsdp"
 # Layers are scanned, and rows of tables looked up, one at a time: each has to be one's own.
 WHOLE_AXES = "LTV"
 # Of arrays that name no axes: what has fewer is a vector a layer, a design or a multiplier.
@@ -94,7 +98,41 @@ def split(tree: Tree, mesh: Mesh | None) -> Tree:
 
     Where nothing is split, on a mesh without parts or on none, the compiler needs no telling.
     """
-    if mesh is None or mesh.shape.get(FSDP, 1) == 1:
+    if mesh is None or not is_split(mesh):
         return tree
     kept: Tree = jax.lax.with_sharding_constraint(tree, shardings(tree, mesh))
     return kept
+
+
+def is_split(mesh: Mesh | None) -> bool:
+    """Whether anything is split on a mesh."""
+    return mesh is not None and mesh.shape.get(FSDP, 1) > 1
+
+
+@contextlib.contextmanager
+def used(network: Tree, mesh: Mesh | None, scanned: str = "") -> Iterator[Tree]:
+    """A traced network's arrays as they are used on a mesh: each put together on every device.
+
+    Args:
+      network: split arrays.
+      mesh: the devices, or None.
+      scanned: name of those whose layers the network itself puts together, one at a time
+        (`codesign.models.layout`).
+    """
+    if mesh is None or not is_split(mesh):
+        yield network
+        return
+
+    def placed(path: tuple[Any, ...], x: Any) -> Any:
+        return x if any(getattr(key, "key", None) == scanned for key in path) else whole(x)
+
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+        yield jax.tree_util.tree_map_with_path(placed, network)
+
+
+def vdot(a: Any, b: Any, mesh: Mesh | None) -> jax.Array:
+    """`optax.tree.vdot`, without its putting split arrays together to lay them out in a row."""
+    if not is_split(mesh):
+        found: jax.Array = optax.tree.vdot(a, b)
+        return found
+    return sum(jax.tree.leaves(jax.tree.map(lambda x, y: jnp.sum(x * y), a, b)), jnp.zeros(()))

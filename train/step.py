@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from codesign.train.sharding import split
+from codesign.train.sharding import split, vdot
 from codesign.train.task import Metrics, Task
 
 Array = jax.Array
@@ -162,7 +162,7 @@ def train_step(
         average = optax.incremental_update(params, average, 1 - decay)
     metrics |= {
         "grad_norm": optax.tree.norm(grads),
-        "grad_dot_params": optax.tree.vdot(grads, before),
+        "grad_dot_params": vdot(grads, before, trainer.mesh),
     } | task.metrics(params)
     metrics["learning_rate"] = jnp.asarray(trainer.learning_rate(state.step))
     stats = jax.tree.map(lambda old, new: old + (1 - MOMENTUM) * (new - old), state.stats, seen)

@@ -29,7 +29,7 @@ from jax.sharding import Mesh
 
 from codesign.dress.masks import Masks, apply
 from codesign.dress.trees import pick, replace_leaves
-from codesign.train.sharding import split
+from codesign.train.sharding import split, vdot
 from codesign.train.step import MOMENTUM, first_state, updated
 from codesign.train.task import Metrics, Task
 
@@ -311,7 +311,7 @@ def joint_step(
         "loss": jnp.dot(shares, losses),
         "subnet_loss": losses,
         "grad_norm": optax.tree.norm(grads),
-        "grad_dot_params": optax.tree.vdot(grads, state.params),
+        "grad_dot_params": vdot(grads, state.params, trainer.mesh),
     }
     if trainer.learning_rate is not None:
         metrics["learning_rate"] = jnp.asarray(trainer.learning_rate(state.step))

@@ -26,7 +26,7 @@ from codesign.search.objectives import CostFunction, Limits
 from codesign.space import DesignSpace
 from codesign.train.clip import Fixed, Weights
 from codesign.train.search.population import Constants, SearchTrainer, gates_at
-from codesign.train.sharding import split
+from codesign.train.sharding import split, vdot
 from codesign.train.step import Chunk, TrainState, steps_of_chunk, updated
 from codesign.train.task import Metrics
 
@@ -142,7 +142,7 @@ def elastic_chunk(
         )
         metrics |= {
             "grad_norm": optax.tree.norm(grads),
-            "grad_dot_params": optax.tree.vdot(grads, before),
+            "grad_dot_params": vdot(grads, before, trainer.mesh),
         }
         state = state._replace(params=params, opt_state=opt_state, step=state.step + 1)
         return split(state, trainer.mesh), metrics

@@ -33,7 +33,7 @@ from codesign.train.clip import ClipTask, Fixed, Weights
 from codesign.train.data import AugmentConfig, ImageTextBatch
 from codesign.train.feed import Draw, Resident, varied
 from codesign.train.search.subnets import RelaxedSubnets
-from codesign.train.sharding import split
+from codesign.train.sharding import split, vdot
 from codesign.train.step import (
     Chunk,
     Trainer,
@@ -298,7 +298,7 @@ def population_step(
     )
     grads = split(grads, trainer.mesh)
     metrics["grad_norm"] = jax.vmap(optax.tree.norm)(grads)
-    metrics["grad_dot_params"] = jax.vmap(optax.tree.vdot)(grads, params)
+    metrics["grad_dot_params"] = jax.vmap(lambda g, p: vdot(g, p, trainer.mesh))(grads, params)
     updates, opt_state = jax.vmap(trainer.optimizer.update)(grads, opt_state, params)
     moves, z_state = jax.vmap(trainer.design_optimizer.update)(z_grads, z_state, z)
     population = Population(
