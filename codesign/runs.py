@@ -64,8 +64,9 @@ _DISTRIBUTIONS = {
     "orbax": "orbax-checkpoint",
     "numpy": "numpy",
 }
-# Fields on which no number of a run depends; a resumed run may have others.
-_FREE = ("threads", "stall_s")
+# Fields on which no number of a run depends; a resumed run may have others. Where arrays lie
+# changes the order of sums alone, as the number of devices does.
+_FREE = ("threads", "stall_s", "fsdp")
 # Fields of before that nothing read: the stages of DRESS have steps of their own.
 _UNREAD = ("schedule.steps",)
 _MOST_DIFFERENCES = 3

@@ -27,6 +27,7 @@ from codesign.architecture import Tower
 from codesign.models.attention import attend, suitable_tokens
 from codesign.models.dialect import LAYER_NORM_EPSILON, Present
 from codesign.models.gates import TowerGates
+from codesign.models.layout import by_batch, whole
 from codesign.models.remat import keep_products, kept
 
 LAYER_NORM_WEIGHTS = ("ln_1_scale", "ln_1_bias", "ln_2_scale", "ln_2_bias")
@@ -308,6 +309,7 @@ class Transformer(nnx.Module):
         }
 
         def layer(x: jax.Array, w: dict[str, jax.Array]) -> tuple[jax.Array, None]:
+            x, w = by_batch(x), whole(w)
             x = block(
                 x,
                 w,

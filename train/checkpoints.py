@@ -20,6 +20,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from codesign.errors import RunError, out_of_space
+from codesign.train.placement import whole
 
 KEPT = 2
 # What a checkpoint takes on a disk beside its arrays, at most: files are counted in blocks.
@@ -32,9 +33,16 @@ def plain(tree: Any) -> list[np.ndarray]:
     """The leaves of a pytree as host arrays, in order.
 
     A state is stored as its leaves: its structure is code's to know, and changes of a
-    library's classes do not make old checkpoints unreadable.
+    library's classes do not make old checkpoints unreadable. Arrays that are split over devices
+    are put together, one after another: so a checkpoint fits any number of devices, and its
+    checksum is of the numbers alone.
     """
-    return [np.asarray(leaf) for leaf in jax.tree.leaves(tree)]
+    return [_on_host(leaf) for leaf in jax.tree.leaves(tree)]
+
+
+def _on_host(leaf: Any) -> np.ndarray:
+    elsewhere = isinstance(leaf, jax.Array) and not leaf.is_fully_addressable
+    return np.asarray(whole(leaf) if elsewhere else leaf)
 
 
 def refill(tree: Any, leaves: list[Any]) -> Any:

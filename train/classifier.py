@@ -18,10 +18,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
+from jax.sharding import Mesh
 
 from codesign.dress.trees import named_leaves
 from codesign.errors import UserError
 from codesign.train.data import augment
+from codesign.train.sharding import used
 from codesign.train.subnets import JointState, PostState, subnet_of
 from codesign.train.task import Metrics
 
@@ -109,10 +111,12 @@ class ClassifierTask:
     Attributes:
       classifier: the network.
       label_smoothing: share of a label's weight that is spread over all classes.
+      mesh: the devices that params may be split over; None: one.
     """
 
     classifier: Classifier
     label_smoothing: float = 0.0
+    mesh: Mesh | None = None
     # XLA's CPU compiler has no fast gradient of a convolution inside a loop.
     unrolled_on_cpu: bool = True
 
@@ -146,7 +150,8 @@ class ClassifierTask:
         """Logits [B,classes], and the statistics of this batch."""
         if gates is not None:
             raise ValueError("a classifier has no gates")
-        return self.classifier.train(Variables(params, stats, fixed), batch.images)
+        with used(params, self.mesh) as params:
+            return self.classifier.train(Variables(params, stats, fixed), batch.images)
 
     def loss(
         self, params: nnx.State, outputs: Array, teacher: None, batch: Prepared

@@ -212,7 +212,7 @@ def open_classifier(config: ClassifierDressConfig, display: Display) -> Classifi
     Raises:
       UserError: what cannot be used.
     """
-    mesh = placement.mesh_for(config.optim.batch_size)
+    mesh = placement.mesh_for(config.optim.batch_size, fsdp=config.fsdp)
     display.says("opening the data", chapter="data")
     classes, pictures = config.network.classes, config.pictures
     source = open_labelled(config.train, classes, display.indexing)
@@ -229,10 +229,10 @@ def open_classifier(config: ClassifierDressConfig, display: Display) -> Classifi
     model = nnx.merge(nnx.graphdef(nnx.eval_shape(new)), jax.jit(lambda: nnx.state(new()))())
     # Shifted and mirrored they are where they are read.
     classifier, variables = split_classifier(model, settings.mean, settings.std)
-    params, stats, rest = placement.put(variables, placement.replicated(mesh))
+    params, stats, rest = placement.put_split(variables, mesh)
     return ClassifierSubject(
         config,
-        ClassifierTask(classifier, config.loss.label_smoothing),
+        ClassifierTask(classifier, config.loss.label_smoothing, mesh),
         params,
         stats,
         rest,

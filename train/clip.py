@@ -20,7 +20,13 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh
 
+from codesign.errors import UserError
 from codesign.models import ClipOutput, Gates, clamp_logit_scale
+from codesign.models.chunked_contrastive import (
+    Chunks,
+    chunked_contrastive_loss,
+    chunked_distillation_loss,
+)
 from codesign.train import placement
 from codesign.train.data import ImageTextBatch
 from codesign.train.finetune.config import ClipTrainingConfig, LossConfig
@@ -34,6 +40,7 @@ from codesign.train.losses import (
 )
 from codesign.train.network import Network
 from codesign.train.optim import clipped_adamw, decayed, warmup_cosine
+from codesign.train.sharding import used
 from codesign.train.task import Metrics
 
 Array = jax.Array
@@ -78,6 +85,7 @@ class ClipTask:
       teacher: the network learnt from, or None.
       lock: the tower that stays, or "none".
       micro_batches: M.
+      chunks: how the logits of batches that they divide are cut; None: not at all.
     """
 
     student: Network
@@ -86,6 +94,7 @@ class ClipTask:
     teacher: Network | None = None
     lock: str = "none"
     micro_batches: int = 1
+    chunks: Chunks | None = None
     unrolled_on_cpu: bool = False
 
     def network(self, params: Weights) -> nnx.State:
@@ -107,7 +116,7 @@ class ClipTask:
         """The teacher's embeddings."""
         if self.teacher is None or fixed.teacher is None:
             return None
-        return embed_in_parts(self.teacher, *fixed.teacher, batch, self.micro_batches)
+        return self._embed(self.teacher, *fixed.teacher, batch)
 
     def first(self, params: Weights, fixed: Fixed, batch: ImageTextBatch, step: Array) -> Weights:
         """The sigmoid loss gets its bias at a run's very first step."""
@@ -120,7 +129,7 @@ class ClipTask:
 
     def first_bias(self, clip: nnx.State, fixed: Fixed, batch: ImageTextBatch) -> Array:
         """The logit bias that suits the network and the first batch; see `balanced_bias`."""
-        out = embed_in_parts(self.student, clip, fixed.rest, batch, self.micro_batches)
+        out = self._embed(self.student, clip, fixed.rest, batch)
         labels = pair_labels(batch.labels, self.loss_config.same_label)
         size = batch.labels.shape[0]
         positives = size if labels is None else jnp.sum(labels[:, None] == labels[None, :])
@@ -135,8 +144,18 @@ class ClipTask:
             clip = jax.tree_util.tree_map_with_path(
                 lambda path, x: jax.lax.stop_gradient(x) if path[0].key == self.lock else x, clip
             )
-        out = embed_in_parts(self.student, clip, fixed.rest, batch, self.micro_batches, gates)
-        return out, stats
+        return self._embed(self.student, clip, fixed.rest, batch, gates), stats
+
+    def _embed(
+        self,
+        network: Network,
+        params: nnx.State,
+        rest: nnx.State,
+        batch: ImageTextBatch,
+        gates: Any = None,
+    ) -> ClipOutput:
+        with used(params, self.mesh, "blocks") as params:
+            return embed_in_parts(network, params, rest, batch, self.micro_batches, gates)
 
     def loss(
         self,
@@ -146,11 +165,13 @@ class ClipTask:
         batch: ImageTextBatch,
     ) -> tuple[Array, Metrics]:
         """See `weighted_losses`."""
-        return weighted_losses(outputs, params.logit_bias, teacher, batch.labels, self.loss_config)
+        return weighted_losses(
+            outputs, params.logit_bias, teacher, batch.labels, self.loss_config, self.chunks
+        )
 
     def divergence(self, outputs: ClipOutput, densest: ClipOutput) -> Array:
         """Divergence of the similarities within the batch."""
-        return distillation_loss(similarity_logits(*outputs), similarity_logits(*densest))
+        return _divergence(outputs, densest, self.chunks)
 
     def constrain(self, params: Weights) -> Weights:
         """The scale of the logits stays below 100."""
@@ -206,20 +227,52 @@ def pair_labels(labels: Array, same_label: bool) -> Array | None:
     return jnp.where(labels < 0, -1 - jnp.arange(labels.shape[0]), labels)
 
 
+def chunks_of(rows: int, mesh: Mesh) -> Chunks | None:
+    """Chunks of so many rows of logits over the devices of a mesh; 0: none.
+
+    Raises:
+      UserError: rows that cannot be split evenly over the devices.
+    """
+    if rows % mesh.size:
+        raise UserError(
+            f"optim.logits_chunk is {rows}: it must be a multiple of the {mesh.size} devices"
+        )
+    return Chunks(rows, mesh if mesh.size > 1 else None) if rows else None
+
+
+def _cuts(chunks: Chunks | None, out: ClipOutput) -> Chunks | None:
+    """The chunks, where there is more than one to the batch, as in every step of training."""
+    size = out.image_embedding.shape[0]
+    several = chunks is not None and size > chunks.rows and size % chunks.rows == 0
+    return chunks if several else None
+
+
+def _divergence(out: ClipOutput, teacher: ClipOutput, chunks: Chunks | None) -> Array:
+    if cut := _cuts(chunks, out):
+        return chunked_distillation_loss(out, teacher, chunks=cut)
+    return distillation_loss(similarity_logits(*out), similarity_logits(*teacher))
+
+
 def weighted_losses(
-    out: ClipOutput, logit_bias: Array, teacher: ClipOutput | None, labels: Array, loss: LossConfig
+    out: ClipOutput,
+    logit_bias: Array,
+    teacher: ClipOutput | None,
+    labels: Array,
+    loss: LossConfig,
+    chunks: Chunks | None = None,
 ) -> tuple[Array, dict[str, Array]]:
-    """The loss of a batch's embeddings, and its parts."""
+    """The loss of a batch's embeddings, and its parts; the softmax ones by chunks if given."""
     of_pairs = pair_labels(labels, loss.same_label)
     if loss.kind == "softmax":
-        contrastive = contrastive_loss(*out, of_pairs)
+        if cut := _cuts(chunks, out):
+            contrastive = chunked_contrastive_loss(*out, of_pairs, chunks=cut)
+        else:
+            contrastive = contrastive_loss(*out, of_pairs)
     else:
         contrastive = sigmoid_loss(*out, logit_bias, of_pairs)
     total, parts = loss.contrastive * contrastive, {"contrastive_loss": contrastive}
     if teacher is not None:
-        parts["distillation_loss"] = distillation_loss(
-            similarity_logits(*out), similarity_logits(*teacher)
-        )
+        parts["distillation_loss"] = _divergence(out, teacher, chunks)
         total += loss.distillation * parts["distillation_loss"]
         if loss.features:
             parts["feature_loss"] = 0.5 * (

@@ -33,7 +33,7 @@ from codesign.models.formats.image_settings import image_settings
 from codesign.models.formats.processor import make_processor, read_tokenizer
 from codesign.models.subnets import norm_parameters, pack_clip, subnet_specs
 from codesign.train import placement
-from codesign.train.clip import ClipTask, Fixed, States, Weights, make_optimizer
+from codesign.train.clip import ClipTask, Fixed, States, Weights, chunks_of, make_optimizer
 from codesign.train.data import Source, open_source, train_tokenizer
 from codesign.train.data.captions import captions as class_captions
 from codesign.train.finetune.config import ClipTrainingConfig
@@ -87,7 +87,7 @@ class ClipSubject:
         return tuple(norm_parameters(self.model(self.params.clip, ())))
 
     def model(self, network: nnx.State, stats: Any) -> CLIP:
-        """The CLIP of replicated parameters, on this process's first device."""
+        """The CLIP of these parameters, whole on this process's first device."""
         return self.task.student.clip(*placement.local((network, self.fixed.rest)))
 
     def evaluate(self, models: Sequence[CLIP]) -> list[dict[str, Any]]:
@@ -132,7 +132,7 @@ def open_clip(config: ClipTrainingConfig, display: Display) -> ClipSubject:
     Raises:
       UserError: what cannot be used.
     """
-    mesh = placement.mesh_for(config.optim.batch_size, config.optim.micro_batches)
+    mesh = placement.mesh_for(config.optim.batch_size, config.optim.micro_batches, config.fsdp)
     display.says("opening the data", chapter="data")
     source = open_source(config.train, display.indexing)
     validation = None
@@ -158,15 +158,15 @@ def open_clip(config: ClipTrainingConfig, display: Display) -> ClipSubject:
         teacher=network,
         lock=config.lock,
         micro_batches=config.optim.micro_batches,
+        chunks=chunks_of(config.optim.logits_chunk, mesh),
     )
-    replicated = placement.replicated(mesh)
     weights, fixed = Weights(params, jnp.zeros((), jnp.float32)), Fixed(rest, states)
     return ClipSubject(
         config,
         task,
-        placement.put(weights, replicated),
+        placement.put_split(weights, mesh),
         (),
-        placement.put(fixed, replicated),
+        placement.put_split(fixed, mesh),
         source,
         begun.processor,
         validation,

@@ -182,6 +182,8 @@ class SearchConfig:
       threads: threads that read and decode images.
       stall_s: seconds without a new training picture after which a line names what is being read;
         after twice as long the run is saved and ends. 0: it waits for ever.
+      fsdp: devices over which weights and optimizers, of the supernet and of every candidate, are
+        split, for memory; batches are split over all devices whatever it is.
     """
 
     space: SpaceConfig
@@ -202,6 +204,7 @@ class SearchConfig:
     augment: AugmentConfig = AugmentConfig()
     threads: Few = 4
     stall_s: NonNegative = 300.0
+    fsdp: Few = 1
 
     def check(self) -> None:
         """Refuses values that do not go together.

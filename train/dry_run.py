@@ -53,11 +53,11 @@ def dry_run(config: Any, console: Console) -> dict[str, Any]:
       console: where to show progress.
 
     Returns:
-      Plain values: "devices"; "batch", shapes by name, over all devices, and "batch_per_device";
-      "shapes" of the parameters by name; "stages", each with "name", "steps", "parameters_bytes",
-      "optimizer_bytes" and, where the backend tells, "memory_bytes" of the compiled step by kind,
-      all of them of one device; and of those that take steps with a program of their own
-      "loss" and "compile_s", "step_s".
+      Plain values: "devices"; "mesh", devices along each of its axes; "batch", shapes by name,
+      over all devices, and "batch_per_device"; "shapes" of the parameters by name; "stages", each
+      with "name", "steps", "parameters_bytes", "optimizer_bytes" and, where the backend tells,
+      "memory_bytes" of the compiled step by kind, all of them of one device; and of those that
+      take steps with a program of their own "loss" and "compile_s", "step_s".
 
     Raises:
       UserError: data, checkpoints or settings that cannot be used.
@@ -73,7 +73,7 @@ def dry_run(config: Any, console: Console) -> dict[str, Any]:
         shapes: dict[str, list[int]] = {}
         state, begin = None, 0
         for stage in plan.stages:
-            state = placement.put((stage.blank or stage.begin)(state), placement.replicated(mesh))
+            state = placement.put_split((stage.blank or stage.begin)(state), mesh)
             row, params = _sizes(stage, state, stage.end - begin)
             shapes = shapes or {name: list(x.shape) for name, x in named_leaves(params).items()}
             if stage.end > begin and stage.objective is not None:
@@ -84,6 +84,7 @@ def dry_run(config: Any, console: Console) -> dict[str, Any]:
             begin = stage.end
     return {
         "devices": placement.described(mesh),
+        "mesh": dict(mesh.shape),
         "batch": {name: list(x.shape) for name, x in data._asdict().items() if x is not None},
         "batch_per_device": config.optim.batch_size // mesh.size,
         "chunk_steps": plan.chunk,
@@ -131,8 +132,15 @@ def _sizes(stage: Stage, state: Any, steps: int) -> tuple[dict[str, Any], Any]:
     """What a stage's state holds, in bytes of one device, and its parameters."""
     trained = getattr(state, "trained", state)
     held = {"parameters_bytes": trained.params, "optimizer_bytes": trained.opt_state}
-    sizes = {name: sum(x.nbytes for x in jax.tree.leaves(tree)) for name, tree in held.items()}
+    sizes = {
+        name: sum(_bytes_of_one(x) for x in jax.tree.leaves(tree)) for name, tree in held.items()
+    }
     return {"name": stage.name, "steps": steps} | sizes, trained.params
+
+
+def _bytes_of_one(x: jax.Array) -> int:
+    """What one device holds of an array."""
+    return math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
 
 
 def _step(stage: Stage, state: Any, batch: Any) -> tuple[Any, dict[str, Any]]:

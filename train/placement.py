@@ -1,8 +1,9 @@
 """Where arrays live: the one place that knows about devices.
 
-A mesh of one axis, "data": batches are split over it, parameters and design variables
-are on every device. Losses over the whole batch stay whole-batch losses, since the
-compiler inserts the collectives; so a step computes the same on one device and on many.
+A mesh of two axes, "data" and "fsdp": batches are split over both, parameters and what
+mirrors them over "fsdp" by the rule of `sharding.py`, and all else is on every device. Losses
+over the whole batch stay whole-batch losses, since the compiler inserts the collectives; so a
+step computes the same on one device and on many.
 """
 
 from __future__ import annotations
@@ -11,22 +12,34 @@ import functools
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from codesign.errors import UserError
+from codesign.models.layout import FSDP
 from codesign.runs import RunFolder
+from codesign.train.sharding import shardings
 
+Tree = TypeVar("Tree")
 DATA = "data"
 # After which a process that is not heard of is dead; JAX waits 100 s.
 _SILENCE_S = 30
 
 
-def make_mesh() -> Mesh:
-    """All devices of all processes, along the data axis."""
-    return jax.make_mesh((jax.device_count(),), (DATA,), axis_types=(AxisType.Auto,))
+def make_mesh(fsdp: int = 1) -> Mesh:
+    """All devices of all processes, `fsdp` of them next to each other along the axis "fsdp".
+
+    Raises:
+      UserError: a number that does not divide them.
+    """
+    devices = jax.device_count()
+    if devices % fsdp:
+        counted = f"{devices} device" + "s" * (devices > 1)
+        raise UserError(f"--fsdp {fsdp} does not divide the {counted} of this run")
+    shape = (devices // fsdp, fsdp)
+    return jax.make_mesh(shape, (DATA, FSDP), axis_types=(AxisType.Auto,) * 2)
 
 
 def described(mesh: Mesh) -> dict[str, Any]:
@@ -40,17 +53,17 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def batched(mesh: Mesh, axis: int = 0) -> NamedSharding:
-    """Split along `axis` over the data axis of the mesh."""
-    return NamedSharding(mesh, PartitionSpec(*[None] * axis, DATA))
+    """Split along `axis` over all devices of the mesh."""
+    return NamedSharding(mesh, PartitionSpec(*[None] * axis, mesh.axis_names))
 
 
-def mesh_for(batch_size: int, micro_batches: int = 1) -> Mesh:
-    """All devices, for batches in so many parts.
+def mesh_for(batch_size: int, micro_batches: int = 1, fsdp: int = 1) -> Mesh:
+    """All devices, for batches in so many parts and parameters in `fsdp` ones.
 
     Raises:
       UserError: parts that cannot be split evenly over the devices.
     """
-    mesh = make_mesh()
+    mesh = make_mesh(fsdp)
     if batch_size // micro_batches % mesh.size:
         divided = ", divided by optim.micro_batches" if micro_batches > 1 else ""
         raise UserError(
@@ -65,9 +78,29 @@ def put(tree: Any, sharding: NamedSharding) -> Any:
     return jax.device_put(tree, sharding)
 
 
-def local(tree: Any) -> Any:
-    """Replicated arrays on this process's first device."""
-    return jax.tree.map(lambda x: x.addressable_data(0), tree)
+def put_split(tree: Tree, mesh: Mesh) -> Tree:
+    """The tree's arrays on the devices, split by the rule of `sharding.py`."""
+    placed: Tree = jax.device_put(tree, shardings(tree, mesh))
+    return placed
+
+
+def whole(tree: Tree) -> Tree:
+    """The same arrays, those that are split put together again on each of their devices."""
+
+    def together(x: jax.Array) -> jax.Array:
+        sharding = x.sharding
+        if sharding.is_fully_replicated or not isinstance(sharding, NamedSharding):
+            return x
+        return jax.device_put(x, NamedSharding(sharding.mesh, PartitionSpec()))
+
+    gathered: Tree = jax.tree.map(together, tree)
+    return gathered
+
+
+def local(tree: Tree) -> Tree:
+    """Whole arrays on this process's first device; one after another is put together there."""
+    mine: Tree = jax.tree.map(lambda x: whole(x).addressable_data(0), tree)
+    return mine
 
 
 def join_processes() -> None:

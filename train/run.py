@@ -176,7 +176,7 @@ class Training(abc.ABC):
         """Training of the network as it is, from the subject's parameters."""
         subject, key = self.subject, self._key
         optimizer, rate = subject.optimizer(steps, self.config.optim.lr, warmup_steps)
-        trainer = Trainer(subject.task, optimizer, rate, ema)
+        trainer = Trainer(subject.task, optimizer, rate, ema, subject.mesh)
         return Stage(
             name,
             steps,
@@ -309,6 +309,7 @@ class SubnetTraining(Training):
             refresh_steps=subnets.refresh_steps,
             in_place=subnets.in_place,
             vmapped=subnets.vmapped,
+            mesh=subject.mesh,
         )
 
     def models(self, state: TrainState | JointState | PostState) -> list[Any]:

@@ -72,6 +72,8 @@ class TrainingConfig:
       threads: threads that read and decode images.
       stall_s: seconds without a new training picture after which a line names what is being read;
         after twice as long the run is saved and ends. 0: it waits for ever.
+      fsdp: devices over which weights, optimizer, moving average and teacher are split, for
+        memory; batches are split over all devices whatever it is.
       seed: of initial weights, order and augmentation.
     """
 
@@ -81,6 +83,7 @@ class TrainingConfig:
     bfloat16: bool = False
     threads: Few = 4
     stall_s: NonNegative = 300.0
+    fsdp: Few = 1
     seed: Seed = 0
 
     def check(self) -> None:

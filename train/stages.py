@@ -114,7 +114,6 @@ def run_stages(
       RunError: a checkpoint of another network; see `Loop.run`.
     """
     place = loop.resumed_at(saved)
-    replicated = placement.replicated(mesh)
     state: Any = None
     begin = 0
     for stage in stages:
@@ -125,7 +124,7 @@ def run_stages(
                 continue  # is over: its state only told the shapes of the next
             state, begin, saved = refill(state, leaves_of(saved, state)), saved.step, None
         # A fresh one too: a step would be compiled again for where it leaves its state.
-        state = placement.put(state, replicated)
+        state = placement.put_split(state, mesh)
         state, place = loop.run(
             stage.name,
             state,

@@ -10,9 +10,11 @@ from typing import Any, NamedTuple, TypeVar
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 
 from codesign.runs import ROLLED_BACK
 from codesign.train.rollback import all_finite, taken_if
+from codesign.train.sharding import split, vdot
 from codesign.train.task import Metrics, Task
 
 Array = jax.Array
@@ -67,12 +69,14 @@ class Trainer:
       optimizer: of the params.
       learning_rate: its schedule, for the metrics.
       ema: decay of the moving average; 0: none.
+      mesh: over which states are split, see `sharding.split`; None: over none.
     """
 
     task: Task
     optimizer: optax.GradientTransformation
     learning_rate: optax.Schedule
     ema: float = 0.0
+    mesh: Mesh | None = None
 
     def init(self, params: Any, stats: Any = ()) -> TrainState:
         """The state before the first step."""
@@ -81,9 +85,17 @@ class Trainer:
             # A copy: the step's donated buffers must not be the same twice.
             average=jax.tree.map(jnp.copy, params) if self.ema else None,
             stats=stats,
-            opt_state=jax.jit(self.optimizer.init)(params),
+            opt_state=first_state(self.optimizer, params, self.mesh),
             step=jnp.zeros((), jnp.int32),
         )
+
+
+@functools.partial(jax.jit, static_argnums=(0, 2))
+def first_state(
+    optimizer: optax.GradientTransformation, params: Any, mesh: Mesh | None
+) -> optax.OptState:
+    """The optimizer before its first step, never whole on a device where it is split."""
+    return split(optimizer.init(params), mesh)
 
 
 def total_loss(
@@ -115,8 +127,10 @@ def updated(
     opt_state: optax.OptState,
     optimizer: optax.GradientTransformation,
     task: Task,
+    mesh: Mesh | None = None,
 ) -> tuple[Any, optax.OptState]:
-    """Params and optimizer after a gradient."""
+    """Params and optimizer after a gradient, which is summed to where the params are."""
+    grads = split(grads, mesh)
     updates, opt_state = optimizer.update(grads, opt_state, params)
     return task.constrain(optax.apply_updates(params, updates)), opt_state
 
@@ -142,11 +156,13 @@ def train_step(
     (_, (metrics, seen)), grads = jax.value_and_grad(loss, has_aux=True)(before)
     metrics |= {
         "grad_norm": optax.tree.norm(grads),
-        "grad_dot_params": optax.tree.vdot(grads, before),
+        "grad_dot_params": vdot(grads, before, trainer.mesh),
     }
 
     def take() -> TrainState:
-        params, opt_state = updated(before, grads, state.opt_state, trainer.optimizer, task)
+        params, opt_state = updated(
+            before, grads, state.opt_state, trainer.optimizer, task, trainer.mesh
+        )
         average = state.average
         if average is not None:
             # A short run's average should not be of its start: the decay rises to its value.
@@ -156,7 +172,7 @@ def train_step(
         return TrainState(params, average, stats, opt_state, state.step + 1)
 
     finite = all_finite(metrics["loss"], metrics["grad_norm"])
-    after = taken_if(finite, take, state)
+    after = split(taken_if(finite, take, state), trainer.mesh)
     metrics |= task.metrics(after.params) | {ROLLED_BACK: ~finite}
     metrics["learning_rate"] = jnp.asarray(trainer.learning_rate(state.step))
     return after, metrics

@@ -25,12 +25,14 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
+from jax.sharding import Mesh
 
 from codesign.dress.masks import Masks, apply
 from codesign.dress.trees import pick, replace_leaves
 from codesign.runs import ROLLED_BACK
 from codesign.train.rollback import all_finite, taken_if
-from codesign.train.step import MOMENTUM, updated
+from codesign.train.sharding import split, vdot
+from codesign.train.step import MOMENTUM, first_state, updated
 from codesign.train.task import Metrics, Task
 
 Array = jax.Array
@@ -91,6 +93,7 @@ class SubnetTrainer:
       in_place: weight of the divergence from the first subnet's outputs in the others' loss;
         the first learns nothing from it.
       vmapped: all subnets of a step at once: more memory.
+      mesh: over which states are split, see `sharding.split`; None: over none.
     """
 
     task: Task
@@ -103,6 +106,7 @@ class SubnetTrainer:
     refresh_steps: int = 10
     in_place: float = 0.0
     vmapped: bool = False
+    mesh: Mesh | None = None
 
     def masks(self, params: Any) -> Masks:
         """The masks that suit the params."""
@@ -111,7 +115,11 @@ class SubnetTrainer:
     @functools.cached_property
     def compiled_masks(self) -> Callable[[Any], Masks]:
         """`masks` as a program of its own: two stages begin with it, and it is compiled once."""
-        return jax.jit(self.masks)
+
+        def masks(params: Any) -> Masks:
+            return split(self.masks(params), self.mesh)
+
+        return jax.jit(masks)
 
     def begin(self, params: Any, stats: Any = ()) -> JointState:
         """The state before the first joint step; every subnet has these statistics."""
@@ -119,7 +127,7 @@ class SubnetTrainer:
             params=params,
             stats=_repeated(stats, self.subnets + 1),
             masks=self.compiled_masks(params),
-            opt_state=jax.jit(self.optimizer.init)(params),
+            opt_state=first_state(self.optimizer, params, self.mesh),
             step=jnp.zeros((), jnp.int32),
         )
 
@@ -202,7 +210,7 @@ def joint_gradient(
             k, share = subnet
             ready = after(total, batch, task)
             (loss, (_, seen)), grads = gradient(state.params, k, ready, densest)
-            total = jax.tree.map(lambda t, g: t + share * g, total, grads)
+            total = split(jax.tree.map(lambda t, g: t + share * g, total, grads), trainer.mesh)
             return (total, followed(stats, k, seen, 1 - MOMENTUM)), loss
 
         (total, stats), losses = one_after_another(add, (total, stats), (numbers, shares), task)
@@ -304,7 +312,7 @@ def joint_step(
         "loss": jnp.dot(shares, losses),
         "subnet_loss": losses,
         "grad_norm": optax.tree.norm(grads),
-        "grad_dot_params": optax.tree.vdot(grads, state.params),
+        "grad_dot_params": vdot(grads, state.params, trainer.mesh),
     }
     if trainer.learning_rate is not None:
         metrics["learning_rate"] = jnp.asarray(trainer.learning_rate(state.step))
@@ -313,11 +321,11 @@ def joint_step(
 
     def take() -> JointState:
         params, opt_state = updated(
-            state.params, grads, state.opt_state, trainer.optimizer, trainer.task
+            state.params, grads, state.opt_state, trainer.optimizer, trainer.task, trainer.mesh
         )
         return JointState(params, stats, state.masks, opt_state, state.step + 1)
 
-    return taken_if(finite, take, state), metrics
+    return split(taken_if(finite, take, state), trainer.mesh), metrics
 
 
 def _own_loss(
@@ -410,7 +418,8 @@ def post_step(
         stats = followed(state.stats, numbers, seen, rate)
         return state._replace(norms=norms, stats=stats, opt_state=opt_state, step=state.step + 1)
 
-    return taken_if(finite, take, state), metrics | {ROLLED_BACK: ~finite}
+    state = split(taken_if(finite, take, state), trainer.mesh)
+    return state, metrics | {ROLLED_BACK: ~finite}
 
 
 def followed(stats: Tree, k: Array, seen: Any, rate: Array | float) -> Tree:

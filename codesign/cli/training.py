@@ -118,12 +118,13 @@ def _plan_lines(found: Mapping[str, Any]) -> list[str]:
     """What else there is to tell of a dry run."""
     batch = ", ".join(f"{name} {list(shape)}" for name, shape in found["batch"].items())
     numbers = sum(math.prod(shape) for shape in found["shapes"].values())
-    devices = found["devices"]
+    devices, parts = found["devices"], found["mesh"]["fsdp"]
+    held = "on every one" if parts == 1 else f"split over {parts} of them"
     return [
         f"batch: {batch}; {found['chunk_steps']} steps a call",
         f"parameters: {numbers:,} in {len(found['shapes'])} arrays",
         f"sharding: {devices['count']} x {devices['kind']}, {found['batch_per_device']} examples "
-        "of a batch on each; weights, optimizer and designs on every one",
+        f"of a batch on each; weights and optimizer {held}",
         "memory is of one device; nothing was written",
     ]
 

@@ -74,6 +74,10 @@ def test_a_step_of_the_stage_is_compiled_and_taken(found):
     assert memory["peak"] == parts
 
 
+def test_sharding_is_told(found):
+    assert found["mesh"] == {"data": jax.device_count(), "fsdp": 1}
+
+
 def test_a_larger_batch_takes_more_activations_and_no_more_weights(found):
     optim = dataclasses.replace(CONFIG.optim, batch_size=64)
     larger = dry_run(dataclasses.replace(CONFIG, optim=optim), QUIET)["stages"][0]

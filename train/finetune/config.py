@@ -6,7 +6,7 @@ import dataclasses
 from typing import Literal
 
 from codesign.architecture import Architecture, check_discrete, clip_vit_b16
-from codesign.constraints import Count, NonNegative, Positive, ShareBelowOne
+from codesign.constraints import Count, Natural, NonNegative, Positive, ShareBelowOne
 from codesign.errors import UserError
 from codesign.train.shared_config import IntervalsConfig, TrainingConfig, TrainingOptimConfig
 
@@ -44,6 +44,8 @@ class OptimConfig(TrainingOptimConfig):
       weight_decay: decoupled, on matrices and tables only.
       micro_batches: parts the batch goes through the towers in, to save memory; the loss and
         its gradient remain those of the whole batch.
+      logits_chunk: rows of the batch's logits that are computed at once, over all devices, to save
+        memory; the loss and its gradient remain the same. 0: all of them.
       beta2: decay of the second moment.
       epsilon: of AdamW.
       clip_norm: largest gradient norm.
@@ -52,13 +54,14 @@ class OptimConfig(TrainingOptimConfig):
     """
 
     micro_batches: Count = 1
+    logits_chunk: Natural = 0
     beta2: ShareBelowOne = 0.98
     epsilon: Positive = 1e-6
     clip_norm: Positive = 1.0
     ema: ShareBelowOne = 0.0
 
     def check(self) -> None:
-        """Refuses micro-batches that the batch has no even parts for.
+        """Refuses micro-batches and chunks that the batch has no even parts for.
 
         Raises:
           UserError: both, in one line.
@@ -66,6 +69,11 @@ class OptimConfig(TrainingOptimConfig):
         if self.batch_size % self.micro_batches:
             raise UserError(
                 f"--optim.micro_batches {self.micro_batches} does not divide the batch of "
+                f"{self.batch_size}"
+            )
+        if self.logits_chunk and self.batch_size % self.logits_chunk:
+            raise UserError(
+                f"--optim.logits_chunk {self.logits_chunk} does not divide the batch of "
                 f"{self.batch_size}"
             )
 
@@ -115,6 +123,10 @@ class ClipTrainingConfig(TrainingConfig):
         if self.loss.contrastive == 0 and self.loss.teacher is None:
             raise UserError(
                 "--loss.contrastive is 0 and there is no --loss.teacher: nothing to learn"
+            )
+        if self.optim.logits_chunk and self.loss.kind == "sigmoid":
+            raise UserError(
+                "--optim.logits_chunk is of the softmax losses: set it to 0, or --loss.kind softmax"
             )
         if self.checkpoint is None:
             wanted = self.untrained

@@ -28,6 +28,7 @@ from codesign.space import DesignSpace
 from codesign.train.clip import Fixed, Weights
 from codesign.train.rollback import all_finite, taken_if
 from codesign.train.search.population import Constants, SearchTrainer, gates_at
+from codesign.train.sharding import split, vdot
 from codesign.train.step import Chunk, TrainState, steps_of_chunk, updated
 from codesign.train.task import Metrics
 
@@ -140,18 +141,19 @@ def elastic_chunk(
         (_, metrics), grads = jax.value_and_grad(loss, has_aux=True)(before)
         metrics |= {
             "grad_norm": optax.tree.norm(grads),
-            "grad_dot_params": optax.tree.vdot(grads, before),
+            "grad_dot_params": vdot(grads, before, trainer.mesh),
         }
         finite = all_finite(metrics["loss"], metrics["grad_norm"])
 
         def take() -> TrainState:
             params, opt_state = updated(
-                before, grads, state.opt_state, trainer.elastic, trainer.task
+                before, grads, state.opt_state, trainer.elastic, trainer.task, trainer.mesh
             )
             return state._replace(params=params, opt_state=opt_state)
 
         after = taken_if(finite, take, state)
         # It goes on all the same: the networks drawn at this step may be why.
-        return after._replace(step=state.step + 1), metrics | {ROLLED_BACK: ~finite}
+        after = split(after._replace(step=state.step + 1), trainer.mesh)
+        return after, metrics | {ROLLED_BACK: ~finite}
 
     return steps_of_chunk(step, state, chunk)

@@ -35,6 +35,7 @@ from codesign.train.data import AugmentConfig, ImageTextBatch
 from codesign.train.feed import Draw, Resident, varied
 from codesign.train.rollback import all_finite, taken_if
 from codesign.train.search.subnets import RelaxedSubnets
+from codesign.train.sharding import split, vdot
 from codesign.train.step import (
     Chunk,
     Trainer,
@@ -300,8 +301,9 @@ def population_step(
     (_, metrics), (grads, z_grads) = jax.value_and_grad(population_loss, (0, 1), has_aux=True)(
         params, z, multipliers, goals, batch, fixed, tables, trainer, masks
     )
+    grads = split(grads, trainer.mesh)
     metrics["grad_norm"] = jax.vmap(optax.tree.norm)(grads)
-    metrics["grad_dot_params"] = jax.vmap(optax.tree.vdot)(grads, params)
+    metrics["grad_dot_params"] = jax.vmap(lambda g, p: vdot(g, p, trainer.mesh))(grads, params)
 
     def take() -> tuple[Any, ...]:
         updates, new_opt_state = jax.vmap(trainer.optimizer.update)(grads, opt_state, params)
@@ -316,7 +318,8 @@ def population_step(
 
     finite = all_finite(metrics["loss"], metrics["grad_norm"], jax.vmap(optax.tree.norm)(z_grads))
     own = taken_if(finite, take, tuple(population[:-1]))
-    return Population._make((*own, step + 1)), metrics | {ROLLED_BACK: ~finite}
+    population = split(Population._make((*own, step + 1)), trainer.mesh)
+    return population, metrics | {ROLLED_BACK: ~finite}
 
 
 def population_masks(

@@ -25,7 +25,7 @@ from codesign.search.lagrangian import AugmentedLagrangian
 from codesign.search.objectives import Limits, spread_targets
 from codesign.space import DesignSpace
 from codesign.train import placement
-from codesign.train.clip import ClipTask, Fixed, Weights
+from codesign.train.clip import ClipTask, Fixed, Weights, chunks_of
 from codesign.train.clip_subject import Start, start
 from codesign.train.config import SearchConfig
 from codesign.train.data import DataError, Source, open_source, repeats
@@ -43,7 +43,8 @@ from codesign.train.search.population import (
     SearchTrainer,
 )
 from codesign.train.search.subnets import RelaxedSubnets
-from codesign.train.step import Trainer, TrainState
+from codesign.train.sharding import split
+from codesign.train.step import Trainer, TrainState, first_state
 
 Array = jax.Array
 # Designs that are not searched but trained the same way: the yardsticks.
@@ -105,7 +106,7 @@ def prepare(config: SearchConfig, display: Display) -> Setup:
     Raises:
       UserError: data, checkpoint, space or limits that cannot be used.
     """
-    mesh = placement.mesh_for(config.optim.batch_size, config.optim.micro_batches)
+    mesh = placement.mesh_for(config.optim.batch_size, config.optim.micro_batches, config.fsdp)
     opened = _opened(config, display)
     if warning := repeats(config.optim.batch_size, len(opened.train)):
         display.says(warning)
@@ -127,6 +128,7 @@ def prepare(config: SearchConfig, display: Display) -> Setup:
         LossConfig(),
         mesh,
         micro_batches=config.optim.micro_batches,
+        chunks=chunks_of(config.optim.logits_chunk, mesh),
     )
     reading = dataclasses.replace(config, augment=opened.augment)
     feed: ResidentFeed | StreamFeed = StreamFeed(
@@ -294,7 +296,7 @@ def _trainer(
     warmup, elastic, rate = learning_rates(config)
     return SearchTrainer(
         task=task,
-        warmup=Trainer(task, weights_optimizer(config, model, warmup), warmup),
+        warmup=Trainer(task, weights_optimizer(config, model, warmup), warmup, mesh=task.mesh),
         elastic=weights_optimizer(config, model, elastic),
         optimizer=weights_optimizer(config, model, rate),
         design_optimizer=optax.adam(optim.design_lr),
@@ -353,7 +355,7 @@ def start_warmup(setup: Setup) -> TrainState:
 def start_elastic(setup: Setup, params: Weights, step: int) -> TrainState:
     """The supernet, with an optimizer that has seen nothing of it."""
     state = setup.trainer.warmup.init(params)
-    opt_state = jax.jit(setup.trainer.elastic.init)(params)
+    opt_state = first_state(setup.trainer.elastic, params, setup.trainer.mesh)
     return state._replace(opt_state=opt_state, step=jnp.asarray(step, jnp.int32))
 
 
@@ -376,4 +378,4 @@ def start_population(
 def _start(trainer: SearchTrainer, params: Weights, z: Array, step: int) -> Population:
     """Designs z [N, d], all from the same weights; one program, not hundreds."""
     copies = jax.tree.map(lambda x: jnp.repeat(x[None], len(z), axis=0), params)
-    return trainer.init(copies, jnp.asarray(z, jnp.float32), step)
+    return split(trainer.init(copies, jnp.asarray(z, jnp.float32), step), trainer.mesh)

@@ -29,6 +29,7 @@ from codesign.train.rollback import Streak, all_finite, taken_if
 from codesign.train.search.measure import BATCH
 from codesign.train.search.population import Constants, SearchTrainer, gates_at, params_of
 from codesign.train.search.setup import Setup
+from codesign.train.sharding import split
 from codesign.train.step import Chunk, steps_of_chunk
 from codesign.train.task import Metrics
 from codesign.train.zero_shot import evaluate_images
@@ -95,7 +96,8 @@ def tune_chunk(
             return task.constrain(optax.apply_updates(state.params, updates)), opt_state
 
         own = taken_if(finite, take, (state.params, state.opt_state))
-        return Tuned(*own, state.step + 1), metrics | {ROLLED_BACK: ~finite}
+        state = split(Tuned(*own, state.step + 1), trainer.mesh)
+        return state, metrics | {ROLLED_BACK: ~finite}
 
     return steps_of_chunk(step, state, chunk)
 
@@ -169,7 +171,8 @@ class Trials:
         state = Tuned(
             copies, jax.vmap(trainer.optimizer.init)(copies), jnp.asarray(begin, jnp.int32)
         )
-        state, z = placement.put((state, self._z(indices)), replicated)
+        state = placement.put_split(state, trainer.mesh)
+        z = placement.put(self._z(indices), replicated)
         constants = setup.constants._replace(fixed=placement.put(self.fixed, replicated))
         key, told, streak = jax.random.key(setup.config.seed), [], Streak()
         with setup.feed.open() as data:

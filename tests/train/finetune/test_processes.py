@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -63,8 +64,9 @@ def assert_same(rows, others):
             assert row["validation"]["images"] == other["validation"]["images"] == 61
 
 
-def test_two_processes_train_what_one_does(alone, tmp_path):
-    results = both_finished(tmp_path, tmp_path / "run")
+@pytest.mark.parametrize("fsdp", ["1", "2"])
+def test_two_processes_train_what_one_does(alone, fsdp, tmp_path):
+    results = both_finished(tmp_path, tmp_path / "run", "--fsdp", fsdp)
     assert results[0]["validation"] == results[1]["validation"]
     assert results[0]["devices"]["count"] == 2
     assert_same(read_metrics(tmp_path / "run" / "metrics.jsonl"), alone[1])
@@ -194,8 +196,21 @@ def test_what_one_alone_refuses_ends_both_in_a_line(tmp_path):
     assert "another process of this run has ended" in one_line(ends[1])
 
 
+EIGHT = "--xla_force_host_platform_device_count=8"
+
+
 def test_eight_devices_train_what_one_does(alone, tmp_path):
-    flags = "--xla_force_host_platform_device_count=8"
-    result = finished(start(tmp_path, tmp_path / "run", XLA_FLAGS=flags))
+    result = finished(start(tmp_path, tmp_path / "run", XLA_FLAGS=EIGHT))
     assert result["devices"]["count"] == 8
     assert_same(read_metrics(tmp_path / "run" / "metrics.jsonl"), alone[1])
+
+
+def test_what_is_split_and_by_chunks_is_what_one_does_and_goes_on_whole(alone, tmp_path):
+    out = tmp_path / "run"
+    more = ["--fsdp", "4", "--optim.logits_chunk", "8"]
+    split = finished(start(tmp_path, out, *more, XLA_FLAGS=EIGHT))
+    assert split["validation"]["images"] == alone[0]["validation"]["images"]
+    assert_same(read_metrics(out / "metrics.jsonl"), alone[1])
+    shutil.rmtree(out / "checkpoints" / "steps" / "6")
+    finished(start(tmp_path, out, *more[2:], "--resume"))  # on one device
+    assert_same(read_metrics(out / "metrics.jsonl"), alone[1])
