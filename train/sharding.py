@@ -5,8 +5,8 @@ devices, along one of its own axes, or is whole on every device. Optimizers' mom
 averages, gradients and teachers are trees of the same `nnx.Variable`s as the parameters, whose
 metadata `axes` says what their axes are, so the rule finds the same axis in all of them; masks of
 subnets are in the shape of their kernels. The compiler gathers a layer's weights where the layer
-is computed and scatters its gradient: fully sharded data parallelism (Rajbhandari et al., ZeRO,
-SC 2020, stage 3; Zhao et al., PyTorch FSDP, VLDB 2023).
+is computed, and adds its gradient up where it is kept: fully sharded data parallelism
+(Rajbhandari et al., ZeRO, SC 2020, stage 3; Zhao et al., PyTorch FSDP, VLDB 2023).
 
 The axis letters are those of `codesign.models.transformer`.
 """
