@@ -99,6 +99,7 @@ def test_subnets_of_the_file_are_what_was_measured(finished, capsys, tmp_path):
     assert "has subnets 0 to 1" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_step_of_any_stage_that_is_not_finite_is_left_out(tmp_path):
     """Among them one that renews the masks, and the first of the last stage."""
     bad = (1, 3, 5, 8)

@@ -76,6 +76,7 @@ def programs(setup):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("phase", ["warmup", "elastic", "population"])
 def test_a_poisoned_batch_changes_nothing(phase, setup):
     take, start, counts = programs(setup)[phase]
