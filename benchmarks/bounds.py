@@ -11,7 +11,6 @@ their own: with an empty cache of programs, and again with what that one left th
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import os
 import subprocess
@@ -77,7 +76,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--quick", action="store_true", help="ratios alone")
     args = parser.parse_args()
-    print(f"{datetime.date.today()}, {here()}, jax {jax.__version__}; seeds {args.seeds}\n")
+    print(f"{here()}, jax {jax.__version__}; seeds {args.seeds}\n")
     print("| model | cost over bound | " + " | ".join(f"{q:.0%}" for q in QUANTILES) + " |")
     print("|---|---|" + "---:|" * len(QUANTILES))
     for name in MODELS:
