@@ -97,8 +97,8 @@ def test_what_is_exchanged_is_that_of_the_compiled_step(programs, name):
     if planned.fsdp > 1:
         assert gathered * (1 - 1 / planned.fsdp) == pytest.approx(sent.weights, rel=0.1)
     else:
-        # XLA may put a vector together whose gradient it has summed in parts.
-        assert gathered <= 1e-3 * gradients and sent.weights == 0
+        # Three numbers a pair, which the model leaves out: its label, and the softmax's of a text.
+        assert gathered <= 3 * 4 * planned.batch and sent.weights == 0
 
 
 def test_a_network_that_no_memory_here_could_hold_costs_nothing_to_plan():
