@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import reprlib
+import shlex
+from collections.abc import Iterable
 from typing import Any
 
 _short = reprlib.Repr()
@@ -29,3 +32,16 @@ def printable(text: Any) -> str:
 def printable_lines(text: str) -> str:
     """`printable` of text that keeps its line breaks."""
     return "\n".join(map(printable, text.split("\n")))
+
+
+def shell_line(words: Iterable[str]) -> str:
+    """A command as it is typed in a POSIX shell, with no more quotes than it takes."""
+    return " ".join(map(_quoted, words))
+
+
+def _quoted(word: str) -> str:
+    # Single quotes hold all but their like, and then double ones are easier to read, unless there
+    # is something inside that a shell would take for its own.
+    if "'" not in word or set(word) & set("!$`"):
+        return shlex.quote(word)
+    return '"' + re.sub(r'(["\\])', r"\\\1", word) + '"'

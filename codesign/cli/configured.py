@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from codesign.errors import Stalled
+from codesign.printable import shell_line
 from codesign.termination import Terminated, raised
 
 
@@ -43,7 +43,7 @@ def resume_command(args: argparse.Namespace) -> str:
     if loggers is not None:
         given += ["--loggers", ",".join(loggers) or "none"]
     words = ["codesign", args.command_name, args.config, *args.overrides, *out, *given]
-    return shlex.join([*words, "--resume"])
+    return shell_line([*words, "--resume"])
 
 
 @contextlib.contextmanager

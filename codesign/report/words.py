@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from codesign.kinds import HARDWARE, kind_of_run
-from codesign.printable import printable
+from codesign.printable import printable, shell_line
 from codesign.quantities import unit_of, without_unit
 from codesign.report.text import is_number, si, significant
 from codesign.runs import Run
@@ -124,20 +123,16 @@ def command(record: Row, folder: Path) -> tuple[str, str]:
 
     That which made the run; of a run that Python made, or an older version, one that repeats it.
 
+    What cannot be printed is escaped, and does not run as it is.
+
     Args:
       record: config.json.
       folder: of the run.
     """
     made = record.get("command")
     if isinstance(made, list) and made and all(isinstance(word, str) for word in made):
-        return "Made by", shell_line(made)
+        return "Made by", printable(shell_line(made))
     place = f"runs/{folder.resolve().name}"
     again = ["codesign", kind_of_run(folder).command, f"{place}/config.json"]
-    return "Repeated by, with the folder's own path", shell_line(
-        [*again, "--out", f"{place}-again"]
-    )
-
-
-def shell_line(words: Sequence[str]) -> str:
-    """A command as it is typed; what cannot be printed is escaped, and does not run as it is."""
-    return printable(shlex.join(words))
+    again += ["--out", f"{place}-again"]
+    return "Repeated by, with the folder's own path", printable(shell_line(again))
