@@ -24,6 +24,7 @@ from codesign.cost.dram import port
 from codesign.cost.execution import total
 from codesign.cost.model import run_workload
 from codesign.cost.technology import Technology, area_breakdown_mm2, leakage_w, technology
+from codesign.cost.world import World
 from codesign.costing import CATRANSFORMERS, PHYSICAL, Costing, costing_of, default_scenario
 from codesign.search.hardware import HardwareSearch, search_hardware
 from codesign.search.objectives import Limits
@@ -129,6 +130,7 @@ def best_hardware() -> None:
 def resident_weights() -> None:
     """What a GLB for all weights of a model costs, and what it would save of DRAM reads."""
     where, small = Scenario(), Accelerator(2, 32, 16, 4, 64, 0.25, 2)
+    world = World.of(where)
     print(
         "\n| model | GLB, MiB | mm2 more | g more | leaks, mW | saved an inference, mJ "
         "| pays in energy from | in carbon from |"
@@ -140,7 +142,7 @@ def resident_weights() -> None:
         chips = [dataclasses.replace(small, glb_mib=x) for x in (small.glb_mib, mib)]
         less, more = (total(area_breakdown_mm2(chip, where)) for chip in chips)
         grams = 1e3 * float(chip_kgco2e(more, where) - chip_kgco2e(less, where))
-        leaks_w = float(leakage_w(chips[1], where) - leakage_w(chips[0], where))
+        leaks_w = float(leakage_w(chips[1], world) - leakage_w(chips[0], world))
         saved_j = float(weights * port(small, where).access_pj) * 1e-12
         # Energy: the GLB stays awake. Carbon: over the life, from which its leakage goes off.
         life_s = where.lifetime_inferences / where.inferences_per_s

@@ -20,6 +20,7 @@ from scipy.stats import spearmanr
 from codesign import Accelerator, Scenario
 from codesign.cost.model import Chip, Costs, costs_of, run_workload
 from codesign.cost.technology import technology
+from codesign.cost.world import World
 from codesign.workload.clip import ClipNetwork
 from codesign.workload.operators import Gemm, Live, VectorOp, Workload, gather
 from codesign.workload.presets import PRESETS
@@ -324,7 +325,7 @@ _run = jax.jit(run_workload)
 def _priced(workload: Workload, chip: Accelerator, scenario: Scenario) -> Costs:
     tech = technology(chip, scenario)
     run = _run(workload, chip, tech).with_static(tech)
-    return costs_of(run, Chip.of(chip, scenario), scenario, dram_gb=1.0)
+    return costs_of(run, Chip.of(chip, World.of(scenario)), scenario, dram_gb=1.0)
 
 
 def ours(it: Published) -> tuple[float, float, float | None]:

@@ -18,7 +18,6 @@ import jax
 import numpy as np
 
 from codesign.accelerator import Accelerator
-from codesign.cost.costing import costing_of
 from codesign.cost.execution import Execution
 from codesign.cost.mapper import gemm_costs
 from codesign.cost.mapping import is_crowded
@@ -26,6 +25,7 @@ from codesign.cost.model import Chip, Costs, costs_of, summed
 from codesign.cost.table import stack_workloads, technologies
 from codesign.cost.technology import Technology
 from codesign.cost.vector_unit import vector_costs
+from codesign.cost.world import World
 from codesign.scenario import Scenario
 from codesign.workload import Workload
 
@@ -70,7 +70,7 @@ class Priced(NamedTuple):
 def priced(jobs: Sequence[Job]) -> list[Priced]:
     """Each job's costs in NumPy's float32: those of `model.workload_costs`, to rounding."""
     jobs = [job._replace(accelerator=jax.tree.map(np.float32, job.accelerator)) for job in jobs]
-    techs = [jax.device_get(technologies(job.accelerator, job.scenario)) for job in jobs]
+    techs = [jax.device_get(technologies(job.accelerator, World.of(job.scenario))) for job in jobs]
     return [_priced(*each) for each in zip(jobs, techs, _run_gemms(jobs, techs), strict=True)]
 
 
@@ -136,10 +136,10 @@ def _sum(job: Job, tech: Technology, gemms: Execution) -> tuple[Costs, Any, Any]
         joules = 1e-12 * (run.dynamic_pj * count + tech.static_pj * cycles)
         return cycles / scenario.clock_hz, joules
 
-    gb = costing_of(scenario).dram_capacity_gb(contents, accelerator.channels, scenario)
+    chip = Chip.of(accelerator, World(scenario, tech.costing))
     run = summed(gemms, vector, work, tech).with_static(tech)
     return (
-        costs_of(run, Chip.of(accelerator, scenario), scenario, gb),
+        costs_of(run, chip, scenario, chip.dram_gb(contents, scenario)),
         counted(gemms, work.count, work.starts),
         counted(vector, work.vector_count, work.vector_count),
     )

@@ -13,34 +13,12 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from codesign.cost import tables
-from codesign.cost.components import Components, nominal
-from codesign.cost.costing import CATRANSFORMERS, costing_of, default_scenario
+from codesign.cost.costing import CATRANSFORMERS, default_scenario
+from codesign.cost.world import World
 from codesign.errors import did_you_mean
-from codesign.scenario import Scenario
 
 # Transfers a second of a pin, 1e6, with which no DRAM is ever waited for.
 _UNLIMITED_MTS = 1e9
-
-
-class World(NamedTuple):
-    """What a cost model takes the world to be.
-
-    Attributes:
-      scenario: how designs are made and live, the costing with it.
-      components: what they are made of.
-    """
-
-    scenario: Scenario
-    components: Components
-
-    @classmethod
-    def of(cls, scenario: Scenario) -> World:
-        """The world of a scenario, of its costing's nominal components.
-
-        Raises:
-          ValueError: there is no such costing.
-        """
-        return cls(scenario, nominal(costing_of(scenario)))
 
 
 class Effect(NamedTuple):
@@ -61,7 +39,7 @@ def _scenario(**fields: Any) -> Callable[[World], World]:
     """The world with fields of its scenario replaced."""
 
     def change(world: World) -> World:
-        return world._replace(scenario=dataclasses.replace(world.scenario, **fields))
+        return dataclasses.replace(world, scenario=dataclasses.replace(world.scenario, **fields))
 
     return change
 
@@ -83,34 +61,33 @@ def _columns(free: Mapping[str, tuple[str, ...]]) -> Callable[[World], World]:
 
 def _with_values(world: World, values: Mapping[str, Mapping[str, float]]) -> World:
     """The world with numbers of components replaced, by component and column."""
-    before = world.components
+    before = world.parts
     changed = {name: {**before.values[name], **columns} for name, columns in values.items()}
-    components = dataclasses.replace(before, values=before.values | changed)
-    return world._replace(components=components)
+    return world.with_components(dataclasses.replace(before, values=before.values | changed))
 
 
 def _dram(**factors: float) -> Callable[[World], World]:
     """The world with other factors on columns of the DRAM's row."""
 
     def change(world: World) -> World:
-        dram = world.components.dram | factors
-        return world._replace(components=dataclasses.replace(world.components, dram=dram))
+        dram = world.parts.dram | factors
+        return world.with_components(dataclasses.replace(world.parts, dram=dram))
 
     return change
 
 
 def _sram(world: World, **factors: float) -> World:
-    sram = world.components.sram | factors
-    return world._replace(components=dataclasses.replace(world.components, sram=sram))
+    sram = world.parts.sram | factors
+    return world.with_components(dataclasses.replace(world.parts, sram=sram))
 
 
 def _without_leakage(world: World) -> World:
-    dry = _columns(dict.fromkeys(world.components.values, ("power_uw",)))(world)
+    dry = _columns(dict.fromkeys(world.parts.values, ("power_uw",)))(world)
     return _sram(dry, leakage=0.0)
 
 
 def _cacti_memories(world: World) -> World:
-    return _sram(world, **dict.fromkeys(world.components.sram, 1.0))
+    return _sram(world, **dict.fromkeys(world.parts.sram, 1.0))
 
 
 def _library_arrays(world: World) -> World:

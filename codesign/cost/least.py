@@ -16,14 +16,15 @@ import jax
 import jax.numpy as jnp
 
 from codesign.accelerator import Accelerator
-from codesign.cost.costing import PHYSICAL, Costing, costing_of
+from codesign.cost.costing import PHYSICAL, Costing
 from codesign.cost.execution import Execution
 from codesign.cost.handover import Shares, shares_of, taken_words
 from codesign.cost.mapping import glb_words
 from codesign.cost.model import Chip, Costs, costs_of, summed
 from codesign.cost.rounding import ceil, floor
-from codesign.cost.technology import WEIGHT_REGISTER_WORDS, Technology, technology
+from codesign.cost.technology import WEIGHT_REGISTER_WORDS, Technology, technology_in
 from codesign.cost.vector_unit import vector_costs
+from codesign.cost.world import World
 from codesign.scenario import Scenario
 from codesign.workload.operators import Live, Workload
 
@@ -51,20 +52,21 @@ def least_costs(workload: Workload, chips: Accelerator, scenario: Scenario, cont
       scenario: how they live; of a costing that `covers`.
       contents: of the DRAM, bytes.
     """
+    world = World.of(scenario)
 
     def on(chip: Accelerator) -> Costs:
-        tech = technology(chip, scenario)
+        tech, made = technology_in(world, chip), Chip.of(chip, world)
         run = summed(
             gemm_least(workload, chip, tech),
             vector_costs(workload, chip, tech).merged(),
             workload,
             tech,
         ).merged()
-        dram_gb = costing_of(scenario).dram_capacity_gb(contents, chip.channels, scenario)
+        dram_gb = made.dram_gb(contents, scenario)
 
         def after(cycles: Any) -> Costs:
             timed = Execution({"all": cycles}, run.energy_pj).with_static(tech)
-            return costs_of(timed, Chip.of(chip, scenario), scenario, dram_gb).totals()
+            return costs_of(timed, made, scenario, dram_gb).totals()
 
         # Energy is linear in the latency until the next inference, and increases from then on.
         soon, late = after(run.cycles), after(scenario.clock_hz / scenario.inferences_per_s)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,17 +15,18 @@ from codesign.architecture import Architecture
 from codesign.cost import carbon
 from codesign.cost.capacity import contents_bytes
 from codesign.cost.components import Components
-from codesign.cost.costing import costing_of
+from codesign.cost.costing import Costing
 from codesign.cost.execution import Execution, total
 from codesign.cost.mapper import gemm_costs
 from codesign.cost.technology import (
     Technology,
-    area_breakdown_mm2,
+    area_in,
     leakage_w,
-    technology,
+    technology_in,
     tops,
 )
 from codesign.cost.vector_unit import vector_costs
+from codesign.cost.world import World
 from codesign.errors import UserError
 from codesign.scenario import Scenario
 from codesign.workload import Workload, clip_workload
@@ -68,7 +69,9 @@ class Costs:
         return dataclasses.replace(self, breakdown={})
 
 
-class Chip(NamedTuple):
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Chip:
     """What making an accelerator decides; shapes as its leaves.
 
     Attributes:
@@ -77,6 +80,7 @@ class Chip(NamedTuple):
       channels: of DRAM.
       packages: that the DRAM's channels come in.
       gated_w: what leaks between inferences, W.
+      costing: the conventions these numbers belong to.
     """
 
     area_mm2: dict[str, Any]
@@ -84,20 +88,28 @@ class Chip(NamedTuple):
     channels: Any
     packages: Any
     gated_w: Any
+    costing: Costing = dataclasses.field(metadata={"static": True})
 
     @classmethod
-    def of(
-        cls, accelerator: Accelerator, scenario: Scenario, components: Components | None = None
-    ) -> Chip:
-        """The chip of an accelerator, of nominal components where none are given."""
-        area_mm2 = area_breakdown_mm2(accelerator, scenario, components)
-        gated_w = scenario.gated_leakage * leakage_w(accelerator, scenario, components)
-        packages = costing_of(scenario).dram_packages(accelerator.channels, scenario)
-        return cls(area_mm2, tops(accelerator, scenario), accelerator.channels, packages, gated_w)
+    def of(cls, accelerator: Accelerator, world: World) -> Chip:
+        """The chip of an accelerator."""
+        scenario, channels = world.scenario, accelerator.channels
+        return cls(
+            area_mm2=area_in(world, accelerator),
+            tops=tops(accelerator, scenario),
+            channels=channels,
+            packages=world.costing.dram_packages(channels, scenario),
+            gated_w=scenario.gated_leakage * leakage_w(accelerator, world),
+            costing=world.costing,
+        )
 
     def merged(self) -> Chip:
         """The same with its area as one part."""
-        return self._replace(area_mm2={"all": total(self.area_mm2)})
+        return dataclasses.replace(self, area_mm2={"all": total(self.area_mm2)})
+
+    def dram_gb(self, contents: Any, scenario: Scenario) -> Any:
+        """Capacity of the DRAM that holds so many bytes, binary GB; shapes broadcast."""
+        return self.costing.dram_capacity_gb(contents, self.channels, scenario)
 
 
 def run_workload(
@@ -132,12 +144,10 @@ def costs_of(run: Execution, chip: Chip, scenario: Scenario, dram_gb: Any) -> Co
       run: one inference.
       chip: that it runs on.
       scenario: how both live.
-      dram_gb: capacity of the DRAM, binary GB, as the costing's `dram_capacity_gb`.
+      dram_gb: capacity of the DRAM, binary GB, such as `Chip.dram_gb`.
     """
     latency_s = run.cycles / scenario.clock_hz
-    dram = costing_of(scenario).dram_devices(
-        dram_gb, chip.channels, chip.packages, latency_s, scenario
-    )
+    dram = chip.costing.dram_devices(dram_gb, chip.channels, chip.packages, latency_s, scenario)
     idle_s = jnp.maximum(1 / scenario.inferences_per_s - latency_s, 0.0)
     energy_j = {part: 1e-12 * pj for part, pj in run.energy_pj.items()}
     energy_j |= {
@@ -196,10 +206,11 @@ def clip_costs(
         check_relaxed(architecture, accelerator, scenario)
     except UserError as error:
         raise ValueError(str(error)) from error
-    work = clip_workload(architecture, costing_of(scenario), density, scenario.texts_per_image)
+    world = World.of(scenario)
+    work = clip_workload(architecture, world.costing, density, scenario.texts_per_image)
     if contents is None:
         contents = contents_bytes(CLIP_FAMILY.memory(architecture, scenario), scenario, density)
-    return workload_costs(work, accelerator, scenario, contents)
+    return costs_in(world, work, accelerator, contents)
 
 
 def workload_costs(
@@ -221,11 +232,22 @@ def workload_costs(
         costing's nominal ones where None.
       crowded: as of `run_workload`.
     """
+    return costs_in(World.of(scenario, components), workload, accelerator, contents, crowded)
+
+
+def costs_in(
+    world: World,
+    workload: Workload,
+    accelerator: Accelerator,
+    contents: Any,
+    crowded: bool | None = None,
+) -> Costs:
+    """`workload_costs` in a world."""
     accelerator = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), accelerator)
-    tech = technology(accelerator, scenario, components)
+    tech = technology_in(world, accelerator)
     run = run_workload(workload, accelerator, tech, crowded).with_static(tech)
-    dram_gb = costing_of(scenario).dram_capacity_gb(contents, accelerator.channels, scenario)
-    return costs_of(run, Chip.of(accelerator, scenario, components), scenario, dram_gb)
+    chip = Chip.of(accelerator, world)
+    return costs_of(run, chip, world.scenario, chip.dram_gb(contents, world.scenario))
 
 
 def expected(subnets: Costs, shares: Sequence[float] | jax.Array) -> Costs:

@@ -27,14 +27,13 @@ import numpy as np
 from codesign.accelerator import Accelerator
 from codesign.architecture import ELASTIC, Tower
 from codesign.cost.capacity import contents_bytes
-from codesign.cost.components import Components
-from codesign.cost.costing import costing_of
 from codesign.cost.execution import Execution
 from codesign.cost.mapper import gemm_run
 from codesign.cost.mapping import is_crowded
 from codesign.cost.model import Chip, Costs, costs_of, summed
-from codesign.cost.technology import Technology, technology
+from codesign.cost.technology import Technology, technology_in
 from codesign.cost.vector_unit import vector_costs
+from codesign.cost.world import World
 from codesign.scenario import Scenario
 from codesign.space import AcceleratorChoices, DesignSpace
 from codesign.workload import Workload
@@ -127,9 +126,8 @@ class CostTable:
 
     def _capacity_gb(self, memory: Memory, channels: Array) -> Array:
         contents = contents_bytes(memory, self.scenario, self.density)
-        capacity: Array = costing_of(self.scenario).dram_capacity_gb(
-            contents, channels, self.scenario
-        )
+        costing = self.chip.costing
+        capacity: Array = costing.dram_capacity_gb(contents, channels, self.scenario)
         return capacity
 
     def on_every_accelerator(self, indices: Array, dram_gb: Array | None = None) -> Costs:
@@ -199,11 +197,9 @@ def _interpolate(values: Array, axes: Sequence[_Axis]) -> Array:
 
 
 @jax.jit
-def technologies(
-    chips: Accelerator, scenario: Scenario, components: Components | None = None
-) -> Technology:
+def technologies(chips: Accelerator, world: World) -> Technology:
     """What each event costs on each of many accelerators, leaves [A]; see `technology`."""
-    return technology(chips, scenario, components)
+    return technology_in(world, chips)
 
 
 # Whatever a scenario changes is in the technology's leaves, so that one program maps for all.
@@ -321,7 +317,7 @@ def run_grid(
       scenario: clock and bandwidths.
     """
     chips = in_float32(chips)
-    return run_on(workloads, chips, technologies(chips, scenario))
+    return run_on(workloads, chips, technologies(chips, World.of(scenario)))
 
 
 def in_float32(chips: Accelerator) -> Accelerator:
@@ -383,29 +379,23 @@ def grid_costs(
       contents: of the DRAM, bytes: weights, live activations and cache.
     """
     one = jax.tree.map(lambda x: np.asarray(x)[None], workload)
-    (run,) = run_grid([one], chips, scenario)
-    return costs_on_chips(run.map(lambda x: x[0]), chips, scenario, contents)
+    world, as_float = World.of(scenario), in_float32(chips)
+    (run,) = run_on([one], as_float, technologies(as_float, world))
+    return costs_on_chips(run.map(lambda x: x[0]), chips, world, contents)
 
 
 @jax.jit
-def costs_on_chips(
-    run: Execution,
-    chips: Accelerator,
-    scenario: Scenario,
-    contents: Any,
-    components: Components | None = None,
-) -> Costs:
+def costs_on_chips(run: Execution, chips: Accelerator, world: World, contents: Any) -> Costs:
     """Costs [A], without parts, of an execution on each of many accelerators.
 
     Args:
       run: of one network on each accelerator, static energy included, leaves [A].
       chips: accelerators, leaves [A].
-      scenario: how they live.
+      world: that they are made of and live in.
       contents: of the DRAM, bytes.
-      components: what the chips are made of; the costing's nominal ones where None.
     """
-    dram_gb = costing_of(scenario).dram_capacity_gb(contents, chips.channels, scenario)
-    return costs_of(run, Chip.of(chips, scenario, components), scenario, dram_gb).totals()
+    chip, scenario = Chip.of(chips, world), world.scenario
+    return costs_of(run, chip, scenario, chip.dram_gb(contents, scenario)).totals()
 
 
 def build_table(space: DesignSpace, scenario: Scenario, density: float = 1) -> CostTable:
@@ -421,7 +411,7 @@ def build_table(space: DesignSpace, scenario: Scenario, density: float = 1) -> C
     """
     chips = accelerator_grid(space.accelerator)
     chip_shape = [len(d.choices) for d in space.part(space.dimensions, "accelerator")]
-    base, family, costing = space.base, space.family, costing_of(scenario)
+    base, family, world = space.base, space.family, World.of(scenario)
     blocks, rest, shapes = [], [], []
     for name, choices in space.towers.items():
         w, h, f = np.meshgrid(choices.width, choices.heads, choices.ffn, indexing="ij")
@@ -430,9 +420,9 @@ def build_table(space: DesignSpace, scenario: Scenario, density: float = 1) -> C
         runs = family.runs(name, scenario)
         block = family.block(base, name, every, density)
         around = family.outside(base, name, jnp.asarray(choices.width))
-        blocks.append(repeated(block, runs).under(costing))
-        rest.append(repeated(around, runs).under(costing))
-    executed = run_grid([*blocks, *rest], chips, scenario)
+        blocks.append(repeated(block, runs).under(world.costing))
+        rest.append(repeated(around, runs).under(world.costing))
+    executed = run_on([*blocks, *rest], chips, technologies(chips, world))
     _check_fits(executed, chips)
     layer = {
         name: run.map(functools.partial(jnp.reshape, shape=(*shape, *chip_shape)))
@@ -446,7 +436,7 @@ def build_table(space: DesignSpace, scenario: Scenario, density: float = 1) -> C
     return CostTable(
         layer=layer,
         outside=outside,
-        chip=Chip.of(grid, scenario).merged(),
+        chip=Chip.of(grid, world).merged(),
         density=jnp.float32(density),
         scenario=scenario,
         space=space,

@@ -10,12 +10,13 @@ import jax
 import jax.numpy as jnp
 
 from codesign.accelerator import Accelerator
-from codesign.cost.components import Components, nominal
-from codesign.cost.costing import PHYSICAL, Costing, costing_of
+from codesign.cost.components import Components
+from codesign.cost.costing import PHYSICAL, Costing
 from codesign.cost.execution import total
 from codesign.cost.memories import SRAMS, Sram
 from codesign.cost.physical import SramCosts
 from codesign.cost.scaling import scaling
+from codesign.cost.world import World
 from codesign.scenario import Scenario
 
 # Words of weight register per PE and of operand register per vector lane:
@@ -88,39 +89,28 @@ class Technology:
         }
 
 
-def check_process(scenario: Scenario) -> None:
-    """Raises ValueError where the components cannot be had in the scenario's node or precision."""
-    costing_of(scenario).check_process(scenario)
-
-
-def multiplier_accumulator(scenario: Scenario, name: str, column: str) -> float:
-    """A column of the costing's "mac" or "lane_mac" at the scenario's precision, 22 nm.
-
-    The multiplier is an array of bits x bits cells, the adder of 32 bits stays. Horowitz
-    (ISSCC 2014) has 15.5 times the energy for 32 bits instead of 8, where this has 16.
-    """
-    parts = nominal(costing_of(scenario))
-    found: float = _multiplier_accumulator(parts, scenario.word_bytes, name, column)
-    return found
-
-
-def _multiplier_accumulator(parts: Components, word: float, name: str, column: str) -> Any:
-    adder = parts.of("accumulator_adder", column)
-    return (parts.of(name, column) - adder) * word**2 + adder
-
-
 def tensor_l2_kib(accelerator: Accelerator, costing: Costing) -> Any:
     """Local buffer the PE array works from, KiB."""
     return costing.l2_kib(accelerator)[0]
 
 
-def _srams(
-    level: Sram, accelerator: Accelerator, scenario: Scenario, costing: Costing, parts: Components
-) -> list[SramCosts]:
+def _multiplier_accumulator(world: World, name: str, column: str) -> Any:
+    """A column of the components' "mac" or "lane_mac" at the scenario's precision, 22 nm.
+
+    The multiplier is an array of bits x bits cells, the adder of 32 bits stays. Horowitz
+    (ISSCC 2014) has 15.5 times the energy for 32 bits instead of 8, where this has 16.
+    """
+    adder = world.parts.of("accumulator_adder", column)
+    return (world.parts.of(name, column) - adder) * world.scenario.word_bytes**2 + adder
+
+
+def _srams(level: Sram, accelerator: Accelerator, world: World) -> list[SramCosts]:
     """One of a level's memories, that of the PE array first where there are several."""
-    width_bytes = level.access_bytes(accelerator, scenario)
-    capacities_kib = level.capacities_kib(accelerator, costing)
-    return [costing.sram(scenario, kib, width_bytes, parts) for kib in capacities_kib]
+    width_bytes = level.access_bytes(accelerator, world.scenario)
+    return [
+        world.costing.sram(world.scenario, kib, width_bytes, world.parts)
+        for kib in level.capacities_kib(accelerator, world.costing)
+    ]
 
 
 def technology(
@@ -136,20 +126,24 @@ def technology(
     Raises:
       ValueError: no component data for the scenario's node or precision.
     """
-    costing = costing_of(scenario)
-    costing.check_process(scenario)
-    parts = components or nominal(costing)
-    node, word, energy = scaling(scenario.node_nm), scenario.word_bytes, parts.of
-    srams = {s.name: _srams(s, accelerator, scenario, costing, parts)[0] for s in SRAMS}
-    leaking_w = leakage_w(accelerator, scenario, parts)
-    dram = costing.dram_port(accelerator, scenario, parts.dram)
+    return technology_in(World.of(scenario, components), accelerator)
+
+
+def technology_in(world: World, accelerator: Accelerator) -> Technology:
+    """`technology` in a world."""
+    world.check()
+    scenario, costing, energy = world.scenario, world.costing, world.parts.of
+    node, word = scaling(scenario.node_nm), scenario.word_bytes
+    srams = {s.name: _srams(s, accelerator, world)[0] for s in SRAMS}
+    leaking_w = leakage_w(accelerator, world)
+    dram = costing.dram_port(accelerator, scenario, world.parts.dram)
     like = jnp.zeros_like(leaking_w)
     mac_pj, lane_pj = (
-        _multiplier_accumulator(parts, word, unit, "energy_pj") for unit in ("mac", "lane_mac")
+        _multiplier_accumulator(world, unit, "energy_pj") for unit in ("mac", "lane_mac")
     )
     lane_pj += word * (energy("lane_register_read") + 2 * energy("lane_register_write"))
     # A word of the GLB comes from a core, or goes to one, over the network.
-    distance_mm = _network_mm(accelerator, scenario, parts)
+    distance_mm = _network_mm(accelerator, world)
     carried_pj = {"l2": 0.0, "glb": word * energy("wire") * distance_mm}
     logic, dram_pj = node.logic_energy * word, like + word * dram.access_pj
     return Technology(
@@ -183,15 +177,12 @@ def technology(
     )
 
 
-def leakage_w(
-    accelerator: Accelerator, scenario: Scenario, components: Components | None = None
-) -> Any:
+def leakage_w(accelerator: Accelerator, world: World) -> Any:
     """What the chip leaks while it is switched on, W."""
-    costing = costing_of(scenario)
-    parts, node = components or nominal(costing), scaling(scenario.node_nm)
-    srams = {s.name: _srams(s, accelerator, scenario, costing, parts)[0] for s in SRAMS}
-    logic_uw = _logic(accelerator, scenario, parts, "power_uw") | _uncore(
-        accelerator, parts, "power_uw"
+    node = scaling(world.scenario.node_nm)
+    srams = {s.name: _srams(s, accelerator, world)[0] for s in SRAMS}
+    logic_uw = _logic(accelerator, world, "power_uw") | _uncore(
+        accelerator, world.parts, "power_uw"
     )
     # The outermost first: float32 sums depend on their order.
     return total(
@@ -207,36 +198,34 @@ def _uncore(accelerator: Accelerator, parts: Components, column: str) -> dict[st
     }
 
 
-def _network_mm(accelerator: Accelerator, scenario: Scenario, parts: Components) -> Any:
+def _network_mm(accelerator: Accelerator, world: World) -> Any:
     """Mean way of a word between the GLB and a core, past what the memories' own wires span, mm.
 
     Cores lie in a square of sqrt(C) x sqrt(C), the GLB at its corner: sqrt(C) - 1 cores on
     the average, each as wide as the root of its area.
     """
-    costing, um2 = costing_of(scenario), scaling(scenario.node_nm).logic_area
+    um2 = scaling(world.scenario.node_nm).logic_area
     (level,) = (s for s in SRAMS if s.name == "l2")
-    l2 = _srams(level, accelerator, scenario, costing, parts)[0].area_mm2
-    arrays = 1e-6 * um2 * sum(_logic(accelerator, scenario, parts, "area_um2").values())
+    l2 = _srams(level, accelerator, world)[0].area_mm2
+    arrays = 1e-6 * um2 * sum(_logic(accelerator, world, "area_um2").values())
     pitch_mm = jnp.sqrt(arrays / accelerator.cores + l2)
     return (jnp.sqrt(accelerator.cores) - 1) * pitch_mm
 
 
-def _logic(
-    accelerator: Accelerator, scenario: Scenario, parts: Components, column: str
-) -> dict[str, Any]:
+def _logic(accelerator: Accelerator, world: World, column: str) -> dict[str, Any]:
     """A column of the components summed over the chip's PE arrays and vector units, 22 nm."""
-    of = functools.partial(parts.of, column=column)
+    scenario, of = world.scenario, functools.partial(world.parts.of, column=column)
     word, flip_flop = scenario.word_bytes, of("flip_flop_bit")
     columns = accelerator.cores * accelerator.pe_x
     stored_bits = WEIGHT_REGISTER_WORDS * _stored_bits(scenario)
     pe = (
-        _multiplier_accumulator(parts, word, "mac", column)
+        _multiplier_accumulator(world, "mac", column)
         + _stored_bits(scenario) / 8 * of("weight_register_read")
         + stored_bits * of("register_bit")
         + _operand_bits(scenario) * flip_flop
     )
     lane = (
-        _multiplier_accumulator(parts, word, "lane_mac", column)
+        _multiplier_accumulator(world, "lane_mac", column)
         + word * of("lane_register_read")
         + 8 * word * LANE_REGISTER_WORDS * flip_flop
     )
@@ -278,24 +267,25 @@ def area_breakdown_mm2(
       scenario: its node and precision.
       components: what it is made of; the costing's nominal ones where None.
     """
-    costing = costing_of(scenario)
-    parts = components or nominal(costing)
+    return area_in(World.of(scenario, components), accelerator)
+
+
+def area_in(world: World, accelerator: Accelerator) -> dict[str, Any]:
+    """`area_breakdown_mm2` in a world."""
+    scenario, parts = world.scenario, world.parts
     um2 = scaling(scenario.node_nm).logic_area
     logic = {
-        part: 1e-6 * um2 * area
-        for part, area in _logic(accelerator, scenario, parts, "area_um2").items()
+        part: 1e-6 * um2 * area for part, area in _logic(accelerator, world, "area_um2").items()
     }
     memories = {}
     for level in SRAMS:
-        first, *rest = (
-            sram.area_mm2 for sram in _srams(level, accelerator, scenario, costing, parts)
-        )
+        first, *rest = (sram.area_mm2 for sram in _srams(level, accelerator, world))
         memories[level.name] = level.copies(accelerator) * sum(rest, first)
     uncore = {
         part: 1e-6 * um2 * area for part, area in _uncore(accelerator, parts, "area_um2").items()
     }
     pads = {"pads": 1e-6 * parts.of("pads", "area_um2") + jnp.zeros_like(logic["pe"])}
-    phy = {"dram_phy": costing.dram_port(accelerator, scenario, parts.dram).phy_mm2}
+    phy = {"dram_phy": world.costing.dram_port(accelerator, scenario, parts.dram).phy_mm2}
     return logic | memories | uncore | pads | phy
 
 

@@ -12,9 +12,9 @@ import numpy as np
 
 from codesign.accelerator import Accelerator
 from codesign.cost.components import Components, sampled
-from codesign.cost.costing import costing_of
 from codesign.cost.mapping import is_crowded
-from codesign.cost.model import Costs, expected, workload_costs
+from codesign.cost.model import Costs, costs_in, expected
+from codesign.cost.world import World
 from codesign.scenario import Scenario
 from codesign.workload import Workload
 
@@ -58,7 +58,8 @@ def uncertain_costs(
     Raises:
       ValueError: a costing whose components have no ranges.
     """
-    drawn = sampled(costing_of(scenario), samples, seed)
+    world = World.of(scenario)
+    drawn = sampled(world.costing, samples, seed)
     stacked = jax.tree.map(lambda *x: jnp.stack(x), *workloads)
     chips = jax.tree.map(lambda x: np.asarray(x, np.float32), accelerators)
     kinds = np.unique(is_crowded(chips))
@@ -72,7 +73,7 @@ def uncertain_costs(
     for batch in pairs.reshape(-1, _AT_ONCE):
         chip = jax.tree.map(lambda x, at=batch % number: x[at], chips)
         components = jax.tree.map(lambda x, at=batch // number: x[at], drawn)
-        found.append(_priced(stacked, weights, chip, held, scenario, components, crowded))
+        found.append(_priced(stacked, weights, chip, held, world, components, crowded))
     costs: Costs = jax.tree.map(
         lambda *x: np.concatenate(x)[: samples * number].reshape(samples, number), *found
     )
@@ -85,16 +86,15 @@ def _priced(
     shares: jax.Array,
     chips: Accelerator,
     contents: Any,
-    scenario: Scenario,
+    world: World,
     drawn: Components,
     crowded: bool | None,
 ) -> Costs:
     """Costs [pairs] of accelerators under sets of components, leaves [pairs] each."""
 
     def on(chip: Accelerator, components: Components) -> Costs:
-        each = jax.vmap(
-            lambda w: workload_costs(w, chip, scenario, contents, components, crowded=crowded)
-        )(workloads)
+        made = world.with_components(components)
+        each = jax.vmap(lambda w: costs_in(made, w, chip, contents, crowded))(workloads)
         return expected(each, shares).totals()
 
     costs: Costs = jax.vmap(on)(chips, drawn)

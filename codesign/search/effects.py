@@ -18,7 +18,7 @@ from codesign.accelerator import ON_CHIP, Accelerator
 from codesign.bounds import Ge, Le, MinLen
 from codesign.constraints import LARGEST, Count, PositiveChoices
 from codesign.cost.capacity import busy_share
-from codesign.cost.effects import EFFECTS, NAMES, Effect, World, effect_of
+from codesign.cost.effects import EFFECTS, NAMES, Effect, effect_of
 from codesign.cost.execution import Execution
 from codesign.cost.model import Costs
 from codesign.cost.table import (
@@ -29,7 +29,8 @@ from codesign.cost.table import (
     technologies,
 )
 from codesign.cost.technology import Technology, tops
-from codesign.costing import PHYSICAL, costing_of
+from codesign.cost.world import World
+from codesign.costing import PHYSICAL
 from codesign.errors import UserError
 from codesign.runs import jsonable
 from codesign.scenario import Scenario
@@ -209,7 +210,7 @@ def _models(config: EffectsConfig) -> list[Model]:
 def _without(effect: Effect, full: World) -> World:
     world = effect.leave_out(full)
     try:
-        costing_of(world.scenario).check_process(world.scenario)
+        world.check()
     except ValueError as error:
         others = ",".join(each.name for each in EFFECTS if each is not effect)
         raise UserError(f"{effect.name}: {error}, or leave it: --effects '[{others}]'") from error
@@ -238,21 +239,22 @@ def priced_in_worlds(
     chips = in_float32(chips)
     runs: dict[Hashable, list[Execution]] = {}
     found = []
-    for i, (scenario, components) in enumerate(worlds):
+    for i, one in enumerate(worlds):
         tell(i)
-        techs = technologies(chips, scenario, components)
+        # As numbers that programs take, so that worlds of other components share them.
+        world = one.with_components(one.parts)
+        techs = technologies(chips, world)
         key = _same_events(techs)
         if key not in runs:
-            costing = costing_of(scenario)
-            works = [model.operators.under(costing) for model in models]
+            works = [model.operators.under(world.costing) for model in models]
             alone = [jax.tree.map(lambda x: np.asarray(x)[None], work) for work in works]
             runs[key] = _run_once_each(alone, chips, techs)
         costs = []
         for model, run in zip(models, runs[key], strict=True):
             # The world's DRAM is no smaller than the model's contents.
-            own, contents = with_contents(scenario, model.memory, fixed=False)
-            one = run.map(lambda x: x[0])
-            priced = costs_on_chips(one, chips, own, contents, components)
+            own, contents = with_contents(world.scenario, model.memory, fixed=False)
+            enough = dataclasses.replace(world, scenario=own)
+            priced = costs_on_chips(run.map(lambda x: x[0]), chips, enough, contents)
             costs.append(jax.tree.map(_of_each(chips), priced))
         found.append(costs)
     return found

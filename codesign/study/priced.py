@@ -11,10 +11,10 @@ import numpy as np
 
 from codesign.accelerator import Accelerator
 from codesign.cost.capacity import busy_share
-from codesign.cost.effects import World
 from codesign.cost.execution import total
 from codesign.cost.model import Chip, Costs
 from codesign.cost.table import accelerator_grid, in_float32
+from codesign.cost.world import World
 from codesign.costing import CATRANSFORMERS, default_scenario
 from codesign.errors import UserError
 from codesign.scenario import Scenario
@@ -116,7 +116,7 @@ def price(
 
 def _within(grid: Accelerator, scenario: Scenario, limits: Limits) -> np.ndarray:
     """Which accelerators [A] meet what they alone decide: area and throughput."""
-    chip: Any = jax.jit(Chip.of)(grid, scenario)
+    chip: Any = jax.jit(Chip.of)(grid, World.of(scenario))
     met = np.ones(len(grid.cores), bool)
     for value, limit in ((total(chip.area_mm2), limits.area_mm2), (chip.tops, limits.tops)):
         if limit is not None:

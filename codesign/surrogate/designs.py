@@ -16,14 +16,14 @@ from codesign.accelerator import Accelerator
 from codesign.architecture import Architecture
 from codesign.cost import carbon, sram
 from codesign.cost.capacity import contents_bytes
-from codesign.cost.components import nominal
 from codesign.cost.execution import Execution
 from codesign.cost.memories import SRAMS
 from codesign.cost.model import Chip, costs_of, summed
 from codesign.cost.scaling import scaling
 from codesign.cost.table import stack_workloads
-from codesign.cost.technology import area_breakdown_mm2, technology
+from codesign.cost.technology import area_in, technology_in
 from codesign.cost.vector_unit import vector_costs
+from codesign.cost.world import World
 from codesign.costing import costing_of
 from codesign.scenario import Scenario
 from codesign.search.objectives import named_costs
@@ -97,15 +97,16 @@ def _costs(
     workload: Workload,
     accelerator: Accelerator,
     contents: np.ndarray,
-    scenario: Scenario,
+    world: World,
 ) -> dict[str, Any]:
+    scenario = world.scenario
+
     def one(gemms: Prediction, workload: Workload, chip: Accelerator, held: Any) -> dict[str, Any]:
-        tech = technology(chip, scenario)
+        tech, made = technology_in(world, chip), Chip.of(chip, world)
         vector = vector_costs(workload, chip, tech)
         priced = Execution({"gemm": gemms.cycles}, {"gemm": gemms.energy_pj})
         run = summed(priced, vector.merged(), workload, tech).with_static(tech)
-        dram_gb = costing_of(scenario).dram_capacity_gb(held, chip.channels, scenario)
-        return named_costs(costs_of(run, Chip.of(chip, scenario), scenario, dram_gb), METRICS)
+        return named_costs(costs_of(run, made, scenario, made.dram_gb(held, scenario)), METRICS)
 
     return jax.vmap(one)(gemms, workload, accelerator, contents)
 
@@ -113,7 +114,8 @@ def _costs(
 def design_costs(designs: Batch, gemms: Prediction, scenario: Scenario) -> dict[str, np.ndarray]:
     """METRICS of designs [D] whose GEMMs cost `gemms`, leaves [N], at the designs' rows."""
     priced = Prediction(*(np.asarray(x, np.float32)[designs.rows] for x in gemms))
-    costs = _costs(priced, designs.workload, designs.accelerator, designs.contents, scenario)
+    world = World.of(scenario)
+    costs = _costs(priced, designs.workload, designs.accelerator, designs.contents, world)
     return {name: np.asarray(costs[name], float) for name in METRICS}
 
 
@@ -137,16 +139,16 @@ def with_raw_area(
 
 def raw_area_mm2(accelerator: Accelerator, scenario: Scenario) -> float | None:
     """Area of one chip by CACTI's own arrays; None where one is not in its table."""
-    costing = costing_of(scenario)
-    parts = {name: float(x) for name, x in area_breakdown_mm2(accelerator, scenario).items()}
+    world = World.of(scenario)
+    parts = {name: float(x) for name, x in area_in(world, accelerator).items()}
     for level in SRAMS:
         width = min(float(level.access_bytes(accelerator, scenario)), sram.WIDTHS_BYTES[-1])
-        (capacity_kib,) = level.capacities_kib(accelerator, costing)
+        (capacity_kib,) = level.capacities_kib(accelerator, world.costing)
         try:
             at_22_nm = sram.cacti("area_mm2", capacity_kib, width)
         except ValueError:
             return None
-        over_law = nominal(costing).sram["area"]
+        over_law = world.parts.sram["area"]
         at_node = scaling(scenario.node_nm).sram_area * over_law * at_22_nm
         parts[level.name] = level.copies(accelerator) * at_node
     return sum(parts.values())
