@@ -19,7 +19,7 @@ from codesign.accelerator import Accelerator
 from codesign.cost.costing import PHYSICAL, Costing
 from codesign.cost.execution import Execution
 from codesign.cost.handover import Shares, shares_of, taken_words
-from codesign.cost.mapping import glb_words
+from codesign.cost.memories import glb_words
 from codesign.cost.model import Chip, Costs, costs_of, summed
 from codesign.cost.rounding import ceil, floor
 from codesign.cost.technology import WEIGHT_REGISTER_WORDS, Technology, technology_in
@@ -107,7 +107,7 @@ def _least(
     accelerator: Accelerator,
     tech: Technology,
 ) -> Execution:
-    glb = glb_words(accelerator, tech)
+    glb = glb_words(accelerator, tech.word_bytes)
     shares = Shares() if live is None else shares_of(live, glb)
     free = glb if live is None else glb - taken_words(live, glb)
     cores = accelerator.cores

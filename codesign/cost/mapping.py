@@ -30,6 +30,7 @@ from codesign.accelerator import Accelerator
 from codesign.cost import tables
 from codesign.cost.costing import Costing
 from codesign.cost.handover import Shares, shares_of, taken_words
+from codesign.cost.memories import glb_words
 from codesign.cost.rounding import ceil, floor, rounded
 from codesign.cost.technology import WEIGHT_REGISTER_WORDS, Technology, tensor_l2_kib
 from codesign.cost.unrolling import (
@@ -339,13 +340,8 @@ def _kept_k(schedule: Schedule, work: Work, chip: Dims) -> Array:
 
 def _glb_words(work: Work) -> Array:
     """Words of the GLB that blocks may take."""
-    words: Array = glb_words(work.accelerator, work.tech) - work.taken_words
+    words: Array = glb_words(work.accelerator, work.tech.word_bytes) - work.taken_words
     return words
-
-
-def glb_words(accelerator: Accelerator, tech: Technology) -> Any:
-    """Capacity of the GLB, words."""
-    return accelerator.glb_mib * 2.0**20 / tech.word_bytes
 
 
 def _w_words(work: Work) -> Array | float:
@@ -465,5 +461,5 @@ def work_of(
     work = Work(dims, tables, ways, accelerator, tech)
     if live is None or not tech.hands_over:
         return work
-    live, capacity = Live(*map(as_float, live)), glb_words(accelerator, tech)
+    live, capacity = Live(*map(as_float, live)), glb_words(accelerator, tech.word_bytes)
     return work._replace(shares=shares_of(live, capacity), taken_words=taken_words(live, capacity))

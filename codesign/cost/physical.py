@@ -12,6 +12,7 @@ from codesign.cost import sram
 from codesign.cost.execution import Execution
 from codesign.cost.handover import Shares, shares_of
 from codesign.cost.loops import refetches
+from codesign.cost.memories import glb_words
 from codesign.cost.rounding import ceil
 from codesign.cost.scaling import scaling
 from codesign.scenario import Scenario
@@ -125,8 +126,7 @@ def vector_costs(workload: Workload, accelerator: Accelerator, tech: Technology)
     rates = tech.words_per_cycle
     shares = Shares()
     if workload.vector_live is not None and tech.hands_over:
-        glb_words = accelerator.glb_mib * 2.0**20 / tech.word_bytes
-        shares = shares_of(workload.vector_live, glb_words)
+        shares = shares_of(workload.vector_live, glb_words(accelerator, tech.word_bytes))
     fetched, stored = read * shares.crossing.input, written * shares.crossing.output
     on_chip = jnp.maximum(read, written) / jnp.minimum(rates["glb"], l2_words)
     transfer = jnp.maximum(on_chip, (fetched + stored) / rates["dram"])

@@ -142,9 +142,9 @@ def technology_in(world: World, accelerator: Accelerator) -> Technology:
         _multiplier_accumulator(world, unit, "energy_pj") for unit in ("mac", "lane_mac")
     )
     lane_pj += word * (energy("lane_register_read") + 2 * energy("lane_register_write"))
-    # A word of the GLB comes from a core, or goes to one, over the network.
-    distance_mm = _network_mm(accelerator, world)
-    carried_pj = {"l2": 0.0, "glb": word * energy("wire") * distance_mm}
+    # A word of a memory outside the cores comes from a core, or goes to one, over the network.
+    network_pj = word * energy("wire") * _network_mm(accelerator, world)
+    carried_pj = {s.name: 0.0 if s.in_core else network_pj for s in SRAMS}
     logic, dram_pj = node.logic_energy * word, like + word * dram.access_pj
     return Technology(
         mac_pj=like + node.logic_energy * mac_pj,
@@ -160,7 +160,11 @@ def technology_in(world: World, accelerator: Accelerator) -> Technology:
             "dram": dram_pj,
         },
         words_per_cycle={
-            "glb": like + scenario.glb_bytes_per_cycle / word,
+            **{
+                s.name: like + s.bytes_per_cycle(accelerator, scenario) / word
+                for s in SRAMS
+                if not s.in_core
+            },
             "dram": like + dram.bytes_per_cycle / word,
         },
         leakage_pj=leaking_w / scenario.clock_hz * 1e12,
@@ -205,10 +209,9 @@ def _network_mm(accelerator: Accelerator, world: World) -> Any:
     the average, each as wide as the root of its area.
     """
     um2 = scaling(world.scenario.node_nm).logic_area
-    (level,) = (s for s in SRAMS if s.name == "l2")
-    l2 = _srams(level, accelerator, world)[0].area_mm2
+    buffers = sum(_srams(s, accelerator, world)[0].area_mm2 for s in SRAMS if s.in_core)
     arrays = 1e-6 * um2 * sum(_logic(accelerator, world, "area_um2").values())
-    pitch_mm = jnp.sqrt(arrays / accelerator.cores + l2)
+    pitch_mm = jnp.sqrt(arrays / accelerator.cores + buffers)
     return (jnp.sqrt(accelerator.cores) - 1) * pitch_mm
 
 

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from codesign.accelerator import Accelerator
 from codesign.cost.execution import Execution
+from codesign.cost.memories import LEVELS, SRAMS, glb_words
 from codesign.cost.rounding import ceil
 from codesign.cost.technology import WEIGHT_REGISTER_WORDS, Technology
 
@@ -29,8 +30,8 @@ class Bounds(NamedTuple):
     Attributes:
       compute, load, store: cycles of the PEs, of reading the operands from DRAM, of writing
         the result there.
-      mac, registers, l2, glb, dram: pJ of the MACs, of each weight once in a register, of
-        each operand once through each memory.
+      mac, registers: pJ of the MACs, of each weight once in a register.
+      moved: pJ of each operand once through each memory, by its name.
     """
 
     compute: Array
@@ -38,9 +39,7 @@ class Bounds(NamedTuple):
     store: Array
     mac: Array
     registers: Array
-    l2: Array
-    glb: Array
-    dram: Array
+    moved: dict[str, Array]
 
     @property
     def cycles(self) -> Array:
@@ -50,21 +49,27 @@ class Bounds(NamedTuple):
     @property
     def energy_pj(self) -> Array:
         """Compulsory energy, pJ."""
-        return self.mac + self.registers + self.l2 + self.glb + self.dram
+        pj: Array = sum(self.moved_pj, self.mac + self.registers)
+        return pj
+
+    @property
+    def moved_pj(self) -> list[Array]:
+        """What each memory takes, the innermost first: a pytree forgets the order of a dict."""
+        return [self.moved[level] for level in LEVELS[1:]]
 
 
 def bounds(m: Array, k: Array, n: Array, accelerator: Accelerator, tech: Technology) -> Bounds:
     """Lower bounds of the GEMM [m, k] x [k, n]; scalars."""
     macs, operands, result = m * k * n, m * k + k * n, m * n
+    words = operands + result
+    on_chip = {s.name: words * (tech.read_pj[s.name] + tech.write_pj[s.name]) for s in SRAMS}
     return Bounds(
         compute=macs / accelerator.pes,
         load=operands / tech.words_per_cycle["dram"],
         store=result / tech.words_per_cycle["dram"],
         mac=macs * (tech.mac_pj + tech.read_pj["register"]),
         registers=k * n * tech.write_pj["register"],
-        l2=(operands + result) * (tech.read_pj["l2"] + tech.write_pj["l2"]),
-        glb=(operands + result) * (tech.read_pj["glb"] + tech.write_pj["glb"]),
-        dram=(operands + result) * tech.read_pj["dram"],
+        moved=on_chip | {"dram": words * tech.read_pj["dram"]},
     )
 
 
@@ -77,18 +82,10 @@ def features(
     columns, rows = a.pe_x, a.pe_y
     registers = rows * WEIGHT_REGISTER_WORDS
     word, sums = tech.word_bytes, tech.partial_sum_words
-    glb, l2 = a.glb_mib * 2.0**20 / word, a.cores * a.l2_kib * 2.0**10 / word  # in words
+    glb, l2 = glb_words(a, word), a.cores * a.l2_kib * 2.0**10 / word  # in words
     sizes = jnp.stack([m * k, k * n, sums * m * n])
-    energies = [
-        tech.mac_pj,
-        tech.read_pj["register"],
-        tech.write_pj["register"],
-        tech.read_pj["l2"],
-        tech.write_pj["l2"],
-        tech.read_pj["glb"],
-        tech.write_pj["glb"],
-        tech.static_pj,
-    ]
+    moved = (pj[level] for level in LEVELS[:-1] for pj in (tech.read_pj, tech.write_pj))
+    energies = [tech.mac_pj, *moved, tech.static_pj]
     l2_rate = a.l2_bytes_per_cycle / word  # of one core, words a cycle
     # Rates at which the roofline's time would be spent elsewhere.
     busy = [
@@ -131,7 +128,7 @@ def features(
     )
     # Nearly linear where an operand overflows a memory, flat where it fits with ease.
     fits = jnp.log1p(jnp.concatenate([sizes / glb, sizes / l2]))
-    shares = jnp.stack([low.mac, low.l2, low.glb, low.dram]) / low.energy_pj
+    shares = jnp.stack([low.mac, *low.moved_pj]) / low.energy_pj
     return jnp.concatenate([logs, fits, shares]), low
 
 
@@ -142,15 +139,12 @@ def _padding(x: Array, block: Array) -> Array:
 
 def analytic_features(costs: Execution, low: Bounds) -> Array:
     """Features [7] of what the analytic model says: where above the bounds, and by which part."""
-    total = costs.dynamic_pj
+    dynamic_pj = costs.dynamic_pj
     return jnp.stack(
         [
             jnp.log(costs.cycles / low.cycles),
-            jnp.log(total / low.energy_pj),
+            jnp.log(dynamic_pj / low.energy_pj),
             jnp.log(low.compute / costs.cycles),
-            costs.energy_pj["register"] / total,
-            costs.energy_pj["l2"] / total,
-            costs.energy_pj["glb"] / total,
-            costs.energy_pj["dram"] / total,
+            *(costs.energy_pj[level] / dynamic_pj for level in LEVELS),
         ]
     )
