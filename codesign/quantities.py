@@ -1,4 +1,4 @@
-"""Quantities by their names in files, which end in their units: "energy_j", "edp_js"."""
+"""Quantities by their names in files, most of which end in their units: "energy_j", "edp_js"."""
 
 from __future__ import annotations
 
@@ -11,6 +11,17 @@ _UNITS = {
     "kgco2e": "kgCO2e",
     "kgco2es": "kgCO2e s",
 }
+# Of quantities whose names do not, units that take no prefix.
+_FIXED = {"tops": "TOPS", "dram_gb": "GB"}
+# What is not called by its name.
+_WORDS = {
+    "tops": "peak",
+    "dram_gb": "DRAM",
+    "macs": "products",
+    "carbon_kgco2e": "total carbon",
+    "operational_kgco2e": "operational carbon",
+    "embodied_kgco2e": "embodied carbon",
+}
 
 
 def unit_of(key: str) -> str | None:
@@ -21,3 +32,13 @@ def unit_of(key: str) -> str | None:
 def without_unit(key: str) -> str:
     """A name in words, its unit left out: "carbon_delay_kgco2es" is "carbon-delay"."""
     return (key if unit_of(key) is None else key.rpartition("_")[0]).replace("_", "-")
+
+
+def fixed_unit_of(key: str) -> str | None:
+    """The unit of a quantity that is always shown in one; None of any other."""
+    return _FIXED.get(key)
+
+
+def words_of(key: str) -> str:
+    """What a quantity is called: "peak" of "tops"."""
+    return _WORDS.get(key) or without_unit(key).replace("-", " ")

@@ -13,7 +13,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from codesign.printable import printable
-from codesign.quantities import unit_of, without_unit
+from codesign.quantities import fixed_unit_of, unit_of, words_of
 from codesign.report import entries
 from codesign.report.text import MISSING, is_number, prefixed, significant
 
@@ -31,15 +31,6 @@ _SHARES = {
     "recall_at_1": ("recall@1", "recall_at_1_standard_error", True),
     "density": ("weights kept", "", False),
 }
-_WORDS = {
-    "carbon_kgco2e": "total carbon",
-    "operational_kgco2e": "operational carbon",
-    "embodied_kgco2e": "embodied carbon",
-    "tops": "peak",
-    "dram_gb": "DRAM",
-    "macs": "products",
-}
-_UNITS = {"tops": "TOPS", "dram_gb": "GB"}
 # What goes across at first, where the run has it.
 _ACROSS = ("carbon_kgco2e", "macs", "density")
 _ORDER = (
@@ -127,7 +118,7 @@ def quantities(designs: Iterable[Row]) -> list[Quantity]:
         values = [v for d in designs if (v := entries.cost(d, key)) is not None]
         if values:
             unit, factor = _unit(key, values)
-            label = _WORDS.get(key) or printable(without_unit(key)).replace("-", " ")
+            label = printable(words_of(key))
             found.append(
                 Quantity(key, label, unit, factor, key == "tops", _cost(key), lambda _: None)
             )
@@ -144,8 +135,9 @@ def _cost(key: str) -> Callable[[Row], float | None]:
 
 def _unit(key: str, values: Sequence[float]) -> tuple[str, Decimal]:
     """The prefix that suits the middle one of the values, and the factor that goes with it."""
-    if key in _UNITS:
-        return _UNITS[key], Decimal(1)
+    fixed = fixed_unit_of(key)
+    if fixed is not None:
+        return fixed, Decimal(1)
     middle = sorted(map(abs, values))[len(values) // 2]
     return prefixed(middle, "MAC" if key == "macs" else unit_of(key) or "")
 
@@ -405,7 +397,7 @@ def _curve(
     unit, factor = "", Decimal(1)
     if every and unit_of(key):
         unit, factor = prefixed(sorted(every)[len(every) // 2], unit_of(key) or "")
-    words = _WORDS.get(key) or (without_unit(key) if unit_of(key) else key)
+    words = words_of(key) if unit_of(key) else key
     return {
         "label": printable(words).replace(".", " ").replace("_", " "),
         "unit": unit,

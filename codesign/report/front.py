@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from codesign.quantities import unit_of, without_unit
+from codesign.quantities import without_unit
 from codesign.report.entries import cost, is_reference, number
-from codesign.report.text import MISSING, is_number, si
+from codesign.report.text import MISSING, amount, is_number
 from codesign.search import statistics
 from codesign.search.statistics import Interval
 
@@ -70,7 +70,7 @@ class Box:
 
     def text(self, value: float) -> str:
         """A cost with its unit."""
-        return si(value, unit_of(self.metric) or "")
+        return amount(self.metric, value)
 
 
 @dataclasses.dataclass(frozen=True)

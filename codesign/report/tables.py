@@ -12,18 +12,20 @@ from rich.table import Table
 from rich.text import Text
 
 from codesign.printable import printable
+from codesign.quantities import words_of
 from codesign.report.claims import Claims
+from codesign.report.costs import TOTALS
 from codesign.report.entries import cost, is_reference, number
 from codesign.report.seeds import Over
 from codesign.report.text import (
     MISSING,
+    amount,
     duration,
     is_number,
     percent,
     percent_interval,
     share,
     si,
-    significant,
 )
 
 
@@ -399,16 +401,8 @@ def seed_rows(group: Over) -> list[tuple[str, str, str, str]]:
     return rows
 
 
-# The totals of a design, as the table of `codesign cost` lists them: (field, name, unit).
-_TOTALS = (
-    ("latency_s", "latency", "s"),
-    ("energy_j", "energy", "J"),
-    ("area_mm2", "area", "mm²"),
-    ("tops", "peak", "TOPS"),
-    ("operational_kgco2e", "operational carbon", "kgCO2e"),
-    ("embodied_kgco2e", "embodied carbon", "kgCO2e"),
-    ("carbon_kgco2e", "total carbon", "kgCO2e"),
-)
+# What the table of `codesign cost` lists: the DRAM is among the parts of the carbon.
+_TOTALS = tuple(key for key in TOTALS if key != "dram_gb")
 
 
 def costs_table(costs: Mapping[str, Any]) -> Table:
@@ -422,12 +416,12 @@ def costs_table(costs: Mapping[str, Any]) -> Table:
     table.add_column("value", justify="right")
     table.add_column("share", justify="right")
     breakdown = costs.get("breakdown") or {}
-    for field, name, unit in _TOTALS:
+    for field in _TOTALS:
         total = costs.get(field)
-        text = f"{significant(total, 3)} TOPS" if unit == "TOPS" and is_number(total) else None
-        table.add_row(Text(name, style="bold"), text or si(total, unit), "")
+        table.add_row(Text(words_of(field), style="bold"), amount(field, total), "")
         for part, value in breakdown.get(field, {}).items():
-            table.add_row(f"  {part}", si(value, unit), percent(value / total if total else None))
+            share = percent(value / total if total else None)
+            table.add_row(f"  {part}", amount(field, value), share)
     return table
 
 
@@ -441,9 +435,9 @@ def intervals_table(intervals: Mapping[str, tuple[float, float]]) -> Table:
     table.add_column("by the components' ranges (90 %)")
     table.add_column("from", justify="right")
     table.add_column("to", justify="right")
-    for field, name, unit in _TOTALS:
+    for field in _TOTALS:
         if field in intervals:
-            table.add_row(name, *(si(end, unit) for end in intervals[field]))
+            table.add_row(words_of(field), *(amount(field, end) for end in intervals[field]))
     return table
 
 

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any, TypeGuard
 
+from codesign.quantities import fixed_unit_of, unit_of
+
 MISSING = "–"
 
 _PREFIXES = {-15: "f", -12: "p", -9: "n", -6: "µ", -3: "m", 0: "", 3: "k", 6: "M", 9: "G", 12: "T"}
@@ -44,6 +46,14 @@ def si(value: Any, unit: str, digits: int = 3) -> str:
     number = Decimal(f"{number:.{digits - 1}e}")
     exponent = _exponent(number, unit)
     return f"{significant(number.scaleb(-exponent), digits)} {_PREFIXES[exponent]}{unit}"
+
+
+def amount(key: str, value: Any) -> str:
+    """A quantity by its name in files, with its unit: "1.23 ms", "20.0 TOPS"."""
+    fixed = fixed_unit_of(key)
+    if fixed is not None and is_number(value):
+        return f"{significant(value, 3)} {fixed}"
+    return si(value, unit_of(key) or "")
 
 
 def prefixed(value: float, unit: str) -> tuple[str, Decimal]:

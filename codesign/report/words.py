@@ -8,24 +8,11 @@ from typing import Any
 
 from codesign.kinds import HARDWARE, kind_of_run
 from codesign.printable import printable, shell_line
-from codesign.quantities import unit_of, without_unit
-from codesign.report.text import is_number, si, significant
+from codesign.quantities import fixed_unit_of, unit_of, words_of
+from codesign.report.text import amount, is_number
 from codesign.runs import Run
 
 Row = Mapping[str, Any]
-_UNITS = {"tops": "TOPS"}
-# What every hardware search's config has of limits; those of a search are in "limits".
-_LIMITS = (
-    "latency_s",
-    "area_mm2",
-    "tops",
-    "energy_j",
-    "carbon_kgco2e",
-    "operational_kgco2e",
-    "embodied_kgco2e",
-    "edp_js",
-    "carbon_delay_kgco2es",
-)
 
 
 def lead(run: Run) -> str:
@@ -70,20 +57,11 @@ def _sought(config: Row) -> str:
 
 def limits_text(config: Row) -> str:
     """The hard limits: "latency at most 50.0 ms; peak at most 20 TOPS"."""
-    own = config.get("limits")
-    limits = own if isinstance(own, Mapping) else {k: config.get(k) for k in _LIMITS}
+    limits = config.get("limits")
+    if not isinstance(limits, Mapping):  # of a hardware search, whose limits are fields of its own
+        limits = {key: x for key, x in config.items() if unit_of(key) or fixed_unit_of(key)}
     known = [(str(key), value) for key, value in limits.items() if is_number(value)]
-    return "; ".join(f"{_limited(key)} at most {_amount(key, value)}" for key, value in known)
-
-
-def _limited(key: str) -> str:
-    return "peak" if key == "tops" else printable(without_unit(key)).replace("-", " ")
-
-
-def _amount(key: str, value: float) -> str:
-    if key in _UNITS:
-        return f"{significant(value, 3)} {_UNITS[key]}"
-    return si(value, unit_of(key) or "")
+    return "; ".join(f"{printable(words_of(k))} at most {amount(k, x)}" for k, x in known)
 
 
 def scenario_text(scenario: Row) -> str:
