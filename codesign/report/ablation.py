@@ -20,11 +20,10 @@ from codesign.constraints import Natural
 from codesign.decode import decode, read_checked
 from codesign.errors import UserError
 from codesign.openers import unwaiting
-from codesign.printable import printable
 from codesign.report import ablation_plots as plots
-from codesign.report.html import Picture, environment, what_was_run, write_page
+from codesign.report.html import Picture, write_page
 from codesign.report.text import MISSING, percent
-from codesign.runs import CONFIG, REPORT, read_record, write_bytes
+from codesign.runs import CONFIG, read_record
 from codesign.surrogate.config import RESULT
 
 _TEMPLATE = "ablation.html"
@@ -188,12 +187,18 @@ def write_report(folder: str | os.PathLike[str]) -> Path:
     """
     folder = Path(folder)
     result, record = read_checked(folder / RESULT, _Ablation), read_record(folder / CONFIG)
-    shown = pictures(result, _read_points(folder / "points.csv"))
-    page = render(result, record, shown, folder)
-    for picture in shown:
-        write_bytes(folder / picture.file, picture.png)
-    write_page(folder, page)
-    return folder / REPORT
+    return write_page(
+        folder,
+        _TEMPLATE,
+        record,
+        pictures(result, _read_points(folder / "points.csv")),
+        oracles=result["oracles"],
+        short=headline(result),
+        names=NAMES,
+        levels=LEVELS,
+        percent=percent,
+        correlation=correlation,
+    )
 
 
 def _read_points(path: Path) -> list[Row]:
@@ -260,29 +265,6 @@ _WORDS = {
         the best one than the oracle's own best. Lines at 0 lie upon each other.""",
     ),
 }
-
-
-def render(
-    result: Mapping[str, Any], record: Mapping[str, Any], shown: Sequence[Picture], folder: Path
-) -> str:
-    """The page as HTML."""
-    short = headline(result)
-    return (
-        environment()
-        .get_template(_TEMPLATE)
-        .render(
-            name=printable(record.get("name", MISSING)),
-            seed=record.get("seed"),
-            oracles=result["oracles"],
-            short=short,
-            pictures=shown,
-            **what_was_run(record, folder),
-            names=NAMES,
-            levels=LEVELS,
-            percent=percent,
-            correlation=correlation,
-        )
-    )
 
 
 def correlation(value: float | None) -> str:

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -22,12 +21,11 @@ from rich.table import Table
 from codesign.bounds import Ge, Gt, Le, MaxLen, MinLen
 from codesign.constraints import Count
 from codesign.decode import read_checked
-from codesign.printable import printable
 from codesign.report import plots
 from codesign.report.fidelity import Fidelity
-from codesign.report.html import Picture, environment, write_page
+from codesign.report.html import Picture, write_page
 from codesign.report.text import MISSING, duration
-from codesign.runs import CONFIG, REPORT, read_record, write_bytes
+from codesign.runs import CONFIG, read_record
 from codesign.search.pareto import hypervolume, pareto_front
 from codesign.search.statistics import Interval, mean_interval
 
@@ -449,10 +447,15 @@ def write_report(folder: str | os.PathLike[str]) -> Path:
         Picture(file, title, alt, caption, figure(result, against))
         for against, (file, title, alt, caption) in _WORDS.items()
     ]
-    for picture in pictures:
-        write_bytes(folder / picture.file, picture.png)
-    write_page(folder, render(result, record, pictures))
-    return folder / REPORT
+    return write_page(
+        folder,
+        _TEMPLATE,
+        record,
+        pictures,
+        headings=HEADINGS,
+        rows=rows(result),
+        lines=lines(result),
+    )
 
 
 def read_result(folder: Path) -> dict[str, Any]:
@@ -463,23 +466,6 @@ def read_result(folder: Path) -> dict[str, Any]:
     """
     result: dict[str, Any] = read_checked(folder / RESULT, _Result)
     return result
-
-
-def render(result: Mapping[str, Any], record: Mapping[str, Any], shown: Iterable[Picture]) -> str:
-    """The page as HTML."""
-    return (
-        environment()
-        .get_template(_TEMPLATE)
-        .render(
-            name=printable(record.get("name", MISSING)),
-            versions=record.get("versions", {}),
-            config=json.dumps(record.get("config", {}), indent=2, ensure_ascii=False),
-            headings=HEADINGS,
-            rows=rows(result),
-            lines=lines(result),
-            pictures=list(shown),
-        )
-    )
 
 
 def markdown(result: Mapping[str, Any]) -> list[str]:

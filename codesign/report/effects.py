@@ -7,7 +7,7 @@ import dataclasses
 import itertools
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -20,12 +20,11 @@ from rich.table import Table
 from codesign.bounds import Ge, Gt, Le, MaxLen, MinLen
 from codesign.constraints import Natural
 from codesign.decode import read_checked
-from codesign.printable import printable
 from codesign.report import plots
-from codesign.report.html import Picture, environment, what_was_run, write_page
+from codesign.report.html import Picture, write_page
 from codesign.report.tables import accelerator_text
 from codesign.report.text import MISSING, si, significant
-from codesign.runs import CONFIG, REPORT, read_record, write_bytes
+from codesign.runs import CONFIG, read_record
 from codesign.search.effects import RESULT, Row
 
 FIGURE = "effects.png"
@@ -341,10 +340,17 @@ def write_report(folder: str | os.PathLike[str]) -> Path:
     """
     folder = Path(folder)
     result, record = read_result(folder), read_record(folder / CONFIG)
-    picture = Picture(FIGURE, *_WORDS, figure(result))
-    write_bytes(folder / FIGURE, picture.png)
-    write_page(folder, render(result, record, [picture], folder))
-    return folder / REPORT
+    return write_page(
+        folder,
+        _TEMPLATE,
+        record,
+        [Picture(FIGURE, *_WORDS, figure(result))],
+        headings=headings(result),
+        lines=lines(result),
+        notes=notes(result),
+        best=[_best_cells(best) for best in result["best"]],
+        objective=result["objective"],
+    )
 
 
 def read_result(folder: Path) -> dict[str, Any]:
@@ -365,26 +371,6 @@ _WORDS = (
     how much it misses a limit. A shape is a limit, the tightest first. Small grey ones are the
     best choice itself. Axes are logarithmic from 0.1 % on.""",
 )
-
-
-def render(
-    result: Mapping[str, Any], record: Mapping[str, Any], shown: Iterable[Picture], folder: Path
-) -> str:
-    """The page as HTML."""
-    return (
-        environment()
-        .get_template(_TEMPLATE)
-        .render(
-            name=printable(record.get("name", MISSING)),
-            headings=headings(result),
-            lines=lines(result),
-            notes=notes(result),
-            best=[_best_cells(best) for best in result["best"]],
-            objective=result["objective"],
-            pictures=list(shown),
-            **what_was_run(record, folder),
-        )
-    )
 
 
 def _best_cells(best: Row) -> list[str]:

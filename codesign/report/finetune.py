@@ -18,17 +18,15 @@ from codesign.decode import decode
 from codesign.kinds import CLASSIFIER_DRESS, DRESS, kind_of_run
 from codesign.printable import printable
 from codesign.report import explore, explorer, footprint, text
-from codesign.report.html import Picture, environment, what_was_run, write_page
+from codesign.report.html import Picture, write_page
 from codesign.report.plots import new_figure, png
 from codesign.runs import (
     CONFIG,
     METRICS,
-    REPORT,
     SUMMARY,
     Run,
     read_run,
     rolled_back_steps,
-    write_bytes,
 )
 
 _TEMPLATE = "finetune.html"
@@ -160,31 +158,20 @@ def write_report(folder: str | os.PathLike[str]) -> Path:
       RunError: where the disk refuses.
     """
     run = _read(folder)
-    shown = _pictures(run)
-    for picture in shown:
-        write_bytes(run.path / picture.file, picture.png)
     found = measures(run.summary.get("validation") or {})
-    page = (
-        environment()
-        .get_template(_TEMPLATE)
-        .render(
-            kind="DRESS" if _is_family(run) else "fine-tuning",
-            name=printable(run.name),
-            seed=run.record.get("seed"),
-            lead=_lead(run),
-            facts=_facts(run),
-            measures=[["measure", "value"], *map(list, found)] if found else [],
-            stages=_stages(run),
-            subnets=_subnet_rows(run.summary.get("subnets", [])),
-            pictures=shown,
-            **(
-                what_was_run(run.record, run.path)
-                | explorer.context({run.name: designs(run)}, curves(run))
-            ),
-        )
+    return write_page(
+        run.path,
+        _TEMPLATE,
+        run.record,
+        _pictures(run),
+        kind="DRESS" if _is_family(run) else "fine-tuning",
+        lead=_lead(run),
+        facts=_facts(run),
+        measures=[["measure", "value"], *map(list, found)] if found else [],
+        stages=_stages(run),
+        subnets=_subnet_rows(run.summary.get("subnets", [])),
+        **explorer.context({run.name: designs(run)}, curves(run)),
     )
-    write_page(run.path, page)
-    return run.path / REPORT
 
 
 def _is_family(run: Run) -> bool:

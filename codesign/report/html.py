@@ -6,7 +6,7 @@ import base64
 import dataclasses
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,16 +61,61 @@ def write_report(folder: str | os.PathLike[str]) -> Path:
       RunError: where the disk refuses.
     """
     run = read_run(folder)
-    shown = pictures(run)
+    found = run_claims(run)
+    fixed, searched = line_names(run.designs)
+    explored = explorer.context(
+        {run.name: run.designs},
+        explore.curves(run.metrics, searched, fixed),
+        explorer.splits_of(run.designs, run.record.get("config")),
+    )
+    return write_page(
+        run.path,
+        _TEMPLATE,
+        run.record,
+        pictures(run),
+        lead=words.lead(run),
+        facts=_facts(run),
+        designs=run.designs,
+        claims=tables.claim_rows(found),
+        said=found.lines(),
+        words=words.in_words(run),
+        **explored,
+    )
+
+
+def write_page(
+    folder: Path, template: str, record: Mapping[str, Any], shown: Iterable[Picture], **own: Any
+) -> Path:
+    """Writes report.html and its figures; what no file can hold, as escapes.
+
+    Args:
+      folder: of the run.
+      template: of this package, with run.html in it.
+      record: config.json.
+      shown: figures.
+      own: what the template is given beside these.
+
+    Returns:
+      The path of report.html.
+    """
+    shown = list(shown)
+    made, line = words.command(record, folder)
+    given = {
+        "name": printable(record.get("name") or folder.resolve().name),
+        "seed": record.get("seed"),
+        "pictures": shown,
+        "words": [],
+        "command_words": made,
+        "command": line,
+        "versions": record.get("versions", {}),
+        "config": json.dumps(record.get("config", {}), indent=2, ensure_ascii=False),
+        "script": explorer.script(),
+    }
+    page = environment().get_template(template).render(given | own)
     for picture in shown:
-        write_bytes(run.path / picture.file, picture.png)
-    write_page(run.path, render(run, shown))
-    return run.path / REPORT
-
-
-def write_page(folder: Path, page: str) -> None:
-    """Writes report.html; halves of surrogate pairs, which no file can hold, as escapes."""
+        write_bytes(folder / picture.file, picture.png)
     write_bytes(folder / REPORT, page.encode("utf-8", "backslashreplace"))
+    return folder / REPORT
 
 
 def pictures(run: Run) -> list[Picture]:
@@ -154,53 +199,6 @@ def environment() -> Environment:
     )
 
 
-def render(run: Run, shown: Sequence[Picture]) -> str:
-    """The page as HTML."""
-    found = run_claims(run)
-    fixed, searched = line_names(run.designs)
-    return (
-        environment()
-        .get_template(_TEMPLATE)
-        .render(
-            name=printable(run.name),
-            seed=run.record.get("seed"),
-            lead=words.lead(run),
-            facts=_facts(run),
-            designs=run.designs,
-            claims=tables.claim_rows(found),
-            said=found.lines(),
-            pictures=shown,
-            **(
-                what_was_run(run.record, run.path)
-                | {"words": words.in_words(run)}
-                | explorer.context(
-                    {run.name: run.designs},
-                    explore.curves(run.metrics, searched, fixed),
-                    explorer.splits_of(run.designs, run.record.get("config")),
-                )
-            ),
-        )
-    )
-
-
-def what_was_run(record: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """What run.html is given, but for the words of a search.
-
-    Args:
-      record: config.json.
-      folder: of the run.
-    """
-    made, line = words.command(record, folder)
-    return {
-        "words": [],
-        "command_words": made,
-        "command": line,
-        "versions": record.get("versions", {}),
-        "config": json.dumps(record.get("config", {}), indent=2, ensure_ascii=False),
-        "script": explorer.script(),
-    }
-
-
 def _facts(run: Run) -> list[tuple[str, str]]:
     """The run as a whole, what is known of it: (name, value)."""
     summary = run.summary
@@ -226,7 +224,6 @@ def _measure(name: str, value: Any) -> str:
     """One named number in the unit that its name ends with: "carbon 858 mgCO2e"."""
     if name == "accuracy":
         return f"accuracy {text.percent(value)}"
-    unit = unit_of(name)
-    if unit is None:
+    if unit_of(name) is None:
         return f"{printable(name)} {printable(value)}"
-    return f"{printable(without_unit(name))} {text.si(value, unit)}"
+    return f"{printable(without_unit(name))} {text.amount(name, value)}"

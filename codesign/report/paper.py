@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,11 +19,10 @@ from codesign.accelerator import Accelerator
 from codesign.bounds import Ge, Le, MaxLen, MinLen
 from codesign.constraints import Natural
 from codesign.decode import read_checked
-from codesign.printable import printable
 from codesign.report import plots
-from codesign.report.html import Picture, environment, write_page
+from codesign.report.html import Picture, write_page
 from codesign.report.text import MISSING, significant
-from codesign.runs import CONFIG, REPORT, read_record, write_bytes
+from codesign.runs import CONFIG, read_record, write_bytes
 from codesign.study.finding import IN_PART, NO, YES
 from codesign.study.paper import RESULT
 
@@ -131,11 +129,23 @@ def write_report(folder: str | os.PathLike[str]) -> Path:
     """
     folder = Path(folder)
     result, record = read_result(folder), read_record(folder / CONFIG)
-    picture = Picture(FIGURE, *_WORDS, figure(result))
-    write_bytes(folder / FIGURE, picture.png)
     write_bytes(folder / TABLES, ("\n".join(markdown(result)) + "\n").encode())
-    write_page(folder, render(result, record, [picture]))
-    return folder / REPORT
+    columns = headings(result)
+    return write_page(
+        folder,
+        _TEMPLATE,
+        record,
+        [Picture(FIGURE, *_WORDS, figure(result))],
+        paper=result["paper"],
+        costings=costings(result),
+        grids=grids_text(result),
+        findings=[
+            finding | {"table": list(cells(result, finding))} for finding in result["findings"]
+        ],
+        headings=columns,
+        left=[i for i, name in enumerate(columns) if name in _IN_WORDS],
+        left_out=result["left_out"],
+    )
 
 
 _WORDS = (
@@ -144,28 +154,6 @@ _WORDS = (
     """Each mark is a figure that the paper prints: what is computed here over what is printed, on
     a logarithmic axis; on the line they agree. Numbers of the other sign are at the left edge.""",
 )
-
-
-def render(result: Mapping[str, Any], record: Mapping[str, Any], shown: Iterable[Picture]) -> str:
-    """The page as HTML."""
-    return (
-        environment()
-        .get_template(_TEMPLATE)
-        .render(
-            name=printable(record.get("name", MISSING)),
-            versions=record.get("versions", {}),
-            config=json.dumps(record.get("config", {}), indent=2, ensure_ascii=False),
-            paper=result["paper"],
-            costings=costings(result),
-            grids=grids_text(result),
-            findings=[
-                finding | {"table": list(cells(result, finding))} for finding in result["findings"]
-            ],
-            headings=headings(result),
-            left_out=result["left_out"],
-            pictures=list(shown),
-        )
-    )
 
 
 def costings(result: Mapping[str, Any]) -> list[str]:
@@ -177,6 +165,10 @@ def grids_text(result: Mapping[str, Any]) -> str:
     """How many accelerators each costing has a choice of."""
     each = [f"{c['accelerators']:,} under {c['name']}" for c in result["costings"]]
     return f"Accelerators: {', '.join(each)}."
+
+
+# Columns of a finding's table that are words.
+_IN_WORDS = ("of", "quantity", "source", "accelerator")
 
 
 def headings(result: Mapping[str, Any]) -> list[str]:
