@@ -78,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
         print_json(found.plain() | ({"subnets": subnets} if subnets else {}))
         return 0
     out = console()
-    out.print(_design_line(found.plain()), markup=False, highlight=False)
+    out.print(_design_line(found.plain()))
     out.print(costs_table(found.plain()["costs"]))
     if found.intervals:
         out.print(intervals_table(found.intervals))

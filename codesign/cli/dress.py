@@ -41,8 +41,8 @@ def run(args: argparse.Namespace) -> int:
     out = console()
     is_classifier = kind_of_run(folder) is CLASSIFIER_DRESS
     out.print(_classifiers_table(summary) if is_classifier else subnets_table(summary))
-    out.print(f"family: {family}", markup=False, highlight=False, soft_wrap=True)
-    out.print(f"report: {report}", markup=False, highlight=False, soft_wrap=True)
+    out.print(f"family: {family}", soft_wrap=True)
+    out.print(f"report: {report}", soft_wrap=True)
     return 0
 
 

@@ -144,5 +144,5 @@ def _run_classifier(args: argparse.Namespace, family: ResNetFamily, dtype: Any) 
         )
         return 0
     top_1 = share_of(result["classification"]["top_1"], result["images"])
-    console().print(f"top-1 {top_1} of {result['images']:,} images", highlight=False)
+    console().print(f"top-1 {top_1} of {result['images']:,} images")
     return 0

@@ -35,6 +35,6 @@ def run(args: argparse.Namespace) -> int:
     out = console()
     if "validation" in summary:
         out.print(measures_table(summary["validation"]))
-    out.print(f"checkpoint: {clip}", markup=False, highlight=False, soft_wrap=True)
-    out.print(f"report: {report}", markup=False, highlight=False, soft_wrap=True)
+    out.print(f"checkpoint: {clip}", soft_wrap=True)
+    out.print(f"report: {report}", soft_wrap=True)
     return 0

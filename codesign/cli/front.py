@@ -51,8 +51,7 @@ def run(args: argparse.Namespace) -> int:
         f"{found['feasible']:,} of {found['networks']:,} networks meet the limits; "
         f"{len(found['front']['proxy_loss'])} are on the front, as the elastic supernet ranks them "
         f"by {found['images']:,} images",
-        highlight=False,
     )
     if args.out is not None:
-        out.print(f"designs: {args.out}", markup=False, highlight=False, soft_wrap=True)
+        out.print(f"designs: {args.out}", soft_wrap=True)
     return 0

@@ -177,10 +177,10 @@ def _scores(args: argparse.Namespace, clip: CLIP) -> Gates:
         from codesign.train.data import open_source, repeats
 
         processor = load_processor(args.checkpoint, clip, tokenizer=args.tokenizer)
-        console(stderr=True).print("measuring importance", highlight=False)
+        console(stderr=True).print("measuring importance")
         source = open_source(source_config(args), shards_to_stderr())
         if warning := repeats(args.batch_size, len(source), "batch-size"):
-            console(stderr=True).print(warning, highlight=False)
+            console(stderr=True).print(warning)
         batches = calibration_batches(
             source,
             processor,

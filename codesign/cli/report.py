@@ -107,7 +107,7 @@ def _report_finetunings(args: argparse.Namespace, write_report: Reporter) -> int
         comparison_table({name: run.summary for name, run in zip(names, runs, strict=True)})
     )
     for report in reports:
-        console().print(f"report: {report}", markup=False, highlight=False, soft_wrap=True)
+        console().print(f"report: {report}", soft_wrap=True)
     _print_compared(compared)
     return 0
 
@@ -126,7 +126,7 @@ def _compared(args: argparse.Namespace, runs: Sequence[Run], write: _Writer) -> 
 
 def _print_compared(compared: dict[str, str]) -> None:
     for page in compared.values():
-        console().print(f"comparison: {page}", markup=False, highlight=False, soft_wrap=True)
+        console().print(f"comparison: {page}", soft_wrap=True)
 
 
 def _report_searches(args: argparse.Namespace, write_report: Reporter) -> int:

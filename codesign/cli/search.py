@@ -104,20 +104,16 @@ def _search_hardware(config: HardwareConfig, args: argparse.Namespace) -> int:
     out = console()
     out.print(
         f"{model.name}: {model.task}; {_counts_text(priced)}; {_dram_text(priced)} GB of DRAM",
-        markup=False,
-        highlight=False,
     )
     out.print(hardware_table(found.designs))
     for name, share in found.robust_share.items():
         out.print(
             f"least-{name} stays within 2 % of the best under {100 * share:.0f} % of "
             f"{config.uncertainty} sets of components",
-            markup=False,
-            highlight=False,
         )
     for edge in found.edges:
         option = edge.dimension.replace("accelerator.", "space.")
-        out.print(edge.line(option), markup=False, highlight=False, soft_wrap=True)
+        out.print(edge.line(option), soft_wrap=True)
     return 0
 
 
@@ -157,5 +153,5 @@ def print_run(
     for line in claims.lines():
         out.print(line)
     for edge in [] if space is None else chip_edges(space.accelerator, designs):
-        out.print(edge.line(f"space.{edge.dimension}"), markup=False, soft_wrap=True)
+        out.print(edge.line(f"space.{edge.dimension}"), soft_wrap=True)
     out.print(f"report: {report}", soft_wrap=True)

@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
         print_json(model_to_json(model))
         return 0
     out = console()
-    out.print(model_line(model), markup=False, highlight=False)
+    out.print(model_line(model))
     out.print(gemms_table(model))
     out.print(vector_ops_table(model))
     return 0
