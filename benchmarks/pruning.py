@@ -225,7 +225,7 @@ def report(subjects: list[Subject]) -> None:
     took = [f"{np.median(seconds[method]):.2g} s" for method in METHODS]
     print("| scoring, once compiled | " + " | ".join(took) + " | |\n")
     count, size = subjects[0].batches.images.shape[:2]
-    passes = " and ".join(str(_passes(getattr(a, tower))) for tower in TOWERS)
+    passes = " and ".join(str(_passes(tower)) for tower in a.towers.values())
     print(
         f"calibration: {count} batches of {size}; a batch costs taylor one pass of each tower "
         f"forth and back, loss {passes} passes forth besides"

@@ -38,7 +38,7 @@ from typing import Any
 
 import numpy as np
 
-from codesign.architecture import Architecture, clip_vit_b16
+from codesign.architecture import TOWERS, Architecture, clip_vit_b16
 from codesign.workload import clip_workload, outside_workload, tower_layer_workload
 from machine import bf16_peak_flops, here
 
@@ -46,8 +46,8 @@ from machine import bf16_peak_flops, here
 TASKS = {
     "image tower": (False, ("vision",), False),
     "text tower": (False, ("text",), False),
-    "both towers": (False, ("vision", "text"), False),
-    "training step": (False, ("vision", "text"), True),
+    "both towers": (False, TOWERS, False),
+    "training step": (False, TOWERS, True),
     "one image": (True, ("vision",), False),
     "one text": (True, ("text",), False),
 }
@@ -174,7 +174,7 @@ def jax_calls(folder: Path, batch: int, dtype: str, threads: int) -> dict[str, C
     encode = {
         ("vision",): jax.jit(lambda p, images, ids: merged(p).encode_image(images)[0]),
         ("text",): jax.jit(lambda p, images, ids: merged(p).encode_text(ids)[0]),
-        ("vision", "text"): jax.jit(lambda p, images, ids: merged(p)(images, ids)[0]),
+        TOWERS: jax.jit(lambda p, images, ids: merged(p)(images, ids)[0]),
     }
 
     def step(state: tuple[Any, Any], images: jax.Array, ids: jax.Array) -> tuple[Any, jax.Array]:

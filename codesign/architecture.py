@@ -8,6 +8,8 @@ designs; everything else is static structure.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 
@@ -16,6 +18,8 @@ from codesign.constraints import Count, Dimension
 TOWERS = ("vision", "text")
 ELASTIC = ("layers", "width", "heads", "ffn")
 ACTIVATIONS = ("gelu", "quick_gelu")
+# Columns that tables have of a CLIP's towers: "vision_layers" to "text_ffn".
+TOWER_COLUMNS = tuple(f"{tower}_{field}" for tower in TOWERS for field in ELASTIC)
 
 
 @jax.tree_util.register_dataclass
@@ -69,6 +73,11 @@ class Architecture:
     activation: str = dataclasses.field(default="gelu", metadata={"static": True})
 
     @property
+    def towers(self) -> dict[str, Tower]:
+        """The towers by name, the image tower first."""
+        return {name: getattr(self, name) for name in TOWERS}
+
+    @property
     def patches(self) -> int:
         """Patches per image, (image / patch)^2."""
         return (self.image // self.patch) ** 2
@@ -79,10 +88,15 @@ class Architecture:
         return self.patches + 1
 
 
+def read_towers(row: Mapping[str, str]) -> dict[str, Any]:
+    """The towers of a table's row by name, out of its TOWER_COLUMNS."""
+    return {tower: Tower(*(int(row[f"{tower}_{field}"]) for field in ELASTIC)) for tower in TOWERS}
+
+
 def check_discrete(architecture: Architecture) -> None:
     """Raises ValueError, naming the field, unless a CLIP of `architecture` can be built."""
-    for tower in TOWERS:
-        for name, size in vars(getattr(architecture, tower)).items():
+    for tower, sizes in architecture.towers.items():
+        for name, size in vars(sizes).items():
             if type(size) is not int or size < 1:
                 raise ValueError(
                     f"{tower}.{name} is {size!r}; a model needs a positive Python int "

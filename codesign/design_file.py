@@ -205,13 +205,11 @@ def checked_design(
     towers: dict[str, Any] = {
         name: Tower(
             **{
-                key: checks.dimension(
-                    getattr(getattr(architecture, name), key), f"architecture.{name}.{key}"
-                )
-                for key in ELASTIC
+                key: checks.dimension(size, f"architecture.{name}.{key}")
+                for key, size in vars(tower).items()
             }
         )
-        for name in TOWERS
+        for name, tower in architecture.towers.items()
     }
     made = dataclasses.replace(architecture, **towers, **_checked_outside(architecture))
     chip = {key: _grid_value(key, getattr(accelerator, key)) for key in ACCELERATOR_BOUNDS}
@@ -229,9 +227,8 @@ def check_relaxed(architecture: Architecture, accelerator: Accelerator, scenario
     for key, check in _SCENARIO_CHECKS.items():
         for value in checks.known(getattr(scenario, key)):
             check(value, f"scenario.{key}")
-    for name in TOWERS:
-        for key in ELASTIC:
-            size = getattr(getattr(architecture, name), key)
+    for name, tower in architecture.towers.items():
+        for key, size in vars(tower).items():
             checks.within(size, f"architecture.{name}.{key}", 0, checks.LARGEST_DIMENSION)
     for key, bounds in ACCELERATOR_BOUNDS.items():
         checks.within(getattr(accelerator, key), f"accelerator.{key}", *bounds)
@@ -245,7 +242,8 @@ def check_kinds(architecture: Any, accelerator: Any, scenario: Any) -> None:
         ("scenario", scenario, Scenario),
     ]
     if isinstance(architecture, Architecture):
-        parts += [(f"architecture.{name}", getattr(architecture, name), Tower) for name in TOWERS]
+        towers = architecture.towers.items()
+        parts += [(f"architecture.{name}", tower, Tower) for name, tower in towers]
     for name, value, kind in parts:
         if not isinstance(value, kind):
             shown = checks.show(value)

@@ -166,7 +166,7 @@ class DesignSpace:
     family: ModelFamily = CLIP_FAMILY
 
     def __post_init__(self) -> None:
-        given = tuple(name for name in ("vision", "text") if getattr(self, name) is not None)
+        given = tuple(n for n, part in vars(self).items() if isinstance(part, TowerChoices))
         if set(given) != set(self.family.towers):
             wanted = " and ".join(self.family.towers)
             raise ValueError(f"space: choices of {wanted} are needed, not of {given}")

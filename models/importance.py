@@ -137,7 +137,7 @@ def _mean_squared_taylor(loss_of_gates: Any, gates: Gates, batches: Any) -> Gate
 def magnitude_importance(model: CLIP) -> Gates:
     """Scores without data: the sum of squares of all weights that touch a unit."""
     state = nnx.state(model, nnx.Param)
-    return Gates(vision=_tower_magnitude(state["vision"]), text=_tower_magnitude(state["text"]))
+    return Gates(**{tower: _tower_magnitude(state[tower]) for tower in TOWERS})
 
 
 @jax.jit

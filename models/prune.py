@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 from codesign.architecture import ELASTIC, TOWERS, Architecture, Tower
 from codesign.errors import did_you_mean
@@ -64,11 +65,8 @@ def scaled(
             sizes[dimension] = size if share == 1 else min(size, nearest)
         return Tower(**sizes)
 
-    return dataclasses.replace(
-        architecture,
-        vision=tower("vision", architecture.vision),
-        text=tower("text", architecture.text),
-    )
+    towers: Any = {name: tower(name, whole) for name, whole in architecture.towers.items()}
+    return dataclasses.replace(architecture, **towers)
 
 
 def _check_shares(shares: Mapping[str, float]) -> None:

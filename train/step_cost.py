@@ -19,7 +19,7 @@ import jax
 from flax import nnx
 from jax.sharding import AbstractMesh
 
-from codesign.architecture import TOWERS, Architecture
+from codesign.architecture import Architecture
 from codesign.models import CLIP
 from codesign.models.dialect import Dialect, TowerDialect
 from codesign.models.layout import FSDP
@@ -89,7 +89,7 @@ def _towers(plan: StepPlan) -> tuple[_Tower, ...]:
     a = plan.architecture
     tokens = {"vision": a.vision_tokens, "text": a.context}
     channels = {"vision": a.head_dim, "text": plan.text_head_dim or a.head_dim}
-    towers = ((getattr(a, name), tokens[name], channels[name]) for name in TOWERS)
+    towers = ((tower, tokens[name], channels[name]) for name, tower in a.towers.items())
     return tuple(
         _Tower(t.layers, n, t.width, t.heads * head, t.ffn, t.heads) for t, n, head in towers
     )

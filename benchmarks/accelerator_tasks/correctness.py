@@ -203,13 +203,13 @@ def gates_equal_slices() -> Result:
     choices = {
         tower: Tower(
             **{
-                name: tuple(sorted({getattr(getattr(wanted, tower), name), size}))
-                for name, size in vars(getattr(CHECKED, tower)).items()
+                name: tuple(sorted({getattr(wanted.towers[tower], name), size}))
+                for name, size in vars(sizes).items()
             }
         )
-        for tower in ("vision", "text")
+        for tower, sizes in CHECKED.towers.items()
     }
-    ranks = [getattr(model, tower).blocks.layer_rank[...] for tower in ("vision", "text")]
+    ranks = [getattr(model, tower).blocks.layer_rank[...] for tower in CHECKED.towers]
     gates = gates_for(wanted, dataclasses.replace(CHECKED, **choices), *ranks)
     images, ids = map(jnp.asarray, checked_batch())
     run = jax.jit(lambda model, gates: model(images, ids, gates)[0])

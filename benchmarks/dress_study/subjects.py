@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from codesign.architecture import Architecture, Tower
+from codesign.architecture import TOWERS, Architecture, Tower
 from codesign.dress.rows import RowSpec
 from codesign.dress.trees import kernel_specs, named_leaves
 from codesign.models import CLIP
@@ -174,7 +174,7 @@ def clip(scale: Scale) -> Subject:
     def slim(share: float) -> dict[str, tuple[int, ...]]:
         """Channels of each head, and hidden units; the residual stream stays, as its norms do."""
         shapes = {}
-        for tower in ("vision", "text"):
+        for tower in TOWERS:
             for kernel, axis in (
                 ("query", 3),
                 ("key", 3),

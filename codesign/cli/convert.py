@@ -75,8 +75,9 @@ def run(args: argparse.Namespace) -> int:
         return 0
     from codesign.report.tables import tower_text
 
-    vision, text = (tower_text(architecture[tower]) for tower in ("vision", "text"))
-    print(f"{printable(args.out)}: vision {vision}, text {text}")
+    towers = clip.architecture.towers.items()
+    sizes = ", ".join(f"{name} {tower_text(vars(tower))}" for name, tower in towers)
+    print(f"{printable(args.out)}: {sizes}")
     return 0
 
 

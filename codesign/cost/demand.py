@@ -5,16 +5,17 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from codesign.architecture import TOWERS, Architecture
+from codesign.architecture import Architecture
 from codesign.cost.capacity import contents_bytes
 from codesign.cost.costing import costing_of
 from codesign.dress.masks import checked_sparsities
 from codesign.scenario import Scenario
 from codesign.workload import Workload, clip_workload
 from codesign.workload.clip import CLIP_FAMILY, ClipNetwork, subnet_operators
-from codesign.workload.kernels import BlockKernel
+from codesign.workload.families import ModelFamily
+from codesign.workload.kernels import BlockKernel, kernels_of
 
 
 class Demand(NamedTuple):
@@ -39,11 +40,7 @@ def dense_demand(architecture: Architecture, scenario: Scenario) -> Demand:
     Raises:
       ValueError: the scenario has shares of several subnets.
     """
-    shares = subnet_shares(scenario, 1)
-    work = clip_workload(
-        architecture, costing_of(scenario), texts_per_image=scenario.texts_per_image
-    )
-    return Demand([work], shares, _contents(architecture, scenario, 1.0), scenario)
+    return _uniform(architecture, scenario, [1])
 
 
 def sparse_demand(
@@ -61,11 +58,16 @@ def sparse_demand(
         `index_bits`.
     """
     levels = checked_sparsities(sparsity)
-    shares = subnet_shares(scenario, len(levels))
     scenario = with_index_bits(scenario, longest_row(architecture))
+    return _uniform(architecture, scenario, [1 - level for level in levels])
+
+
+def _uniform(architecture: Architecture, scenario: Scenario, densities: Sequence[float]) -> Demand:
+    """A CLIP all of whose blocks keep a share of their weights, once for each share."""
+    shares = subnet_shares(scenario, len(densities))
     costing, texts = costing_of(scenario), scenario.texts_per_image
-    works = [clip_workload(architecture, costing, 1 - level, texts) for level in levels]
-    return Demand(works, shares, _contents(architecture, scenario, 1 - levels[0]), scenario)
+    works = [clip_workload(architecture, costing, density, texts) for density in densities]
+    return Demand(works, shares, _contents(architecture, scenario, densities[0]), scenario)
 
 
 def family_demand(
@@ -107,11 +109,13 @@ def subnet_shares(scenario: Scenario, subnets: int) -> tuple[float, ...]:
     return shares
 
 
-def longest_row(architecture: Architecture) -> int:
-    """Weights of the longest row of any block kernel of a CLIP."""
-    a = architecture
-    towers = (getattr(a, name) for name in TOWERS)
-    return max(max(t.width, t.ffn, t.heads * a.head_dim) for t in towers)
+def longest_row(architecture: Any, family: ModelFamily = CLIP_FAMILY) -> int:
+    """Weights of the longest row of any block kernel of a network of integer dimensions."""
+    blocks = (
+        family.block(architecture, name, family.tower(architecture, name)) for name in family.towers
+    )
+    products = (gemm for block in blocks for gemm in block.gemms)
+    return max(gemm.k for gemm in products if kernels_of(gemm.name))
 
 
 def with_index_bits(scenario: Scenario, row: int) -> Scenario:

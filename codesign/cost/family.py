@@ -82,7 +82,7 @@ def build_family_table(space: DesignSpace, scenario: Scenario) -> FamilyTable:
       ValueError: as `build_table`; shares of another number of subnets.
     """
     shares = subnet_shares(scenario, len(space.sparsity))
-    scenario = with_index_bits(scenario, longest_row(space.largest()))
+    scenario = with_index_bits(scenario, longest_row(space.largest(), space.family))
     tables = [build_table(space, scenario, 1 - level) for level in space.levels]
     stacked = jax.tree.map(lambda *x: jnp.stack(x), *tables)
     return FamilyTable(stacked, shares, space)

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from codesign.accelerator import Accelerator
-from codesign.architecture import ELASTIC, TOWERS, Architecture, Tower
+from codesign.architecture import TOWER_COLUMNS, Architecture, read_towers
 from codesign.errors import did_you_mean
 from codesign.oracle import cache
 from codesign.oracle.interface import Constants, Oracle, Point
@@ -27,7 +27,6 @@ SETS = {
     "neighbours": "CLIP ViT-B/16 on one accelerator and those one step away: for gradients",
     "regret": "CarbonCLIP-S on random accelerators: for the choice of an accelerator",
 }
-TOWER_COLUMNS = tuple(f"{tower}_{field}" for tower in TOWERS for field in ELASTIC)
 COLUMNS = ("set", "patch", "projection", *TOWER_COLUMNS, *cache.CHIP)
 
 
@@ -101,7 +100,7 @@ def write_designs(path: str, designs: Sequence[StoredDesign]) -> None:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS)
         for name, a, chip in designs:
-            towers = [getattr(getattr(a, tower), field) for tower in TOWERS for field in ELASTIC]
+            towers = [size for tower in a.towers.values() for size in vars(tower).values()]
             chip_values = [getattr(chip, f) for f in cache.CHIP]
             writer.writerow([name, a.patch, a.projection, *towers, *chip_values])
 
@@ -113,9 +112,8 @@ def _all_designs() -> list[StoredDesign]:
 
 
 def _design(row: dict[str, str]) -> StoredDesign:
-    vision, text = (Tower(*(int(row[f"{tower}_{field}"]) for field in ELASTIC)) for tower in TOWERS)
     architecture = Architecture(
-        vision, text, patch=int(row["patch"]), projection=int(row["projection"])
+        **read_towers(row), patch=int(row["patch"]), projection=int(row["projection"])
     )
     chip = Accelerator(*(_plain(float(row[f])) for f in cache.CHIP))
     return StoredDesign(row["set"], architecture, chip)

@@ -37,13 +37,12 @@ def every_network(space: DesignSpace) -> np.ndarray:
     return np.indices(shape, np.int32).reshape(len(shape), -1).T
 
 
-def tower_shape(space: DesignSpace) -> tuple[int, int]:
-    """Number of choices of the image and of the text tower."""
-    vision, text = (
+def tower_shape(space: DesignSpace) -> tuple[int, ...]:
+    """Number of choices of each tower, in the order of the space."""
+    return tuple(
         math.prod(len(d.choices) for d in space.part(space.dimensions, tower))
-        for tower in ("vision", "text")
+        for tower in space.towers
     )
-    return vision, text
 
 
 def network_shape(space: DesignSpace) -> tuple[int, ...]:

@@ -16,12 +16,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from codesign.accelerator import Accelerator
-from codesign.architecture import Architecture
 from codesign.cost.family import FamilyTable
 from codesign.cost.model import Costs
 from codesign.cost.table import CostTable
 from codesign.search.grid import best_accelerators
 from codesign.search.objectives import Limits, Objective
+from codesign.workload.clip import CLIP_FAMILY
+from codesign.workload.families import ModelFamily
 
 
 def shortfall(limits: Limits) -> Objective:
@@ -61,7 +62,8 @@ def nearest(table: CostTable | FamilyTable, networks: np.ndarray, limits: Limits
     space = table.space
     chip = space.accelerator_at(np.asarray(table.accelerator_indices(jnp.asarray(at))))
     network = space.architecture_at(networks[best])
-    return f"{enough(costs, limits)} would do, for {network_text(network)} on {chip_text(chip)}"
+    shown = network_text(network, space.family)
+    return f"{enough(costs, limits)} would do, for {shown} on {chip_text(chip)}"
 
 
 def chip_text(chip: Accelerator) -> str:
@@ -69,10 +71,11 @@ def chip_text(chip: Accelerator) -> str:
     return _fields_text(chip)
 
 
-def network_text(network: Architecture) -> str:
+def network_text(network: Any, family: ModelFamily = CLIP_FAMILY) -> str:
     """A network by its towers."""
-    towers = ("vision", "text")
-    return "; ".join(f"{tower} {_fields_text(getattr(network, tower))}" for tower in towers)
+    return "; ".join(
+        f"{name} {_fields_text(family.tower(network, name))}" for name in family.towers
+    )
 
 
 def _fields_text(part: Any) -> str:

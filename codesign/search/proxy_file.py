@@ -48,7 +48,7 @@ class Ranked(NamedTuple):
     largest: Architecture
     images: int
 
-    def check(self, shape: tuple[int, int]) -> Ranked:
+    def check(self, shape: tuple[int, ...]) -> Ranked:
         """Itself.
 
         Raises:

@@ -7,7 +7,7 @@ import functools
 
 from codesign import tables
 from codesign.accelerator import Accelerator
-from codesign.architecture import Architecture, Tower
+from codesign.architecture import Architecture, read_towers
 from codesign.workload.clip import ClipNetwork
 from codesign.workload.load import Model, clip_model
 from codesign.workload.presets import PRESETS
@@ -94,14 +94,8 @@ def networks() -> dict[str, Model]:
     clips: dict[str, ClipNetwork] = {}
     for name in dict.fromkeys(design.network for design in designs()):
         if name in own:
-            row = own[name]
-            vision, text = (
-                Tower(
-                    *(int(row[f"{tower}_{field}"]) for field in ("layers", "width", "heads", "ffn"))
-                )
-                for tower in ("vision", "text")
-            )
-            clips[name] = _with(ClipNetwork(Architecture(vision, text)), activation="quick_gelu")
+            released = ClipNetwork(Architecture(**read_towers(own[name])))
+            clips[name] = _with(released, activation="quick_gelu")
             continue
         network = PRESETS[name].network
         assert isinstance(network, ClipNetwork), "presets of the table are CLIPs"

@@ -24,7 +24,8 @@ from codesign.workload.blocks import (
     repeated,
 )
 from codesign.workload.counting import AS_RUN, Counting
-from codesign.workload.kernels import OF_PRODUCT, BlockKernel, clip_kernels
+from codesign.workload.families import ModelFamily
+from codesign.workload.kernels import BlockKernel, clip_kernels, kernels_of
 from codesign.workload.memory import Memory, activation_words, largest
 from codesign.workload.operators import Gemm, VectorOp, Workload
 
@@ -84,20 +85,10 @@ class ClipNetwork:
 
 
 @dataclasses.dataclass(frozen=True)
-class ClipModelFamily:
+class ClipModelFamily(ModelFamily):
     """CLIPs of elastic towers; see `ModelFamily`."""
 
     towers: tuple[str, ...] = TOWERS
-
-    def architecture(self, base: Architecture, towers: Mapping[str, Tower]) -> Architecture:
-        """The CLIP with these towers."""
-        changes: dict[str, Any] = dict(towers)
-        return dataclasses.replace(base, **changes)
-
-    def tower(self, architecture: Architecture, name: str) -> Tower:
-        """The dimensions of one tower."""
-        tower: Tower = getattr(architecture, name)
-        return tower
 
     def block(self, base: Architecture, name: str, tower: Tower, density: Any = 1) -> Operators:
         """Operators of one block of a tower."""
@@ -205,16 +196,16 @@ def subnet_operators(
     operators = _clip_operators(architecture, texts=texts_per_image)
     gemms: list[Gemm] = []
     for gemm in operators.gemms:
-        tower, product = gemm.name.split(".")
-        kernels = [BlockKernel(tower, kernel).name for kernel in OF_PRODUCT.get(product, ())]
-        if not any(kernel in densities for kernel in kernels):
+        kernels = kernels_of(gemm.name)
+        if not any(kernel.name in densities for kernel in kernels):
             gemms.append(gemm)
             continue
-        layers = getattr(architecture, tower).layers
         gemms += [
-            gemm._replace(count=texts_per_image if tower == "text" else 1, density=float(share))
+            gemm._replace(
+                count=texts_per_image if kernel.tower == "text" else 1, density=float(share)
+            )
             for kernel in kernels
-            for share in densities.get(kernel, [1.0] * layers)
+            for share in densities.get(kernel.name, [1.0] * kernel.tower_of(architecture).layers)
         ]
     return Operators(tuple(gemms), operators.vector_ops)
 

@@ -1,13 +1,15 @@
 """What can be co-designed: a family of networks, by its towers and their operators.
 
 A tower is a stack of equal transformer blocks of elastic dimensions, and what surrounds it. Write
-one class like `clip.ClipModelFamily` or `vit.VitModelFamily` and hand it to `DesignSpace`: the
-space, its relaxation, the cost tables and the exact searches use nothing else of a network.
+one class like `clip.ClipModelFamily` or `vit.VitModelFamily`, whose architecture is a dataclass
+with a field for each tower, and hand it to `DesignSpace`: the space, its relaxation, the cost
+tables, the exact searches and subnets of any sparsity use nothing else of a network.
 Training also needs gates and a task, which belong to the models.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -26,9 +28,13 @@ class ModelFamily(Protocol):
 
     def architecture(self, base: Any, towers: Mapping[str, Tower]) -> Any:
         """The architecture with these towers and all else from `base`; a pytree of dimensions."""
+        changes: dict[str, Any] = dict(towers)
+        return dataclasses.replace(base, **changes)
 
     def tower(self, architecture: Any, name: str) -> Tower:
         """The dimensions of one tower."""
+        tower: Tower = getattr(architecture, name)
+        return tower
 
     def block(self, base: Any, name: str, tower: Tower, density: Any = 1) -> Operators:
         """Operators of one block of a tower.

@@ -45,6 +45,12 @@ class BlockKernel(NamedTuple):
         return tower.width * inner
 
 
+def kernels_of(operator: str) -> list[BlockKernel]:
+    """The kernels of an operator such as "vision.qkv"; none of one that multiplies no block's."""
+    tower, product = operator.split(".")
+    return [BlockKernel(tower, kernel) for kernel in OF_PRODUCT.get(product, ())]
+
+
 def clip_kernels() -> list[BlockKernel]:
     """Every kernel of a CLIP's blocks."""
     kernels = [kernel for of_product in OF_PRODUCT.values() for kernel in of_product]

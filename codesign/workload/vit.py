@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -21,6 +20,7 @@ from codesign.workload.blocks import (
     norm_parameters,
     prefixed,
 )
+from codesign.workload.families import ModelFamily
 from codesign.workload.memory import Memory, activation_words, largest
 from codesign.workload.operators import Gemm, VectorOp
 
@@ -133,20 +133,10 @@ class ElasticVit:
 
 
 @dataclasses.dataclass(frozen=True)
-class VitModelFamily:
+class VitModelFamily(ModelFamily):
     """Vision transformers of an elastic tower; see `ModelFamily`."""
 
     towers: tuple[str, ...] = ("vision",)
-
-    def architecture(self, base: ElasticVit, towers: Mapping[str, Tower]) -> ElasticVit:
-        """The network with this tower."""
-        changes: dict[str, Any] = dict(towers)
-        return dataclasses.replace(base, **changes)
-
-    def tower(self, architecture: ElasticVit, name: str) -> Tower:
-        """The dimensions of its tower."""
-        tower: Tower = getattr(architecture, name)
-        return tower
 
     def block(self, base: ElasticVit, name: str, tower: Tower, density: Any = 1) -> Operators:
         """Operators of one block."""

@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 
 from codesign.accelerator import Accelerator
 from codesign.architecture import Architecture, Tower, clip_vit_b16
+from codesign.cost.family import build_family_table
 from codesign.cost.table import accelerator_grid, build_table, grid_costs
 from codesign.scenario import Scenario
+from codesign.search.front import unmet
 from codesign.search.grid import best_accelerator
 from codesign.search.objectives import Limits
 from codesign.space import AcceleratorChoices, DesignSpace, TowerChoices, interpolation_weights
@@ -198,5 +200,19 @@ def test_a_vision_transformer_is_designed_by_its_family_alone():
     best = best_accelerator(table, np.array([1, 1, 1, 1]), "edp", Limits())
     every = table.on_every_accelerator(np.array([1, 1, 1, 1]))
     assert int(best.accelerator) == int(np.argmin(every.energy_j * every.latency_s))
+    assert "for vision layers 1, width 32" in unmet(table, Limits(latency_s=1e-12))
     with pytest.raises(ValueError, match="choices of vision are needed"):
         dataclasses.replace(VIT, text=VIT.vision)
+
+
+@pytest.mark.slow
+def test_subnets_of_a_vision_transformer_are_priced_by_its_family_alone():
+    """A family's one subnet of a sparsity is the network of that density."""
+    families = build_family_table(dataclasses.replace(VIT, sparsity=((0.5,),)), Scenario())
+    assert families.scenario.index_bits == 7  # a row of 128 hidden units
+    found = families.on_every_accelerator(np.array([1, 0, 1, 1, 0]))
+    network = VIT.architecture_at([1, 0, 1, 1]).network(0.5)
+    chips = accelerator_grid(VIT.accelerator)
+    work = network.operators().workload
+    alone = grid_costs(work, chips, families.scenario, contents=0.0)
+    np.testing.assert_allclose(found.latency_s, alone.latency_s, rtol=1e-5)

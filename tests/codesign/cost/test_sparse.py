@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from codesign.accelerator import Accelerator
-from codesign.architecture import Architecture, Tower
+from codesign.architecture import Architecture, Tower, clip_vit_b16
 from codesign.cli import main
-from codesign.cost.demand import with_index_bits
+from codesign.cost.demand import longest_row, with_index_bits
 from codesign.cost.estimate import (
     estimate,
     estimate_family,
@@ -30,6 +30,7 @@ from codesign.scenario import Scenario
 from codesign.space import AcceleratorChoices, DesignSpace, TowerChoices
 from codesign.workload import clip_workload
 from codesign.workload.clip import subnet_operators
+from codesign.workload.vit import VIT_FAMILY, ElasticVit
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -165,6 +166,14 @@ def test_layer_by_layer_densities_price_as_the_uniform_ones_they_are():
         subnet_operators(CLIP, {"vision.blocks.fc3": [0.5, 0.5]})
     with pytest.raises(ValueError, match="3 densities for 2 layers"):
         subnet_operators(CLIP, {"vision.blocks.fc1": [0.5, 0.5, 0.5]})
+
+
+def test_the_longest_row_is_that_of_any_block_kernel_of_any_family():
+    assert longest_row(clip_vit_b16()) == 3072
+    wide_heads = ElasticVit(Tower(2, 64, heads=3, ffn=48), head_dim=32)
+    assert longest_row(wide_heads, VIT_FAMILY) == 96
+    wide_stream = ElasticVit(Tower(2, 64, heads=1, ffn=48), head_dim=32)
+    assert longest_row(wide_stream, VIT_FAMILY) == 64
 
 
 def test_index_bits_hold_the_longest_row():
