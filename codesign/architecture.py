@@ -8,7 +8,7 @@ designs; everything else is static structure.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -17,7 +17,11 @@ from codesign.constraints import Count, Dimension
 
 TOWERS = ("vision", "text")
 ELASTIC = ("layers", "width", "heads", "ffn")
-ACTIVATIONS = ("gelu", "quick_gelu")
+# The exact GELU, by the error function, and its approximation by a sigmoid.
+ACTIVATIONS: Mapping[str, Callable[[jax.Array], jax.Array]] = {
+    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+    "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
+}
 # Columns that tables have of a CLIP's towers: "vision_layers" to "text_ffn".
 TOWER_COLUMNS = tuple(f"{tower}_{field}" for tower in TOWERS for field in ELASTIC)
 

@@ -16,14 +16,14 @@ a parameter that states its axes is elastic with no further code.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from codesign.architecture import Tower
+from codesign.architecture import ACTIVATIONS, Tower
 from codesign.models.attention import attend, suitable_tokens
 from codesign.models.dialect import LAYER_NORM_EPSILON, Present
 from codesign.models.gates import TowerGates
@@ -33,11 +33,6 @@ from codesign.models.remat import keep_products, kept
 LAYER_NORM_WEIGHTS = ("ln_1_scale", "ln_1_bias", "ln_2_scale", "ln_2_bias")
 
 ELASTIC_AXES = {"L": "layers", "D": "width", "H": "heads", "F": "ffn"}
-
-ACTIVATION_FUNCTIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
-    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
-    "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
-}
 
 
 class LayerRank(nnx.Variable):
@@ -150,7 +145,7 @@ def dense_affine(weights: Mapping[str, jax.Array]) -> Affine:
         weight, bias = weights[name], weights[f"{name}_bias"]
         y = contract("NI,IO->NO", x, weight.reshape(x.shape[-1], -1))
         y = y + bias.reshape(-1).astype(x.dtype)
-        return y if activation is None else ACTIVATION_FUNCTIONS[activation](kept(y))
+        return y if activation is None else ACTIVATIONS[activation](kept(y))
 
     return affine
 

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 from jax.custom_batching import custom_vmap
 
+from codesign.architecture import ACTIVATIONS
 from codesign.dress.kernel import native
 from codesign.dress.kernel.panels import DenseRows, Panels
 
@@ -85,9 +86,7 @@ def _check(
 
 
 def _activated(x: jax.Array, activation: str | None) -> jax.Array:
-    if activation == "gelu":
-        return jax.nn.gelu(x, approximate=False)
-    return x * jax.nn.sigmoid(1.702 * x) if activation == "quick_gelu" else x
+    return x if activation is None else ACTIVATIONS[activation](x)
 
 
 def _dense(weights: Panels | DenseRows, n: jax.Array) -> jax.Array:
