@@ -183,6 +183,7 @@ def test_the_page_holds_the_table_and_names_as_they_are(tmp_path, capsys):
     (folder.path / "compare.json").write_text(json.dumps(named))
     assert main(["report", str(folder.path)]) == 0
     shown, page = capsys.readouterr().out, (folder.path / "report.html").read_text()
+    assert "What was run" in page and "codesign compare" in page
     assert printable("G\x1b[2JP") in shown and printable("G\x1b[2JP") in page
     assert "<script" not in page and page.count("data:image/png") == 2
     assert main(["report", str(folder.path), "--json"]) == 0

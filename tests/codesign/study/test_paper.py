@@ -224,6 +224,7 @@ def test_command_writes_a_run_that_its_report_is_rebuilt_from(tmp_path, capsys, 
     assert (out / "paper.png").read_bytes().startswith(b"\x89PNG")
     assert "| carbonclip-s of tinyclip-39m-16, best" in (out / "paper.md").read_text()
     page = (out / "report.html").read_text()
+    assert "What was run" in page and "codesign study paper" in page
     assert "appendix K" in page and "carbonclip-s of tinyclip-39m-16" in page
     (out / "report.html").unlink()
     assert main(["report", str(out)]) == 0
