@@ -209,7 +209,8 @@ def _network_mm(accelerator: Accelerator, world: World) -> Any:
     the average, each as wide as the root of its area.
     """
     um2 = scaling(world.scenario.node_nm).logic_area
-    buffers = sum(_srams(s, accelerator, world)[0].area_mm2 for s in SRAMS if s.in_core)
+    in_core = (s for s in SRAMS if s.in_core)
+    buffers = total({s.name: _srams(s, accelerator, world)[0].area_mm2 for s in in_core})
     arrays = 1e-6 * um2 * sum(_logic(accelerator, world, "area_um2").values())
     pitch_mm = jnp.sqrt(arrays / accelerator.cores + buffers)
     return (jnp.sqrt(accelerator.cores) - 1) * pitch_mm
