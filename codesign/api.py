@@ -525,10 +525,9 @@ def evaluate_classifier(
 def _check_no_family(path: str) -> None:
     """Raises UserError for a family, which holds several networks."""
     from codesign.dress.packed import described
-    from codesign.models.subnets import FAMILY
+    from codesign.models.subnets import family_file
 
-    place = Path(os.path.expanduser(path))
-    about = described(place / FAMILY if place.is_dir() else place)
+    about = described(family_file(path))
     if about is not None:
         last = len(about["sparsities"]) - 1
         raise UserError(f"{path} is a family of subnets: choose one with --subnet, 0 to {last}")

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Annotated, Any
 
 import jax
@@ -26,7 +25,7 @@ from codesign.errors import UserError
 from codesign.models.dialect import Size
 from codesign.models.formats import ImageSettings
 from codesign.models.resnet import ResNet, ResNetConfig
-from codesign.models.subnets import FAMILY, check_parameters
+from codesign.models.subnets import NetworkFamily, check_parameters, family_file
 
 MODEL = "resnet"
 
@@ -95,7 +94,7 @@ def pack_resnet(
 
 
 @dataclasses.dataclass(frozen=True)
-class ResNetFamily:
+class ResNetFamily(NetworkFamily):
     """A packed family as ResNets.
 
     Attributes:
@@ -105,18 +104,9 @@ class ResNetFamily:
       class_names: indexed by label.
     """
 
-    packed: PackedFamily
     config: ResNetConfig
     pictures: ImageSettings
     class_names: tuple[str, ...]
-
-    def __len__(self) -> int:
-        return len(self.packed.sparsities)
-
-    @property
-    def sparsities(self) -> tuple[float, ...]:
-        """Of the subnets, the densest first."""
-        return self.packed.sparsities
 
     def at(self, k: int, *, dtype: Any = jnp.float32) -> ResNet:
         """Subnet k, zeros in place, for inference.
@@ -138,7 +128,7 @@ class ResNetFamily:
 
 def is_resnet_family(path: str | os.PathLike[str]) -> bool:
     """Whether a path is the family of a ResNet, or a folder with one; reads only its header."""
-    return (described(_file(path)) or {}).get("model") == MODEL
+    return (described(family_file(path)) or {}).get("model") == MODEL
 
 
 def load_resnet_family(path: str | os.PathLike[str]) -> ResNetFamily:
@@ -150,7 +140,7 @@ def load_resnet_family(path: str | os.PathLike[str]) -> ResNetFamily:
     Raises:
       UserError: no such file, one cut off or damaged, or a family of another model.
     """
-    packed = load_packed(_file(path), MODEL)
+    packed = load_packed(family_file(path), MODEL)
     where = f"{path} does not describe a ResNet of ours"
     about = decode(_About, packed.about, where, exact=True)
     try:
@@ -162,11 +152,6 @@ def load_resnet_family(path: str | os.PathLike[str]) -> ResNetFamily:
     wanted = named_leaves(nnx.state(_abstract(config, jnp.float32)))
     check_parameters(path, packed, wanted)
     return ResNetFamily(packed, config, about.pictures, about.class_names)
-
-
-def _file(path: str | os.PathLike[str]) -> Path:
-    path = Path(os.path.expanduser(path))
-    return path / FAMILY if path.is_dir() else path
 
 
 def _abstract(config: ResNetConfig, dtype: Any) -> ResNet:

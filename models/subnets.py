@@ -132,18 +132,14 @@ def pack_clip(
 
 
 @dataclasses.dataclass(frozen=True)
-class ClipFamily:
-    """A packed family as CLIPs: `at` for speed, `clip` for everything else.
+class NetworkFamily:
+    """A packed family as networks, of any kind.
 
     Attributes:
       packed: the family's arrays.
-      architecture: of every subnet.
-      dialect: likewise.
     """
 
     packed: PackedFamily
-    architecture: Architecture
-    dialect: Dialect
 
     def __len__(self) -> int:
         return len(self.packed.sparsities)
@@ -152,6 +148,20 @@ class ClipFamily:
     def sparsities(self) -> tuple[float, ...]:
         """Of the subnets, the densest first."""
         return self.packed.sparsities
+
+
+@dataclasses.dataclass(frozen=True)
+class ClipFamily(NetworkFamily):
+    """A packed family as CLIPs: `at` for speed, `clip` for everything else.
+
+    Attributes:
+      packed: the family's arrays.
+      architecture: of every subnet.
+      dialect: likewise.
+    """
+
+    architecture: Architecture
+    dialect: Dialect
 
     def at(self, k: int | jax.Array) -> PackedClip:
         """Subnet k on the packed weights, which are loaded once: to switch copies nothing.
@@ -190,6 +200,12 @@ class ClipFamily:
         )
 
 
+def family_file(path: str | os.PathLike[str]) -> Path:
+    """The file of a family: the path itself, or family.safetensors in the folder that it is."""
+    path = Path(os.path.expanduser(path))
+    return path / FAMILY if path.is_dir() else path
+
+
 def load_family(path: str | os.PathLike[str]) -> ClipFamily:
     """Reads the family of a CLIP.
 
@@ -199,8 +215,7 @@ def load_family(path: str | os.PathLike[str]) -> ClipFamily:
     Raises:
       UserError: no such file, one cut off or damaged, or a family of another model.
     """
-    path = Path(os.path.expanduser(path))
-    packed = load_packed(path / FAMILY if path.is_dir() else path, MODEL)
+    packed = load_packed(family_file(path), MODEL)
     about, where = packed.about, f"{path} does not describe a CLIP of ours"
     dialect_fields = about.get("dialect", dataclasses.asdict(Dialect()))
     architecture, dialect = from_fields(

@@ -23,6 +23,7 @@ from jax.sharding import Mesh
 from codesign.dress.trees import named_leaves
 from codesign.errors import UserError
 from codesign.train.data import augment
+from codesign.train.network import normalised
 from codesign.train.sharding import used
 from codesign.train.subnets import JointState, PostState, subnet_of
 from codesign.train.task import Metrics
@@ -68,8 +69,7 @@ class Classifier:
 
     def normalised(self, images: Array) -> Array:
         """uint8 [B,S,S,C] -> f32 [B,S,S,C]."""
-        mean, std = (jnp.asarray(x, jnp.float32) for x in (self.mean, self.std))
-        return (images.astype(jnp.float32) / 255 - mean) / std
+        return normalised(images, self.mean, self.std)
 
     def varied(self, images: Array, key: Array) -> Array:
         """uint8 [B,S,S,C] -> f32 [B,S,S,C]: each at random shifted and mirrored, normalised."""

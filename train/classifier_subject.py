@@ -36,6 +36,7 @@ from codesign.train.classifier import (
 )
 from codesign.train.data import Source, SourceConfig, evaluation_batches, open_source
 from codesign.train.dress.classifier_config import ClassifierDressConfig
+from codesign.train.network import drawn
 from codesign.train.optim import warmup_cosine
 from codesign.train.progress import Display
 
@@ -225,8 +226,7 @@ def open_classifier(config: ClassifierDressConfig, display: Display) -> Classifi
     def new() -> ResNet:
         return ResNet(config.network, rngs=nnx.Rngs(config.seed), dtype=dtype)
 
-    # One program: drawn one by one, each array would be compiled for.
-    model = nnx.merge(nnx.graphdef(nnx.eval_shape(new)), jax.jit(lambda: nnx.state(new()))())
+    model = drawn(new)
     # Shifted and mirrored they are where they are read.
     classifier, variables = split_classifier(model, settings.mean, settings.std)
     params, stats, rest = placement.put_split(variables, mesh)

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
@@ -37,7 +36,7 @@ from codesign.train.clip import ClipTask, Fixed, States, Weights, chunks_of, mak
 from codesign.train.data import Source, open_source, train_tokenizer
 from codesign.train.data.captions import captions as class_captions
 from codesign.train.finetune.config import ClipTrainingConfig
-from codesign.train.network import Network
+from codesign.train.network import Network, drawn
 from codesign.train.optim import warmup_cosine
 from codesign.train.progress import Display
 from codesign.train.zero_shot import evaluate_source
@@ -234,11 +233,9 @@ def start(
         )
 
     try:
-        graphdef = nnx.graphdef(nnx.eval_shape(new))
+        return Start(drawn(new), processor)
     except ValueError as error:
         raise UserError(f"untrained: {error}") from None
-    # One program: drawn one by one, each array would be compiled for.
-    return Start(nnx.merge(graphdef, jax.jit(lambda: nnx.state(new()))()), processor)
 
 
 def _texts(source: Source) -> list[str]:

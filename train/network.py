@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +12,20 @@ from flax import nnx
 
 from codesign.models import CLIP, ClipOutput, Gates
 from codesign.models.formats import ImageSettings
+
+N = TypeVar("N", bound=nnx.Module)
+
+
+def drawn(new: Callable[[], N]) -> N:
+    """A new network, its arrays drawn by one program: else each would be compiled for."""
+    network: N = nnx.merge(nnx.graphdef(nnx.eval_shape(new)), jax.jit(lambda: nnx.state(new()))())
+    return network
+
+
+def normalised(images: jax.Array, mean: Sequence[float], std: Sequence[float]) -> jax.Array:
+    """uint8 [..., C] -> f32 [..., C], by mean and deviation of every channel, pixels in [0, 1]."""
+    shift, scale = (jnp.asarray(x, jnp.float32) for x in (mean, std))
+    return (images.astype(jnp.float32) / 255 - shift) / scale
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,8 +49,7 @@ class Network:
 
     def normalised(self, images: jax.Array) -> jax.Array:
         """uint8 [..., C] -> f32 [..., C]."""
-        mean, std = (jnp.asarray(x, jnp.float32) for x in (self.settings.mean, self.settings.std))
-        return (images.astype(jnp.float32) / 255 - mean) / std
+        return normalised(images, self.settings.mean, self.settings.std)
 
     def embed(
         self,
