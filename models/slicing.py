@@ -8,57 +8,99 @@ what the supernet computes under the 0/1 gates of that architecture.
 from __future__ import annotations
 
 import dataclasses
-import functools
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from codesign.architecture import ELASTIC, TOWERS, Architecture, Tower
 from codesign.models.transformer import ELASTIC_AXES
 
+Tree = TypeVar("Tree")
+# Of each tower, the indices of the layers that stay, increasing.
+Kept = dict[str, jax.Array]
 
-@functools.partial(jax.jit, static_argnums=1)
+
 def sliced(state: nnx.State, architecture: Architecture) -> nnx.State:
-    """The state of the sub-network, from that of a CLIP in which it fits."""
-    every = dict(nnx.to_flat_state(state))
-    kept = {
-        tower: kept_layers(
-            every[tower, "blocks", "layer_rank"][...], getattr(architecture, tower).layers
-        )
-        for tower in TOWERS
-    }
-    flat = [
-        (path, variable.replace(_slice(path, variable, kept, architecture)))
-        for path, variable in every.items()
-    ]
-    return nnx.from_flat_state(flat)
+    """The state of the sub-network, from that of a CLIP in which it fits; shares no array."""
+    if not any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(state)):
+        # NumPy cuts without a compilation for every size.
+        state = jax.device_get(state)
+    return jax.tree.map(jnp.array, cut(state, kept_layers(state, architecture), architecture))
 
 
-def kept_layers(layer_rank: jax.Array, count: int) -> jax.Array:
-    """Indices [count] of the layers with ranks below `count`, in their original order."""
-    return jnp.sort(jnp.argsort(layer_rank)[:count])
+def kept_layers(rest: nnx.State, architecture: Architecture) -> Kept:
+    """Indices of the layers that a sub-network keeps, by tower, in their original order.
 
-
-def _slice(
-    path: tuple[Any, ...],
-    variable: nnx.Variable,
-    kept: dict[str, jax.Array],
-    architecture: Architecture,
-) -> jax.Array:
-    """One array, cut along its elastic axes.
-
-    Ranks need no renumbering: those of the kept layers are 0..n-1 already.
+    Args:
+      rest: of the state of a CLIP, at least the ranks of its layers.
+      architecture: of the sub-network, which fits.
     """
-    values = variable[...]
-    for axis, letter in enumerate(variable.axes):
-        if letter == "L":
-            values = jnp.take(values, kept[path[0]], axis=axis)
-        elif letter in ELASTIC_AXES:
-            size = getattr(getattr(architecture, path[0]), ELASTIC_AXES[letter])
-            values = jax.lax.slice_in_dim(values, 0, size, axis=axis)
-    return jnp.copy(values)  # jit would hand an uncut array through, shared with the model
+
+    def of(tower: str) -> Any:
+        rank: Any = rest[tower]["blocks"]["layer_rank"][...]
+        numpy = np if isinstance(rank, np.ndarray) else jnp
+        return numpy.sort(numpy.argsort(rank)[: getattr(architecture, tower).layers])
+
+    return {tower: of(tower) for tower in TOWERS}
+
+
+def cut(tree: Tree, kept: Kept, architecture: Architecture) -> Tree:
+    """A tree of a CLIP's variables, such as its state or an optimizer's, cut to a sub-network.
+
+    Ranks need no renumbering: those of the kept layers are 0..n-1 already. What is in no variable,
+    or in that of no tower, stays.
+
+    Args:
+      tree: with `nnx.Variable`s whose metadata `axes` names their axes.
+      kept: of `kept_layers`.
+      architecture: of the sub-network.
+    """
+
+    def of(path: tuple[Any, ...], node: Any) -> Any:
+        where = _places(path, node, kept, architecture)
+        return node if where is None else node.replace(node[...][where])
+
+    found: Tree = jax.tree_util.tree_map_with_path(of, tree, is_leaf=_is_variable)
+    return found
+
+
+def put_back(tree: Tree, part: Tree, kept: Kept, architecture: Architecture) -> Tree:
+    """The tree with the values of a sub-network's where `cut` took them from.
+
+    Args:
+      tree: of the whole network.
+      part: of the sub-network; what `cut` leaves is taken from it too.
+      kept, architecture: as for `cut`.
+    """
+
+    def of(path: tuple[Any, ...], node: Any, own: Any) -> Any:
+        where = _places(path, node, kept, architecture)
+        return own if where is None else node.replace(node[...].at[where].set(own[...]))
+
+    found: Tree = jax.tree_util.tree_map_with_path(of, tree, part, is_leaf=_is_variable)
+    return found
+
+
+def _is_variable(node: Any) -> bool:
+    return isinstance(node, nnx.Variable)
+
+
+def _places(
+    path: tuple[Any, ...], node: Any, kept: Kept, architecture: Architecture
+) -> tuple[Any, ...] | None:
+    """Index of the sub-network's values in one array; None where it is in no tower."""
+    tower = next((key.key for key in path if getattr(key, "key", None) in kept), None)
+    if tower is None or not _is_variable(node):
+        return None
+    own = getattr(architecture, tower)
+    of_letter: dict[str, Any] = {
+        letter: kept[tower] if letter == "L" else slice(getattr(own, name))
+        for letter, name in ELASTIC_AXES.items()
+    }
+    return tuple(of_letter.get(letter, slice(None)) for letter in node.axes)
 
 
 def check_fits(large: Architecture, small: Architecture) -> None:
