@@ -47,11 +47,15 @@ def taken_if(finite: Array, take: Callable[[], Tree], state: Tree) -> Tree:
     """
     if jax.default_backend() != "cpu":
         return _selected(finite, take(), state)
-    kept: Tree = jax.lax.cond(
-        jnp.all(finite),
-        take,
-        lambda: state if finite.ndim == 0 else _selected(finite, take(), state),
-    )
+
+    def several() -> Tree:
+        new = take()
+        every: Tree = jax.lax.cond(
+            jnp.all(finite), lambda: new, lambda: _selected(finite, new, state)
+        )
+        return every
+
+    kept: Tree = jax.lax.cond(jnp.any(finite), take if finite.ndim == 0 else several, lambda: state)
     return kept
 
 
