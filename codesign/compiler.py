@@ -53,6 +53,11 @@ def disable_faulty_fusions() -> None:
     os.environ["XLA_FLAGS"] = f"{flags} {FLAG}=".strip()
 
 
+# Of a program that runs once, which costs its compilation: drawing a network's first weights takes
+# 5 s in place of 21 to compile so on a CPU, for the same bits.
+ONCE: dict[str, Any] = {"xla_backend_optimization_level": 1}
+
+
 def plain_options() -> dict[str, Any]:
     """Options of one program for as little fusion and optimisation as XLA offers.
 

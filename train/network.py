@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from codesign.compiler import ONCE
 from codesign.models import CLIP, ClipOutput, Gates
 from codesign.models.formats import ImageSettings
 
@@ -18,7 +19,8 @@ N = TypeVar("N", bound=nnx.Module)
 
 def drawn(new: Callable[[], N]) -> N:
     """A new network, its arrays drawn by one program: else each would be compiled for."""
-    network: N = nnx.merge(nnx.graphdef(nnx.eval_shape(new)), jax.jit(lambda: nnx.state(new()))())
+    graphdef = nnx.graphdef(nnx.eval_shape(new))
+    network: N = nnx.merge(graphdef, jax.jit(lambda: nnx.state(new()), compiler_options=ONCE)())
     return network
 
 
