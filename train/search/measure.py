@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -61,11 +62,13 @@ def designs(
     named = [i for i in found if i not in dense]
     names |= {i: f"{_objective(setup).name}-{n:02d}" for n, i in enumerate(named)}
     names |= dict(enumerate(REFERENCES))
-    entries, right = [], {}
+    entries: list[dict[str, Any]] = []
+    right: dict[str, np.ndarray] = {}
     ranked = None
     if (folder.path / PROXY).is_file():
         ranked = read_proxy(folder.path).check(tower_shape(setup.space))
-    for i in [*found, *range(len(REFERENCES))]:
+
+    def measured(i: int) -> tuple[dict[str, Any], np.ndarray]:
         design = _design(setup, names[i], indices[i], _is_family(setup, i))
         supernet = setup.model(*placement.local((params_of(population.params, i), fixed)))
         network = supernet.slice_to(design.architecture)
@@ -83,7 +86,7 @@ def designs(
             else:
                 save_clip(network, place, "native", overwrite=True)
             setup.processor.save(place)
-        entry, right[design.name] = _entry(setup, design, networks, i)
+        entry, correct = _entry(setup, design, networks, i)
         if ranked is not None and i in found and not design.sparsity:
             chosen = tuple(setup.space.part(indices[i], "architecture"))
             flat = np.ravel_multi_index(chosen, network_shape(setup.space))
@@ -91,7 +94,14 @@ def designs(
                 f"proxy_{name}": float(values.reshape(-1)[flat])
                 for name, values in ranked.proxy._asdict().items()
             }
-        entries.append(entry)
+        return entry, correct
+
+    # Each network is a program of its own: on a CPU one is compiled while another one runs.
+    alone = jax.process_count() > 1 or jax.default_backend() != "cpu"
+    with ThreadPoolExecutor(1 if alone else 2) as pool:
+        for entry, correct in pool.map(measured, [*found, *range(len(REFERENCES))]):
+            entries.append(entry)
+            right[entry["name"]] = correct
     allowed = [entry for entry in entries if entry["feasible"]]
     on_front = pareto_front(
         [e["costs"][_objective(setup).key] for e in allowed], [e["accuracy"] for e in allowed]
