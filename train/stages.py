@@ -35,6 +35,8 @@ class Stage(NamedTuple):
       blank: any state of the same shapes, of that of the stage before; None: `begin`'s.
       objective: (state, batch) -> what that step differentiates, see `codesign.train.check`; None:
         the program of the stage before, which was checked.
+      settle: the state before its first step -> the stage itself, where its programs are made for
+        what the state holds.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Stage(NamedTuple):
     describe: Callable[[Row], Row] = plain_row
     blank: Callable[[Any], Any] | None = None
     objective: Objective | None = None
+    settle: Callable[[Any], Stage] | None = None
 
 
 class Session(NamedTuple):
@@ -125,6 +128,8 @@ def run_stages(
             state, begin, saved = refill(state, leaves_of(saved, state)), saved.step, None
         # A fresh one too: a step would be compiled again for where it leaves its state.
         state = placement.put_split(state, mesh)
+        if stage.settle is not None:
+            stage = stage.settle(state)
         state, place = loop.run(
             stage.name,
             state,

@@ -58,10 +58,15 @@ config = ClassifierDressConfig(
 )
 """
 # Command, config, and how often each step is compiled by a whole run: the warm-up of a search is
-# of one network, its elastic phase of one at several sizes, its other phases are of a population.
+# of one network, its elastic phase of one at several sizes, its joint phase of a population, and its
+# tuning of as many frames as pay, here one.
 # Its phases end with half a chunk.
 RUNS = {
-    "search": ("search", SEARCH, {"warmup_chunk": 1, "elastic_chunk": 1, "population_chunk": 1}),
+    "search": (
+        "search",
+        SEARCH,
+        {"warmup_chunk": 1, "elastic_chunk": 1, "population_chunk": 1, "tune_chunk": 1},
+    ),
     "finetune": (
         "finetune",
         DIGITS + "config = FinetuneConfig(**shared, **clip)",

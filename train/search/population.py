@@ -4,9 +4,8 @@ Axes: N candidates, B examples, K subnets of a candidate, d coordinates of a rel
 constraints.
 
 A candidate's loss is the task's under the gates of its design. The warm-up of the supernet has no
-gates and no designs: it is plain training of the task, `step.train_step`, in chunks. One step
-function serves the two phases after it: the joint search moves weights and designs together, and
-tuning is the same with designs at rest.
+gates and no designs: it is plain training of the task, `step.train_step`, in chunks. The joint
+search moves weights and designs together. Once designs are at rest, `tune` trains their networks.
 """
 
 from __future__ import annotations
@@ -221,6 +220,35 @@ def outputs_of(
     )(networks), jnp.asarray(trainer.subnets.weights)
 
 
+def losses_of(
+    task: ClipTask, params: Weights, out: Any, weights: Array, teacher: Any, batch: ImageTextBatch
+) -> tuple[Array, Array]:
+    """Losses [N] of candidates, and how far they are from a teacher; means over their subnets.
+
+    Args:
+      task: the loss.
+      params: of every candidate.
+      out: of `outputs_of`, leaves [N, K, ...].
+      weights: likewise, [N, K].
+      teacher: outputs of one network.
+      batch: that all saw.
+    """
+
+    def of_subnets(function: Any) -> Array:
+        return jnp.sum(weights * jax.vmap(jax.vmap(function, (None, 0)))(params, out), axis=1)
+
+    losses = of_subnets(lambda p, o: task.loss(p, o, None, batch)[0])
+    return losses, of_subnets(lambda _, o: task.divergence(o, teacher))
+
+
+def moved(
+    trainer: SearchTrainer, grads: Weights, params: Weights, opt_state: optax.OptState
+) -> tuple[Weights, optax.OptState]:
+    """Weights and optimizers of candidates [N, ...] after their gradients."""
+    updates, opt_state = jax.vmap(trainer.optimizer.update)(grads, opt_state, params)
+    return trainer.task.constrain(optax.apply_updates(params, updates)), opt_state
+
+
 def gated_loss(
     task: ClipTask, params: Weights, fixed: Fixed, gates: Gates, batch: ImageTextBatch
 ) -> Array:
@@ -249,21 +277,15 @@ def population_loss(
     Args:
       masks: of every candidate, leaves [N, ...]; `masks_at`.
     """
-    space, task = tables.dense.space, trainer.task
+    space = tables.dense.space
     # Outputs [N, K, ...] and weights [N, K].
     out, weights = jax.vmap(
         lambda p, z, sparse, m: outputs_of(trainer, p, fixed, z, sparse, m, batch, space)
     )(params, z, goals.sparse, masks or {})
 
-    def of_subnets(function: Any) -> Array:
-        return jnp.sum(weights * jax.vmap(jax.vmap(function, (None, 0)))(params, out), axis=1)
-
-    losses = of_subnets(lambda p, o: task.loss(p, o, None, batch)[0])
-    total = jnp.sum(losses)
-
     teacher = jax.lax.stop_gradient(jax.tree.map(lambda x: x[0, 0], out))
-    divergence = of_subnets(lambda _, o: task.divergence(o, teacher))
-    total += trainer.distillation * jnp.sum(goals.distilled * divergence)
+    losses, divergence = losses_of(trainer.task, params, out, weights, teacher, batch)
+    total = jnp.sum(losses) + trainer.distillation * jnp.sum(goals.distilled * divergence)
 
     costs = jax.vmap(tables.relaxed)(z, goals.sparse)
     over = jax.vmap(excess, in_axes=(0, None, None, 0))(
@@ -275,13 +297,16 @@ def population_loss(
     return total, {
         "loss": losses,
         "distillation_loss": divergence,
-        "carbon_kgco2e": costs.carbon_kgco2e,
-        "latency_s": costs.latency_s,
-        "energy_j": costs.energy_j,
-        "area_mm2": costs.area_mm2,
+        **cost_metrics(costs),
         "excess": over,
         "indices": space.indices(z),
     }
+
+
+def cost_metrics(costs: Costs) -> Metrics:
+    """What metrics tell of costs [N]."""
+    names = ("carbon_kgco2e", "latency_s", "energy_j", "area_mm2")
+    return {name: getattr(costs, name) for name in names}
 
 
 def population_step(
@@ -306,11 +331,9 @@ def population_step(
     metrics["grad_dot_params"] = jax.vmap(lambda g, p: vdot(g, p, trainer.mesh))(grads, params)
 
     def take() -> tuple[Any, ...]:
-        updates, new_opt_state = jax.vmap(trainer.optimizer.update)(grads, opt_state, params)
         moves, new_z_state = jax.vmap(trainer.design_optimizer.update)(z_grads, z_state, z)
         return (
-            trainer.task.constrain(optax.apply_updates(params, updates)),
-            new_opt_state,
+            *moved(trainer, grads, params, opt_state),
             optax.projections.projection_box(z + goals.searched[:, None] * moves, 0.0, 1.0),
             new_z_state,
             jax.vmap(trainer.lagrangian.update)(multipliers, metrics["excess"]),

@@ -17,7 +17,6 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from rich.console import Console
@@ -45,7 +44,6 @@ from codesign.train.search import measure
 from codesign.train.search.elastic import elastic_chunk, elastic_objective, make_pool
 from codesign.train.search.population import (
     Constants,
-    Goals,
     Population,
     gated_loss,
     population_chunk,
@@ -63,6 +61,7 @@ from codesign.train.search.setup import (
     start_warmup,
 )
 from codesign.train.search.snap import snap
+from codesign.train.search.tune import frames_of, tune_objective, tune_population
 from codesign.train.stages import Session, Stage, run_stages, session
 from codesign.train.step import Chunk
 
@@ -182,19 +181,16 @@ def phases(setup: Setup, display: Display, folder: RunFolder) -> Sequence[Stage]
         trained, metrics = warmup_chunk(state.trained, chunk, key, constants(state), trainer)
         return state._replace(trained=trained), metrics
 
-    def towards(goals: Goals) -> Any:
-        def step(state: Searched, chunk: Chunk) -> tuple[Searched, Metrics]:
-            trained, metrics = population_chunk(
-                state.trained, goals, chunk, key, constants(state), trainer
-            )
-            return state._replace(trained=trained), metrics
+    def joint(state: Searched, chunk: Chunk) -> tuple[Searched, Metrics]:
+        trained, metrics = population_chunk(
+            state.trained, setup.goals, chunk, key, constants(state), trainer
+        )
+        return state._replace(trained=trained), metrics
 
-        return step
-
-    def checked(objective: Any, *goals: Any) -> Any:
+    def checked(objective: Any, *goals: Any, by: Any = trainer) -> Any:
         def of_first(constants: Constants, goals: Any, state: Searched, drawn: Any) -> Any:
             own = constants._replace(fixed=state.fixed)
-            return objective(state.trained, *goals, drawn, key, own, trainer)
+            return objective(state.trained, *goals, drawn, key, own, by)
 
         return jax.tree_util.Partial(of_first, setup.constants, goals)
 
@@ -228,10 +224,19 @@ def phases(setup: Setup, display: Display, folder: RunFolder) -> Sequence[Stage]
         display.says("snapping to discrete designs", chapter="snapping")
         return state._replace(trained=snap(setup, state.trained, state.fixed))
 
+    def settled(state: Searched) -> Stage:
+        frames = tuple(frames_of(setup, state.trained.z))
+
+        def tune(state: Searched, chunk: Chunk) -> tuple[Searched, Metrics]:
+            trained, metrics = tune_population(
+                state.trained, setup.goals, chunk, key, constants(state), frames
+            )
+            return state._replace(trained=trained), metrics
+
+        check = checked(tune_objective, setup.goals, by=frames)
+        return tuning._replace(step=tune, objective=check)
+
     replicated = placement.replicated(trainer.mesh)
-    at_rest = placement.put(
-        setup.goals._replace(searched=jnp.zeros_like(setup.goals.searched)), replicated
-    )
     stages = [
         Stage(
             WARMUP,
@@ -264,30 +269,19 @@ def phases(setup: Setup, display: Display, folder: RunFolder) -> Sequence[Stage]
                 checked(elastic_objective, pool),
             )
         )
-    # One program for both: the first of them that takes steps is checked.
     stages.append(
         Stage(
             JOINT,
             joined,
             candidates,
-            towards(setup.goals),
-            functools.partial(_of_population, space, True),
+            joint,
+            functools.partial(_of_population, space),
             blank,
             checked(population_objective, setup.goals),
         )
     )
-    stages.append(
-        Stage(
-            TUNE,
-            joined + schedule.tune_steps,
-            snapped,
-            towards(at_rest),
-            functools.partial(_of_population, space, False),
-            blank,
-            None if schedule.joint_steps else checked(population_objective, at_rest),
-        )
-    )
-    return stages
+    tuning = Stage(TUNE, joined + schedule.tune_steps, snapped, joint, blank=blank, settle=settled)
+    return [*stages, tuning]
 
 
 def _of_supernet(metrics: Row) -> Row:
@@ -296,11 +290,9 @@ def _of_supernet(metrics: Row) -> Row:
     return row | {name: metrics[name] for name in ("loss_of_parts",) if name in metrics}
 
 
-def _of_population(space: DesignSpace, moves: bool, metrics: Row) -> Row:
-    """One line of metrics.jsonl; while designs move, with their dimensions and what they exceed."""
+def _of_population(space: DesignSpace, metrics: Row) -> Row:
+    """One line of metrics.jsonl, with the dimensions of the designs and what they exceed."""
     excess, indices = metrics.pop("excess"), np.asarray(metrics.pop("indices"))
-    if not moves:
-        return metrics
     over = np.maximum(np.asarray(excess)[:, 1:], 0).max(axis=-1, initial=0.0)
     relaxed = {
         d.name: np.interp(at[len(REFERENCES) :], np.arange(len(d.choices)), d.choices).tolist()

@@ -13,93 +13,26 @@ from __future__ import annotations
 import dataclasses
 import functools
 import time
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from codesign.errors import RunError
 from codesign.runs import ROLLED_BACK
 from codesign.train import placement
 from codesign.train.clip import Fixed, Weights
 from codesign.train.feed import Place
-from codesign.train.rollback import Streak, all_finite, taken_if
+from codesign.train.rollback import Streak
 from codesign.train.search.measure import BATCH
-from codesign.train.search.population import Constants, SearchTrainer, gates_at, params_of
+from codesign.train.search.population import gates_at, params_of
 from codesign.train.search.setup import Setup
-from codesign.train.sharding import split
-from codesign.train.step import Chunk, steps_of_chunk
-from codesign.train.task import Metrics
+from codesign.train.search.tune import Frame, Tuned, frame, tune_chunk
 from codesign.train.zero_shot import evaluate_images
 
 Array = jax.Array
-
-
-class Tuned(NamedTuple):
-    """What a step of tuning changes; every leaf but `step` has a leading axis n.
-
-    Attributes:
-      params: weights of the gated supernets.
-      opt_state: their optimizer's.
-      step: steps taken, warm-up included, [].
-    """
-
-    params: Weights
-    opt_state: optax.OptState
-    step: Array
-
-
-@functools.partial(jax.jit, static_argnames="trainer", donate_argnames="state")
-def tune_chunk(
-    state: Tuned, z: Array, chunk: Chunk, key: Array, constants: Constants, trainer: SearchTrainer
-) -> tuple[Tuned, Metrics]:
-    """Steps of networks z [n, d] at rest, as `population_chunk` tunes them.
-
-    Args:
-      state: given up.
-      z: discrete designs.
-      chunk: of each step its data, and what the supernet says of them; None: that is what is
-        trained, and it learns from nobody.
-      key: of random variation on the device; the step is added to it.
-      constants: arrays at rest.
-      trainer: what else does not change.
-
-    Returns:
-      The next state and the metrics: "loss" and "rolled_back" [size, n], and "outputs" of the
-      networks, without a teacher.
-    """
-    fixed, task, space = constants.fixed, trainer.task, constants.tables.dense.space
-
-    def step(state: Tuned, data: Any) -> tuple[Tuned, Metrics]:
-        drawn, taught = data
-        batch = trainer.batch(drawn, constants.data, jax.random.fold_in(key, state.step))
-
-        def total(params: Weights) -> tuple[Array, Metrics]:
-            def of(params: Weights, z: Array) -> tuple[Array, Array, Any]:
-                out, _ = task.forward(params, (), fixed, batch, gates_at(z, fixed, space))
-                loss, _ = task.loss(params, out, None, batch)
-                more = 0.0 if taught is None else task.divergence(out, taught)
-                return loss, loss + trainer.distillation * more, out
-
-            losses, totals, out = jax.vmap(of)(params, z)
-            return jnp.sum(totals), {"loss": losses} | ({"outputs": out} if taught is None else {})
-
-        (_, metrics), grads = jax.value_and_grad(total, has_aux=True)(state.params)
-        finite = all_finite(metrics["loss"], jax.vmap(optax.tree.norm)(grads))
-
-        def take() -> tuple[Weights, optax.OptState]:
-            updates, opt_state = jax.vmap(trainer.optimizer.update)(
-                grads, state.opt_state, state.params
-            )
-            return task.constrain(optax.apply_updates(state.params, updates)), opt_state
-
-        own = taken_if(finite, take, (state.params, state.opt_state))
-        state = split(Tuned(*own, state.step + 1), trainer.mesh)
-        return state, metrics | {ROLLED_BACK: ~finite}
-
-    return steps_of_chunk(step, state, chunk)
 
 
 class Result(NamedTuple):
@@ -126,6 +59,7 @@ class Trials:
       fixed: what no step changes, in the same order.
       place: in the data, at the warm-up's end.
       taught: of every chunk of steps, what the supernet says of the batches.
+      whole: the frame of so many networks that holds all of the space.
     """
 
     setup: Setup
@@ -133,11 +67,14 @@ class Trials:
     fixed: Fixed
     place: Place
     taught: list[Any]
+    whole: Callable[[int], Frame]
 
     @classmethod
     def start(cls, setup: Setup, params: Weights, fixed: Fixed, place: Place) -> Trials:
         """Trains the supernet once, as long as a trial takes."""
-        before = cls(setup, params, fixed, place, [])
+        largest = setup.space.part(setup.space.steps, "architecture")
+        whole = functools.cache(lambda number: frame(setup, range(number), largest))
+        before = cls(setup, params, fixed, place, [], whole)
         _, told = before._run(setup.space.steps[None], [])
         return dataclasses.replace(before, taught=told)
 
@@ -168,13 +105,13 @@ class Trials:
         trainer, begin = setup.trainer, schedule.warmup_steps
         replicated = placement.replicated(trainer.mesh)
         copies = jax.tree.map(lambda x: jnp.repeat(x[None], len(indices), axis=0), self.params)
-        state = Tuned(
-            copies, jax.vmap(trainer.optimizer.init)(copies), jnp.asarray(begin, jnp.int32)
-        )
-        state = placement.put_split(state, trainer.mesh)
+        tuned = Tuned(copies, jax.vmap(trainer.optimizer.init)(copies))
+        tuned = placement.put_split(tuned, trainer.mesh)
+        sparse = placement.put(jnp.zeros(len(indices)), replicated)
         z = placement.put(self._z(indices), replicated)
         constants = setup.constants._replace(fixed=placement.put(self.fixed, replicated))
         key, told, streak = jax.random.key(setup.config.seed), [], Streak()
+        whole = self.whole(len(indices))
         with setup.feed.open() as data:
             data.restore(self.place)
             size = schedule.chunk_steps
@@ -183,14 +120,16 @@ class Trials:
                 chunk = data.read(begin + done, steps, size)
                 said = taught[i] if taught else None
                 chunk = chunk._replace(data=(chunk.data, said))
-                state, metrics = tune_chunk(state, z, chunk, key, constants, trainer)
+                tuned, metrics = tune_chunk(
+                    tuned, z, sparse, begin + done, chunk, key, constants, whole
+                )
                 for step, bad in enumerate(np.asarray(metrics[ROLLED_BACK])[:steps]):
                     streak.saw(begin + done + step, bad)
                 if streak.too_long is not None:
                     raise RunError(f"a trial: {streak.too_long}; lower --optim.lr")
                 if not taught:
-                    told.append(jax.tree.map(lambda x: x[:, 0], metrics["outputs"]))
-        return state.params, told
+                    told.append(metrics["outputs"])
+        return tuned.params, told
 
     def _measured(self, params: Weights, z: Array) -> tuple[float, float]:
         """Accuracy of one network on the validation and on the test images."""
