@@ -17,11 +17,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental.multihost_utils import reached_preemption_sync_point
 
-from codesign.errors import RunError, Stalled, UserError
+from codesign.errors import RunError, Stalled
 from codesign.runs import ROLLED_BACK, RunFolder, read_metrics
 from codesign.termination import Terminated, deferred
 from codesign.train import check
 from codesign.train.checkpoints import Checkpoints, Saved
+from codesign.train.data.stream import redistributed
 from codesign.train.feed import Feed, Place, Reader
 from codesign.train.loggers import Loggers
 from codesign.train.profile import Profile
@@ -94,8 +95,7 @@ class Loop:
     def resumed_at(self, saved: Saved | None) -> Place | None:
         """The place in the data to go on from, after metrics past the checkpoint are dropped.
 
-        Raises:
-          UserError: a run of another number of processes.
+        Another number of processes shares what is left of the data; see `redistributed`.
         """
         if jax.process_index() == 0:
             resume_metrics(self.folder, saved.step if saved else 0, self.display)
@@ -103,13 +103,12 @@ class Loop:
             return None
         # Searches of before noted none.
         places = saved.notes.get("places", [None] * jax.process_count())
-        if len(places) != jax.process_count():
-            raise UserError(
-                f"the run was started by {len(places)} processes and cannot be continued by "
-                f"{jax.process_count()}"
-            )
-        place: Place = places[jax.process_index()]
-        return place
+        index, count = jax.process_index(), jax.process_count()
+        if len(places) == count:
+            place: Place = places[index]
+            return place
+        self.display.says(f"the run was begun by {len(places)} processes and goes on with {count}")
+        return None if None in places else redistributed(places, index, count)
 
     def run(
         self,

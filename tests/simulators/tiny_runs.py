@@ -58,9 +58,8 @@ config = ClassifierDressConfig(
 )
 """
 # Command, config, and how often each step is compiled by a whole run: the warm-up of a search is
-# of one network, its elastic phase of one at several sizes, its joint phase of a population, and its
-# tuning of as many frames as pay, here one.
-# Its phases end with half a chunk.
+# of one network, its elastic phase of one at several sizes, its joint phase of a population, its
+# tuning of as many frames as pay, here one. Its phases end with half a chunk.
 RUNS = {
     "search": (
         "search",

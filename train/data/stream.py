@@ -12,7 +12,7 @@ import dataclasses
 import math
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
@@ -134,6 +134,33 @@ class _Reader:
 
     def close(self) -> None:
         self._iterator.close()
+
+
+def redistributed(states: Sequence[Mapping[str, Any]], index: int, count: int) -> dict[str, Any]:
+    """Where one of another number of processes goes on from.
+
+    Processes read every so many-th picture of one order, so that all of them together have read
+    the first of it, and others go on behind these. Where processes have skipped different numbers
+    of pictures, or the new ones do not divide what was read, a few pictures come twice.
+
+    Args:
+      states: of every process, by `TrainingStream.state`.
+      index: of the new process.
+      count: of the new processes.
+    """
+    read = sum(state["position"]["next_index"] for state in states)
+    skipped = [state["skipped"] for state in states]
+    # One of them goes on counting for all of before.
+    told = skipped[0] | {
+        "count": sum(each["count"] for each in skipped),
+        "read": sum(each["read"] for each in skipped),
+        "examples": [e for each in skipped for e in each["examples"]][:_MOST_EXAMPLES],
+    }
+    return dict(states[0]) | {
+        "processes": count,
+        "position": {"next_index": read // count},
+        "skipped": told if index == 0 else {"count": 0, "read": 0, "examples": []},
+    }
 
 
 class _Closing:

@@ -32,6 +32,7 @@ from codesign.train.data import (
     open_source,
 )
 from codesign.train.data.picture import decoded, random_box
+from codesign.train.data.stream import redistributed
 
 CIFAR10 = Path(__file__).resolve().parents[4] / "shared" / "data" / "cifar10"
 
@@ -201,6 +202,42 @@ def test_two_processes_see_what_one_sees(numbered: Callable, processor: Any) -> 
     together = draw(8, 0, 1)
     for whole, first, second in zip(together, draw(4, 0, 2), draw(4, 1, 2), strict=True):
         assert len(whole) == 8 and first | second == whole
+
+
+@pytest.mark.parametrize(("first", "then"), [(2, 1), (1, 2), (2, 3), (3, 2)])
+def test_another_number_of_processes_goes_on_where_the_others_stopped(
+    first: int, then: int, numbered: Callable, processor: Any
+) -> None:
+    """All that is read in one order, twelve pictures a step, by whatever number of processes."""
+    source, augment = numbered(31, captions=2), AugmentConfig((0.5, 1.0), True, 1)
+
+    def steps(count: int, steps: int, places: list[Any] | None) -> tuple[list[set[bytes]], Any]:
+        shown: list[set[bytes]] = [set() for _ in range(steps)]
+        after = []
+        for index in range(count):
+            with TrainingStream(
+                source,
+                processor,
+                batch_size=12 // count,
+                seed=1,
+                augment=augment,
+                threads=2,
+                process_index=index,
+                process_count=count,
+            ) as stream:
+                if places is not None:
+                    stream.restore(redistributed(places, index, count))
+                for step in shown:
+                    for row in zip(*next(stream), strict=True):
+                        step.add(b"".join(np.asarray(x).tobytes() for x in row))
+                after.append(json.loads(json.dumps(stream.state())))
+        return shown, after
+
+    whole, _ = steps(1, 5, None)
+    before, places = steps(first, 2, None)
+    after, told = steps(then, 3, places)
+    assert before + after == whole
+    assert sum(state["skipped"]["read"] for state in told) == 60
 
 
 def test_unreadable_pictures_are_counted_and_named(numbered: Callable, processor: Any) -> None:

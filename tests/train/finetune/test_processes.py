@@ -82,6 +82,17 @@ def test_two_processes_resume(alone, tmp_path):
     assert [row["step"] for row in rows if row["phase"] == "finetune"] == list(range(6))
 
 
+def test_one_process_goes_on_with_a_run_of_two(alone, tmp_path):
+    out = tmp_path / "run"
+    both_finished(tmp_path, out)
+    shutil.rmtree(out / "checkpoints" / "steps" / "6")
+    process = start(tmp_path, out, "--resume")
+    _, errors = process.communicate(timeout=600)
+    assert process.returncode == 0, errors
+    assert "the run was begun by 2 processes and goes on with 1" in errors
+    assert_same(read_metrics(out / "metrics.jsonl"), alone[1])
+
+
 def test_two_processes_stop_at_the_same_step_on_sigterm(alone, tmp_path):
     out, steps = tmp_path / "run", ["--schedule.steps", "2000", "--schedule.evaluate_steps", "0"]
     processes = two(start, tmp_path, out, *steps)
