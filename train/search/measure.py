@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -68,6 +69,9 @@ def designs(
     if (folder.path / PROXY).is_file():
         ranked = read_proxy(folder.path).check(tower_shape(setup.space))
 
+    # What is written aside has a process's own name, not a thread's.
+    writing = threading.Lock()
+
     def measured(i: int) -> tuple[dict[str, Any], np.ndarray]:
         design = _design(setup, names[i], indices[i], _is_family(setup, i))
         supernet = setup.model(*placement.local((params_of(population.params, i), fixed)))
@@ -80,12 +84,13 @@ def designs(
         else:
             networks, packed = [network], None
         if jax.process_index() == 0:
-            place.mkdir(parents=True, exist_ok=True)
-            if packed is not None:
-                packed.save(place / FAMILY)
-            else:
-                save_clip(network, place, "native", overwrite=True)
-            setup.processor.save(place)
+            with writing:
+                place.mkdir(parents=True, exist_ok=True)
+                if packed is not None:
+                    packed.save(place / FAMILY)
+                else:
+                    save_clip(network, place, "native", overwrite=True)
+                setup.processor.save(place)
         entry, correct = _entry(setup, design, networks, i)
         if ranked is not None and i in found and not design.sparsity:
             chosen = tuple(setup.space.part(indices[i], "architecture"))
