@@ -8,14 +8,18 @@ does anything. What two fields must agree on is in the config's own method `chec
 from __future__ import annotations
 
 import dataclasses
+import functools
 import types
 import typing
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from codesign.bounds import BaseMetadata, DocInfo, Ge, Gt, Le, Lt, MinLen, MultipleOf
 from codesign.errors import UserError
 from codesign.printable import short_repr
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
 
 # What JAX's indices hold, and numbers whose squares float32 holds. Messages tell of these two
 # only where they are passed.
@@ -72,7 +76,7 @@ def first_problem(config: Any, prefix: str = "") -> str | None:
     from codesign.scenario import Scenario
     from codesign.space import AcceleratorChoices
 
-    hints = typing.get_type_hints(type(config), include_extras=True)
+    hints = _hints(type(config))
     for field in dataclasses.fields(config):
         value, hint = getattr(config, field.name), hints[field.name]
         if dataclasses.is_dataclass(value) and _is_instance(value, hint):
@@ -104,17 +108,39 @@ def _is_instance(value: Any, hint: Any) -> bool:
     return any(isinstance(kind, type) and isinstance(value, kind) for kind in kinds)
 
 
-def _holds(hint: Any, value: Any) -> bool:
-    """Whether a value is of an annotated type, and in its range; numbers are finite."""
-    from pydantic import ConfigDict, TypeAdapter, ValidationError
+@functools.cache
+def _hints(kind: type) -> dict[str, Any]:
+    return typing.get_type_hints(kind, include_extras=True)
+
+
+@functools.cache
+def _adapter(hint: Any) -> TypeAdapter[Any]:
+    """What checks values of an annotated type; pydantic takes milliseconds to make one."""
+    from pydantic import ConfigDict, TypeAdapter
 
     options = (
         None
         if dataclasses.is_dataclass(hint)
         else ConfigDict(allow_inf_nan=False, arbitrary_types_allowed=True)
     )
+    return TypeAdapter(hint, config=options)
+
+
+def _is_hashable(hint: Any) -> bool:
     try:
-        TypeAdapter(hint, config=options).validate_python(value, strict=True)
+        hash(hint)
+    except TypeError:  # an annotation of a user's own, with a list in it
+        return False
+    return True
+
+
+def _holds(hint: Any, value: Any) -> bool:
+    """Whether a value is of an annotated type, and in its range; numbers are finite."""
+    from pydantic import ValidationError
+
+    make = _adapter if _is_hashable(hint) else _adapter.__wrapped__
+    try:
+        make(hint).validate_python(value, strict=True)
     except (ValidationError, TypeError):  # TypeError: no comparison of such a value
         return False
     return True

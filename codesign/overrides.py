@@ -10,6 +10,7 @@ the module made.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import importlib
 import inspect
@@ -138,7 +139,7 @@ def config_hash(config: Any) -> str:
 
 def config_fields(config: Any, prefix: str = "") -> Iterator[Field]:
     """Every field of a config, nested dataclasses opened, in the order of definition."""
-    hints = typing.get_type_hints(type(config))
+    hints = _hints(type(config))
     helps = _attribute_docs(type(config))
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
@@ -163,6 +164,12 @@ def _kind(hint: Any, value: Any) -> Any:
     return hint
 
 
+@functools.cache
+def _hints(kind: type) -> dict[str, Any]:
+    return typing.get_type_hints(kind)
+
+
+@functools.cache
 def _attribute_docs(cls: type) -> dict[str, str]:
     """What the docstrings say of each field, inherited ones too."""
     from docstring_parser import parse

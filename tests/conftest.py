@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"  # see codesign/compilation_cache.py
 
@@ -14,6 +16,10 @@ from jax.experimental.compilation_cache import compilation_cache
 
 # Seconds since the epoch: no test begins after that, as a machine of CI has only so much time.
 UNTIL = "CODESIGN_TESTS_UNTIL"
+_LESS_OPTIMISED = "jax_disable_most_optimizations"
+# Of one worker, between modules. Linux gives a process 65,530 mappings; a program takes several.
+_MOST_BYTES = 2 * 2**30
+_MOST_MAPPINGS = 20_000
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -23,13 +29,22 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip("no time was left for it")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whole runs first, so that no worker is left alone with one; and modes of compilation apart.
+
+    A change of the mode ends all programs (`programs_of_a_module`).
+    """
+
+    def order(item: pytest.Item) -> tuple[bool, bool]:
+        is_quick = "quick_compilation" in getattr(item, "fixturenames", ())
+        return not is_quick, "train" not in item.path.parts
+
+    items.sort(key=order)
+
+
 @pytest.fixture(scope="module")
-def quick_compilation() -> Iterator[None]:
+def quick_compilation() -> None:
     """For modules whose programs run in milliseconds and compile in seconds: optimise less."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -54,7 +69,28 @@ def programs_of_the_session(
 
 
 @pytest.fixture(scope="module", autouse=True)
-def programs_end_with_their_module() -> Iterator[None]:
-    """Thousands of compiled programs in one worker cost gigabytes, and crashed the compiler."""
+def programs_of_a_module(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Compiles as the module asks, and keeps its programs for the next, which need no tracing.
+
+    But not those of another mode; nor any into or out of a module that puts something in a
+    function's place, which a program traced before or after does not have; nor too many.
+    """
+    is_quick = "quick_compilation" in request.fixturenames
+    replaces = "setattr(" in inspect.getsource(request.module)
+    if replaces or jax.config.read(_LESS_OPTIMISED) != is_quick:
+        jax.clear_caches()
+        jax.config.update(_LESS_OPTIMISED, is_quick)
     yield
-    jax.clear_caches()
+    if replaces or _too_many_programs():
+        jax.clear_caches()
+
+
+def _too_many_programs() -> bool:
+    """Thousands of them in one worker cost gigabytes, and crashed the compiler."""
+    try:
+        resident_pages = int(Path("/proc/self/statm").read_text().split()[1])
+        mappings = Path("/proc/self/maps").read_text().count("\n")
+    except OSError:  # not Linux: nobody knows
+        return True
+    resident = resident_pages * os.sysconf("SC_PAGE_SIZE")
+    return resident > _MOST_BYTES or mappings > _MOST_MAPPINGS

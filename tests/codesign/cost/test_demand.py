@@ -13,8 +13,9 @@ from codesign import Accelerator, Architecture, Scenario, Tower, estimate
 from codesign.cli import main
 from codesign.cost import uncertainty
 from codesign.cost.demand import Demand, dense_demand, family_demand, sparse_demand
+from codesign.cost.discrete import Job, priced
 from codesign.cost.estimate import estimate_subnets
-from codesign.cost.model import Costs, workload_costs
+from codesign.cost.model import Costs
 from codesign.workload.kernels import clip_kernels
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -43,9 +44,8 @@ def test_a_demand_is_what_estimate_prices():
         (dense_demand(CLIP, alone), [estimate(CLIP, CHIP, alone)]),
         (sparse, [subnet.costs for subnet in subnets]),
     ):
-        price = jax.jit(workload_costs)
-        for work, expected in zip(demand.workloads, costs, strict=True):
-            found = price(work, CHIP, demand.scenario, demand.contents)
+        jobs = [Job(work, CHIP, demand.scenario, demand.contents) for work in demand.workloads]
+        for (found, *_), expected in zip(priced(jobs), costs, strict=True):
             for name in ("latency_s", "energy_j", "area_mm2", "embodied_kgco2e"):
                 np.testing.assert_allclose(getattr(found, name), getattr(expected, name), rtol=1e-5)
 

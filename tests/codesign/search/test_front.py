@@ -9,45 +9,16 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import stats
 
-from codesign.architecture import Architecture, Tower
+from codesign.architecture import clip_vit_b16
 from codesign.cost.estimate import estimate
-from codesign.cost.table import build_table
 from codesign.errors import UserError
-from codesign.scenario import Scenario
 from codesign.search.front import best_under, cheapest, front, network_shape
 from codesign.search.objectives import Limits
 from codesign.search.proxy_file import PROXY, Proxy, Ranked, proxy_bytes, read_proxy
 from codesign.search.statistics import partial_rank_correlation, rank_correlation
-from codesign.space import AcceleratorChoices, DesignSpace, TowerChoices
 
-TOWER = TowerChoices(layers=(1, 2), width=(8, 16), heads=(1,), ffn=(16, 32))
-TEXT = TowerChoices(layers=(1, 2), width=(8,), heads=(1,), ffn=(16, 32))
-CHIPS = AcceleratorChoices(
-    cores=(1,),
-    pe_x=(4, 8),
-    pe_y=(2, 4),
-    l2_kib=(4, 8),
-    l2_bytes_per_cycle=(8,),
-    glb_mib=(1 / 64,),
-)
-BASE = Architecture(
-    Tower(2, 16, 1, 32),
-    Tower(2, 8, 1, 32),
-    patch=2,
-    image=8,
-    channels=1,
-    context=10,
-    projection=32,
-    head_dim=8,
-    vocab=32,
-)
 LEVELS = st.integers(0, 5).map(float) | st.just(np.inf)
 SCORES = hnp.arrays(float, st.shared(st.integers(1, 40), key="n"), elements=LEVELS)
-
-
-@pytest.fixture(scope="module")
-def table():
-    return build_table(DesignSpace(BASE, TOWER, TEXT, CHIPS), Scenario(clock_mhz=100.0))
 
 
 @pytest.mark.parametrize("mode", ["carbon", "edp"])
@@ -103,15 +74,16 @@ def test_the_best_under_a_target_is_the_best_left(cost, loss, targets):
         taken.append(i)
 
 
+LARGEST = clip_vit_b16()
 PROXY_OF = Proxy(
     np.linspace(3, 1, 12, dtype=np.float32).reshape(3, 4), np.full((3, 4), 0.5, np.float32)
 )
 
 
 def test_a_proxy_file_is_read_as_written(tmp_path):
-    (tmp_path / PROXY).write_bytes(proxy_bytes(Ranked(PROXY_OF, BASE, 7)))
+    (tmp_path / PROXY).write_bytes(proxy_bytes(Ranked(PROXY_OF, LARGEST, 7)))
     ranked = read_proxy(tmp_path).check((3, 4))
-    assert ranked.largest == BASE and ranked.images == 7
+    assert ranked.largest == LARGEST and ranked.images == 7
     for read, written in zip(ranked.proxy, PROXY_OF, strict=True):
         np.testing.assert_array_equal(read, written)
     with pytest.raises(UserError, match=r"holds \(3, 4\) networks, the run's space has \(4, 3\)"):
@@ -122,7 +94,7 @@ def test_a_damaged_proxy_file_is_named(tmp_path):
     path = tmp_path / PROXY
     with pytest.raises(UserError, match="is missing: only searches with --schedule"):
         read_proxy(tmp_path)
-    whole = proxy_bytes(Ranked(PROXY_OF, BASE, 7))
+    whole = proxy_bytes(Ranked(PROXY_OF, LARGEST, 7))
     rng = np.random.default_rng(0)
     for _ in range(200):
         damaged = bytearray(whole)

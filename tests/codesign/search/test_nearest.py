@@ -7,34 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codesign.architecture import Architecture, Tower
 from codesign.cost.estimate import estimate
-from codesign.cost.table import build_table
-from codesign.scenario import Scenario
 from codesign.search.front import every_network, unmet
 from codesign.search.grid import best_accelerators
 from codesign.search.nearest import _rounded_up, chip_text, network_text, shortfall
 from codesign.search.objectives import FunctionLimit, Limits
-from codesign.space import AcceleratorChoices, DesignSpace, TowerChoices
-
-TOWER = TowerChoices(layers=(1, 2), width=(8,), heads=(1,), ffn=(16, 32))
-CHIPS = AcceleratorChoices((1,), (4, 8), (2, 4), (4, 8), (8,), (1 / 64,))
-BASE = Architecture(
-    Tower(2, 8, 1, 32),
-    Tower(2, 8, 1, 32),
-    patch=2,
-    image=8,
-    channels=1,
-    context=10,
-    projection=32,
-    head_dim=8,
-    vocab=32,
-)
-
-
-@pytest.fixture(scope="module")
-def table():
-    return build_table(DesignSpace(BASE, TOWER, TOWER, CHIPS), Scenario(clock_mhz=100.0))
 
 
 @pytest.fixture(scope="module")
