@@ -76,7 +76,8 @@ def first_problem(config: Any, prefix: str = "") -> str | None:
     from codesign.scenario import Scenario
     from codesign.space import AcceleratorChoices
 
-    hints = _hints(type(config))
+    kind: Any = type(config)
+    hints = _hints(kind)
     for field in dataclasses.fields(config):
         value, hint = getattr(config, field.name), hints[field.name]
         if dataclasses.is_dataclass(value) and _is_instance(value, hint):

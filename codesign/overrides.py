@@ -20,7 +20,7 @@ import pkgutil
 import re
 import types
 import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -139,8 +139,8 @@ def config_hash(config: Any) -> str:
 
 def config_fields(config: Any, prefix: str = "") -> Iterator[Field]:
     """Every field of a config, nested dataclasses opened, in the order of definition."""
-    hints = _hints(type(config))
-    helps = _attribute_docs(type(config))
+    made_by = typing.cast(Hashable, type(config))
+    hints, helps = _hints(made_by), _attribute_docs(made_by)
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         path = prefix + field.name
