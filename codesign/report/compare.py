@@ -201,8 +201,10 @@ class Duel(NamedTuple):
       name: of the search.
       rival: the other's.
       ratio: of hypervolumes at the work that the search took, mean over seeds; None: the rival has
-        none there on some seed.
+        none there on some seed. A rival that stopped before is taken as it stopped.
       ratio_interval: Student's; None: one seed.
+      rival_work: share of the search's work that the rival was given, at most 1, mean; below 1 the
+        ratio is not one at equal work.
       final_ratio: of the final hypervolumes; None: the rival has none on some seed.
       reached: on how many seeds the search ends at the rival's final hypervolume or above.
       seeds: of how many.
@@ -214,6 +216,7 @@ class Duel(NamedTuple):
     rival: str
     ratio: float | None
     ratio_interval: Interval | None
+    rival_work: float
     final_ratio: float | None
     reached: int
     seeds: int
@@ -224,11 +227,14 @@ class Duel(NamedTuple):
         if self.ratio is None:
             text += "the rival has no front yet at the work that it takes"
         else:
-            text += f"{self.ratio:.3f} of its hypervolume at equal work"
-            low_high = self.ratio_interval
+            given, low_high = self.rival_work, self.ratio_interval
+            text += f"{self.ratio:.3f} of its hypervolume"
+            text += " at equal work" if given == 1 else f", the rival with {given:.0%} of the work"
             if low_high is not None:
                 text += f" (95 % of seeds' means: {low_high.low:.3f} to {low_high.high:.3f})"
-            text += f"; {_verdict(self.ratio, low_high)}"
+            # Less work excuses a rival that is behind, and none that is ahead.
+            excused = given < 1 and self.ratio >= 1
+            text += f"; {'more --trials would tell' if excused else _verdict(self.ratio, low_high)}"
         if self.share is not None:
             return (
                 f"{text}. It reaches the rival's final hypervolume at {self.share:.2f} of its work"
@@ -271,6 +277,7 @@ def duels(found: Sequence[Standing], result: Mapping[str, Any]) -> list[Duel]:
         then = [theirs.volume_at(float(mine.mac_eq[-1])) for mine, theirs in pairs]
         ratios = [float(m.volume[-1]) / t for (m, _), t in zip(pairs, then, strict=True) if t > 0]
         ratio, interval = mean_interval(ratios) if len(ratios) == len(pairs) else (None, None)
+        given = [min(1.0, float(t.mac_eq[-1]) / float(m.mac_eq[-1])) for m, t in pairs]
         ends = [float(m.volume[-1]) / float(t.volume[-1]) for m, t in pairs if t.volume[-1] > 0]
         reached = [float(m.volume[-1]) >= float(t.volume[-1]) > 0 for m, t in pairs]
         works = [
@@ -283,6 +290,7 @@ def duels(found: Sequence[Standing], result: Mapping[str, Any]) -> list[Duel]:
                 best.title,
                 ratio,
                 interval,
+                float(np.mean(given)),
                 float(np.mean(ends)) if len(ends) == len(pairs) else None,
                 sum(reached),
                 len(pairs),

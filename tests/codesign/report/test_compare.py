@@ -111,6 +111,21 @@ def test_who_wins_is_said_at_equal_work_and_with_an_interval():
     assert "it wins" in str(duel) and "at 0.67 of its work" in str(duel)
 
 
+def test_a_rival_that_was_given_less_work_is_not_said_to_lose_at_equal_work():
+    less = copy.deepcopy(RESULT)
+    for each in less["contestants"]:
+        for own in each["runs"]:
+            # With what all start from, 160 and 130.
+            del own["trials"][1:]
+            own["trials"][0]["mac_eq"] = 60.0 if each["own"] else 10.0
+    (duel,) = duels(standings(less), less)
+    works = [float(s.curves[0].mac_eq[-1]) for s in standings(less) if s.name in ("elastic", "gp")]
+    assert duel.rival_work == pytest.approx(works[1] / works[0]) and duel.rival_work < 1
+    said = str(duel)
+    assert f"the rival with {duel.rival_work:.0%} of the work" in said and "more --trials" in said
+    assert "equal work" not in said and "wins" not in said
+
+
 def test_the_ranking_s_fidelity_is_said_for_every_seed():
     told = [{"seed": 3, "designs": 40, "spearman": 0.92, "at_equal_cost": None}]
     (line,) = (x for x in lines(RESULT | {"rank_fidelity": told}) if x.startswith("seed 3: "))
