@@ -43,10 +43,11 @@ from codesign.train.search.population import (
     masks_at,
     moved,
     outputs_of,
+    population_chunk,
 )
 from codesign.train.search.setup import Setup
 from codesign.train.search.work import macs_at
-from codesign.train.sharding import split, vdot
+from codesign.train.sharding import is_split, split, vdot
 from codesign.train.step import Chunk, steps_of_chunk
 from codesign.train.task import Metrics
 
@@ -303,6 +304,12 @@ def tune_population(
       constants: arrays at rest.
       frames: of all candidates, the supernet's first.
     """
+    trainer = frames[0].trainer
+    if is_split(trainer.mesh):
+        # Weights that are split stay whole supernets under gates, in one program.
+        rest = goals._replace(searched=jnp.zeros_like(goals.searched))
+        population, metrics = population_chunk(population, rest, chunk, key, constants, trainer)
+        return population, {k: v for k, v in metrics.items() if k not in ("excess", "indices")}
     tuned = Tuned(population.params, population.opt_state)
     every, taught = [], None
     for frame in frames:
