@@ -44,6 +44,7 @@ from codesign.train.search.population import (
     moved,
     outputs_of,
     population_chunk,
+    population_objective,
 )
 from codesign.train.search.setup import Setup
 from codesign.train.search.work import macs_at
@@ -359,6 +360,9 @@ def tune_objective(
     The arguments are those of `tune_population`, `drawn` of its first step.
     """
     trainer = frames[0].trainer
+    if is_split(trainer.mesh):
+        rest = goals._replace(searched=jnp.zeros_like(goals.searched))
+        return population_objective(population, rest, drawn, key, constants, trainer)
     batch = trainer.batch(drawn, constants.data, jax.random.fold_in(key, population.step))
     z, sparse = population.z, goals.sparse
 
