@@ -74,6 +74,7 @@ def dry_run(config: Any, console: Console) -> dict[str, Any]:
         state, begin = None, 0
         for stage in plan.stages:
             state = placement.put_split((stage.blank or stage.begin)(state), mesh)
+            stage = stage.settled(state)
             row, params = _sizes(stage, state, stage.end - begin)
             shapes = shapes or {name: list(x.shape) for name, x in named_leaves(params).items()}
             if stage.end > begin and stage.objective is not None:

@@ -48,6 +48,10 @@ class Stage(NamedTuple):
     objective: Objective | None = None
     settle: Callable[[Any], Stage] | None = None
 
+    def settled(self, state: Any) -> Stage:
+        """The stage as it steps from a state."""
+        return self if self.settle is None else self.settle(state)
+
 
 class Session(NamedTuple):
     """What is open while a run is.
@@ -128,8 +132,7 @@ def run_stages(
             state, begin, saved = refill(state, leaves_of(saved, state)), saved.step, None
         # A fresh one too: a step would be compiled again for where it leaves its state.
         state = placement.put_split(state, mesh)
-        if stage.settle is not None:
-            stage = stage.settle(state)
+        stage = stage.settled(state)
         state, place = loop.run(
             stage.name,
             state,

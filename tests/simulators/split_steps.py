@@ -24,8 +24,11 @@ from codesign.train.checkpoints import Checkpoints, refill
 from codesign.train.dry_run import Plan, _plan
 from codesign.train.progress import Display
 from codesign.train.run import subject_of, training_of
+from codesign.train.search import tune
 from simulators.tiny_runs import RUNS
 
+# Compilation costs nothing: a search is tuned in as many frames as it has sizes of networks.
+tune.COMPILATION_MACS = {"cpu": 0.0}
 LAYOUTS = {"one": (1, 1), "data": (8, 1), "fsdp": (2, 4)}
 STEPS = 2
 
@@ -45,9 +48,10 @@ def lay_out(data: int, fsdp: int) -> None:
 def stepped(plan: Plan, number: int, state: Any) -> tuple[Any, list[Any]]:
     """A stage's state after some steps, and their losses."""
     state, losses = placement.put_split(state, plan.feed.mesh), []
+    stage = plan.stages[number].settled(state)
     with plan.feed.open() as data:
         for i in range(STEPS):
-            state, metrics = plan.stages[number].step(state, data.read(i, 1, 1))
+            state, metrics = stage.step(state, data.read(i, 1, 1))
             loss = np.asarray(metrics["loss"], np.float64)
             losses.append(loss[0].tolist() if plan.feed.chunked else loss.tolist())
     return state, losses

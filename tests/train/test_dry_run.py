@@ -97,8 +97,7 @@ def test_search_tells_every_stage_and_writes_nothing(tmp_path, monkeypatch, caps
     warmup, elastic, joint, tune = found["stages"]
     designs = joint["parameters_bytes"] / warmup["parameters_bytes"]
     assert designs == round(designs) > 1, "a copy of the supernet each"
-    assert all(math.isfinite(stage["loss"]) for stage in (warmup, elastic, joint))
-    assert "loss" not in tune, "the program of the joint stage"
+    assert all(math.isfinite(stage["loss"]) for stage in (warmup, elastic, joint, tune))
     assert [path.name for path in tmp_path.iterdir() if path.name != "__pycache__"] == ["tiny.py"]
 
 

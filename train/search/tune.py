@@ -25,7 +25,6 @@ import optax
 from flax import nnx
 
 from codesign.architecture import Architecture
-from codesign.compiler import ONCE
 from codesign.models.slicing import Kept, cut, kept_layers, put_back
 from codesign.models.subnets import subnet_specs
 from codesign.runs import ROLLED_BACK
@@ -43,12 +42,10 @@ from codesign.train.search.population import (
     masks_at,
     moved,
     outputs_of,
-    population_chunk,
-    population_objective,
 )
 from codesign.train.search.setup import Setup
 from codesign.train.search.work import macs_at
-from codesign.train.sharding import is_split, split, vdot
+from codesign.train.sharding import split, vdot
 from codesign.train.step import Chunk, steps_of_chunk
 from codesign.train.task import Metrics
 
@@ -305,12 +302,6 @@ def tune_population(
       constants: arrays at rest.
       frames: of all candidates, the supernet's first.
     """
-    trainer = frames[0].trainer
-    if is_split(trainer.mesh):
-        # Weights that are split stay whole supernets under gates, in one program.
-        rest = goals._replace(searched=jnp.zeros_like(goals.searched))
-        population, metrics = population_chunk(population, rest, chunk, key, constants, trainer)
-        return population, {k: v for k, v in metrics.items() if k not in ("excess", "indices")}
     tuned = Tuned(population.params, population.opt_state)
     every, taught = [], None
     for frame in frames:
@@ -340,7 +331,7 @@ def _joined(every: Sequence[Metrics], members: tuple[tuple[int, ...], ...]) -> M
     return jax.tree.map(lambda *parts: jnp.concatenate(parts, axis=1)[:, order], *every)
 
 
-@functools.partial(jax.jit, static_argnums=3, compiler_options=ONCE)
+@functools.partial(jax.jit, static_argnums=3)
 def _costs(z: Array, sparse: Array, tables: CostTables, size: int) -> Metrics:
     """Costs of designs [N, d] as metrics [size, N]."""
     metrics = cost_metrics(jax.vmap(tables.relaxed)(z, sparse))
@@ -360,9 +351,6 @@ def tune_objective(
     The arguments are those of `tune_population`, `drawn` of its first step.
     """
     trainer = frames[0].trainer
-    if is_split(trainer.mesh):
-        rest = goals._replace(searched=jnp.zeros_like(goals.searched))
-        return population_objective(population, rest, drawn, key, constants, trainer)
     batch = trainer.batch(drawn, constants.data, jax.random.fold_in(key, population.step))
     z, sparse = population.z, goals.sparse
 
