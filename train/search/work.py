@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
@@ -20,7 +21,17 @@ from codesign.workload.clip import clip_workload
 
 def macs_at(space: DesignSpace, networks: np.ndarray) -> np.ndarray:
     """Multiply-accumulates [n] for one image and one text, of choice indices [n, >= 8]."""
-    return np.array([float(clip_workload(space.architecture_at(row)).macs) for row in networks])
+    own = zip(space.part(space.dimensions, "architecture"), np.asarray(networks).T, strict=False)
+    values = np.stack([np.take(d.choices, indices) for d, indices in own], axis=1)
+    return np.asarray(_macs(space, jnp.asarray(values, jnp.float32)), np.float64)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _macs(space: DesignSpace, values: jax.Array) -> jax.Array:
+    """Of values [n, architecture_size] of the elastic dimensions; one program, not hundreds."""
+    of = jax.vmap(lambda row: clip_workload(space.with_dimensions(list(row))).macs)
+    found: jax.Array = of(values)
+    return found
 
 
 def shared_work(schedule: ScheduleConfig) -> dict[str, float]:

@@ -24,6 +24,7 @@ from codesign.train.search.setup import start_population
 from codesign.train.search.trials import Trials
 from codesign.train.search.work import macs_at, search_work
 from codesign.train.zero_shot import evaluate_images
+from codesign.workload.clip import clip_workload
 from simulators.tiny_runs import SEARCH
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -99,6 +100,13 @@ def test_a_trial_is_the_tuning_of_a_search(setup, trials, batch):
         for source, share in zip(setup.held_out, (result.test, result.validation), strict=True):
             right = evaluate_images(network, setup.processor, source).zero_shot
             assert share == pytest.approx(right.mean(), abs=1.5 / len(right))
+
+
+def test_products_are_those_of_each_network(setup):
+    space = setup.space
+    networks = np.random.default_rng(1).integers(0, space.steps + 1, (5, len(space.steps)))
+    alone = [float(clip_workload(space.architecture_at(row)).macs) for row in networks]
+    assert macs_at(space, networks).tolist() == alone
 
 
 def test_costs_are_of_the_best_accelerator_or_of_the_design_s_own(setup):
