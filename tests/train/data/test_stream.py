@@ -9,7 +9,7 @@ import json
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -182,6 +182,11 @@ def test_a_checkpoint_of_other_data_is_refused(numbered: Callable, processor: An
             other.restore(state)
 
 
+def _rows(batch: ImageTextBatch) -> Iterator[bytes]:
+    """All that a batch holds of each of its pairs."""
+    return (b"".join(np.asarray(x).tobytes() for x in row) for row in zip(*batch, strict=True))
+
+
 def test_two_processes_see_what_one_sees(numbered: Callable, processor: Any) -> None:
     source, augment = numbered(31, captions=2), AugmentConfig((0.5, 1.0), True, 1)
 
@@ -196,8 +201,7 @@ def test_two_processes_see_what_one_sees(numbered: Callable, processor: Any) -> 
             process_index=index,
             process_count=count,
         ) as stream:
-            rows = [zip(*next(stream), strict=True) for _ in range(10)]
-        return [{b"".join(np.asarray(x).tobytes() for x in row) for row in step} for step in rows]
+            return [set(_rows(next(stream))) for _ in range(10)]
 
     together = draw(8, 0, 1)
     for whole, first, second in zip(together, draw(4, 0, 2), draw(4, 1, 2), strict=True):
@@ -228,8 +232,7 @@ def test_another_number_of_processes_goes_on_where_the_others_stopped(
                 if places is not None:
                     stream.restore(redistributed(places, index, count))
                 for step in shown:
-                    for row in zip(*next(stream), strict=True):
-                        step.add(b"".join(np.asarray(x).tobytes() for x in row))
+                    step.update(_rows(next(stream)))
                 after.append(json.loads(json.dumps(stream.state())))
         return shown, after
 
