@@ -64,12 +64,12 @@ class Frame:
     """Networks that are trained side by side; hashed by identity, static under jit.
 
     Attributes:
-      members: which of the N networks these are.
+      candidates: which of the N networks these are.
       space: the choices up to the smallest network that holds all of them.
       trainer: of that network.
     """
 
-    members: tuple[int, ...]
+    candidates: tuple[int, ...]
     space: DesignSpace
     trainer: SearchTrainer
 
@@ -88,17 +88,17 @@ class Frame:
           sparse: 1 where a network has subnets, [N].
           constants: of the whole supernet.
         """
-        members, fixed = jnp.asarray(self.members), constants.fixed
+        candidates, fixed = jnp.asarray(self.candidates), constants.fixed
         kept = kept_layers(fixed.rest, self.architecture)
         small = functools.partial(cut, kept=kept, architecture=self.architecture)
-        own = jax.vmap(small)(jax.tree.map(lambda x: x[members], tuned))
+        own = jax.vmap(small)(jax.tree.map(lambda x: x[candidates], tuned))
         # The frame's choices are the first of the space's.
-        indices = constants.tables.dense.space.round(z[members])
+        indices = constants.tables.dense.space.round(z[candidates])
         z = indices / jnp.maximum(self.space.steps, 1).astype(jnp.float32)
         fixed = small(fixed)
         params = own.params if isinstance(own, Tuned) else own
         masks = jax.vmap(lambda p, z: masks_at(p, z, fixed, self.space, self.trainer))(params, z)
-        return Start(own, z, sparse[members], masks, fixed, kept)
+        return Start(own, z, sparse[candidates], masks, fixed, kept)
 
 
 class Tuned(NamedTuple):
@@ -113,12 +113,12 @@ class Tuned(NamedTuple):
     opt_state: optax.OptState
 
 
-def frame(setup: Setup, members: Sequence[int], largest: np.ndarray) -> Frame:
+def frame(setup: Setup, candidates: Sequence[int], largest: np.ndarray) -> Frame:
     """The frame of some networks.
 
     Args:
       setup: of the search.
-      members: which of the N networks these are.
+      candidates: which of the N networks these are.
       largest: choice indices [architecture_size] that none of them exceeds.
     """
     architecture, trainer = setup.space.architecture_at(largest), setup.trainer
@@ -133,7 +133,7 @@ def frame(setup: Setup, members: Sequence[int], largest: np.ndarray) -> Frame:
     if subnets is not None:
         subnets = dataclasses.replace(subnets, specs=subnet_specs(network))
     return Frame(
-        tuple(members),
+        tuple(candidates),
         setup.space.within(architecture),
         dataclasses.replace(
             trainer, task=dataclasses.replace(trainer.task, student=student), subnets=subnets
@@ -156,14 +156,16 @@ def frames_of(setup: Setup, z: Any) -> list[Frame]:
     examples = _PASSES * config.optim.batch_size * config.schedule.tune_steps
     compilation = COMPILATION_MACS.get(jax.default_backend(), _COMPILATION_MACS)
 
-    def largest(members: Sequence[int]) -> np.ndarray:
-        return np.asarray(indices[list(members)].max(axis=0))
+    def largest(candidates: Sequence[int]) -> np.ndarray:
+        return np.asarray(indices[list(candidates)].max(axis=0))
 
-    def work(members: Sequence[int]) -> float:
-        macs = float(macs_at(space, largest(members)[None])[0])
-        return len(members) * macs * examples + compilation
+    def work(candidates: Sequence[int]) -> float:
+        macs = float(macs_at(space, largest(candidates)[None])[0])
+        return len(candidates) * macs * examples + compilation
 
-    return [frame(setup, members, largest(members)) for members in least_work(ordered, work)]
+    return [
+        frame(setup, candidates, largest(candidates)) for candidates in least_work(ordered, work)
+    ]
 
 
 def least_work(
@@ -209,9 +211,9 @@ def tune_chunk(
       The next state, and metrics [size, n]; under "outputs" what the frame's first network says,
       leaves [size, B, ...].
     """
-    members, trainer = jnp.asarray(frame.members), frame.trainer
+    candidates, trainer = jnp.asarray(frame.candidates), frame.trainer
     start = frame.start(tuned, z, sparse, constants)
-    taken = jax.tree.map(lambda x: x[members], tuned)
+    taken = jax.tree.map(lambda x: x[candidates], tuned)
 
     def one(state: tuple[Tuned, Array], data: Any) -> tuple[tuple[Tuned, Array], Metrics]:
         (params, opt_state), step = state
@@ -232,7 +234,7 @@ def tune_chunk(
     back = jax.vmap(lambda whole, part: put_back(whole, part, start.kept, frame.architecture))(
         taken, own
     )
-    tuned = jax.tree.map(lambda every, x: every.at[members].set(x), tuned, back)
+    tuned = jax.tree.map(lambda every, x: every.at[candidates].set(x), tuned, back)
     return split(tuned, trainer.mesh), metrics
 
 
@@ -276,7 +278,7 @@ def tuning_loss(
         )
     )(params, start.z, start.sparse, start.masks)
     said = jax.lax.stop_gradient(jax.tree.map(lambda x: x[0, 0], out))
-    learns = jnp.ones(len(frame.members))
+    learns = jnp.ones(len(frame.candidates))
     if taught is None:
         learns, taught = learns.at[0].set(0.0), said
     losses, divergence = losses_of(trainer.task, params, out, weights, taught, batch)
@@ -318,16 +320,16 @@ def tune_population(
         outputs = metrics.pop("outputs")
         taught = outputs if taught is None else taught
         every.append(metrics)
-    metrics = _joined(every, tuple(frame.members for frame in frames))
+    metrics = _joined(every, tuple(frame.candidates for frame in frames))
     metrics |= _costs(population.z, goals.sparse, constants.tables, len(metrics["loss"]))
     step = population.step + chunk.steps
     return population._replace(params=tuned.params, opt_state=tuned.opt_state, step=step), metrics
 
 
 @functools.partial(jax.jit, static_argnums=1)
-def _joined(every: Sequence[Metrics], members: tuple[tuple[int, ...], ...]) -> Metrics:
+def _joined(every: Sequence[Metrics], candidates: tuple[tuple[int, ...], ...]) -> Metrics:
     """Metrics [size, n] of all frames as [size, N]."""
-    order = np.argsort(np.concatenate(members))
+    order = np.argsort(np.concatenate(candidates))
     return jax.tree.map(lambda *parts: jnp.concatenate(parts, axis=1)[:, order], *every)
 
 
@@ -361,7 +363,7 @@ def tune_objective(
             own, metrics = tuning_loss(start.tuned, start, taught, batch, frame)
             total, taught = total + own, metrics["outputs"] if taught is None else taught
             every.append({"loss": metrics["loss"][None]})
-        joined = _joined(every, tuple(frame.members for frame in frames))
+        joined = _joined(every, tuple(frame.candidates for frame in frames))
         return total, {"loss": joined["loss"][0]}
 
     return population.params, loss

@@ -145,12 +145,12 @@ def test_frames_of_a_population_hold_their_networks_and_the_supernet_is_first(
     for price, number in ((0.0, 4), (1e30, 1)):
         monkeypatch.setattr(tune, "COMPILATION_MACS", {jax.default_backend(): price})
         frames = tune.frames_of(setup, population.z)
-        assert len(frames) == number and frames[0].members[0] == 0
-        assert sorted(itertools.chain(*(f.members for f in frames))) == [0, 1, 2, 3]
+        assert len(frames) == number and frames[0].candidates[0] == 0
+        assert sorted(itertools.chain(*(f.candidates for f in frames))) == [0, 1, 2, 3]
         for f in frames:
             held = f.space.nearest(f.architecture)
-            assert (NETWORKS[list(f.members)] <= held).all()
-            assert (NETWORKS[list(f.members)].max(axis=0) == held).all()
+            assert (NETWORKS[list(f.candidates)] <= held).all()
+            assert (NETWORKS[list(f.candidates)].max(axis=0) == held).all()
 
 
 @given(
