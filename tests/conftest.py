@@ -10,17 +10,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"  # see codesign/compilation_cache.py
+
+import jax
+import pytest
+from jax.experimental.compilation_cache import compilation_cache
+
 # The compiler of CPUs as it was before it built MLIR of every fusion, and on this thread alone:
 # in half the time, for the same formulas. Processes that tests start have what users have.
 _FLAGS = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
 _FLAGS_OF_THE_USER = os.environ.get("XLA_FLAGS", "")
 os.environ["XLA_FLAGS"] = f"{_FLAGS_OF_THE_USER} {_FLAGS}".strip()
 # Tracing makes millions of objects that live: looking through them every 700 takes a third of it.
-gc.set_threshold(100_000, 50, 100)
-
-import jax
-import pytest
-from jax.experimental.compilation_cache import compilation_cache
+gc.set_threshold(100_000, 10, 10)
 
 # Seconds since the epoch: no test begins after that, as a machine of CI has only so much time.
 UNTIL = "CODESIGN_TESTS_UNTIL"
@@ -95,6 +96,7 @@ def programs_of_a_module(request: pytest.FixtureRequest) -> Iterator[None]:
     yield
     if replaces or _too_many_programs():
         jax.clear_caches()
+        gc.collect()
 
 
 def _too_many_programs() -> bool:

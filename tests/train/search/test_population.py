@@ -12,20 +12,18 @@ import optax
 import pytest
 
 from codesign.configs.quickstart import config as quickstart
-from codesign.space import AcceleratorChoices, TowerChoices
 from codesign.train import placement
-from codesign.train.config import SpaceConfig, TargetConfig
+from codesign.train.config import TargetConfig
 from codesign.train.search.population import population_step
 from codesign.train.search.setup import start_population
 from codesign.train.step import total_loss as plain_loss
+from simulators.tiny_search import SPACE
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
-TOWER = TowerChoices(layers=(1, 2), width=(8, 16), heads=(1, 2), ffn=(16, 32))
-CHIP = AcceleratorChoices((1,), (4, 8), (2, 4), (4, 8), (8,), (1 / 64, 1 / 32))
 CONFIG = dataclasses.replace(
     quickstart,
-    space=SpaceConfig(vision=TOWER, text=TOWER, accelerator=CHIP),
+    space=SPACE,
     targets=TargetConfig(designs=2, low=0.75, high=0.9),
     optim=dataclasses.replace(quickstart.optim, batch_size=16, stiffness=1.0),
 )

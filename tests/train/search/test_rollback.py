@@ -10,21 +10,19 @@ import numpy as np
 import pytest
 
 from codesign.configs.quickstart import config as quickstart
-from codesign.space import AcceleratorChoices, TowerChoices
-from codesign.train.config import SpaceConfig, TargetConfig
+from codesign.train.config import TargetConfig
 from codesign.train.feed import Draw
 from codesign.train.search.elastic import elastic_chunk, make_pool
 from codesign.train.search.population import population_chunk, warmup_chunk
 from codesign.train.search.setup import start_elastic, start_population, start_warmup
 from codesign.train.step import Chunk
+from simulators.tiny_search import SPACE
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
-TOWER = TowerChoices(layers=(1, 2), width=(8, 16), heads=(1, 2), ffn=(16, 32))
-CHIP = AcceleratorChoices((1,), (4, 8), (2,), (4, 8), (8,), (1 / 64,))
 CONFIG = dataclasses.replace(
     quickstart,
-    space=SpaceConfig(vision=TOWER, text=TOWER, accelerator=CHIP),
+    space=SPACE,
     targets=TargetConfig(designs=1, low=0.8, high=0.8),
     optim=dataclasses.replace(quickstart.optim, batch_size=16, warmup_steps=0),
 )
