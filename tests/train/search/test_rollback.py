@@ -92,11 +92,15 @@ def test_a_poisoned_batch_changes_nothing(phase, setup):
 def test_a_candidate_beyond_range_stays_as_it_is_and_the_others_go_on(setup):
     take, start, _ = programs(setup)["population"]
     last = len(start.z) - 1
-    params = jax.tree.map(lambda x: x.at[last].set(1e30), start.params)
+    params = jax.tree.map(
+        lambda x: np.concatenate([x[:last], np.full_like(x[last:], 1e30)]),
+        jax.device_get(start.params),
+    )
     ill = start._replace(params=params)
     after, metrics = take(jax.tree.map(jnp.copy, ill), FIRST)
     healthy, _ = take(jax.tree.map(jnp.copy, start), FIRST)
-    bad = np.asarray(metrics["rolled_back"][0])
+    after, ill, healthy = jax.device_get((after, ill, healthy))
+    bad = np.asarray(metrics["rolled_back"])[0]
     assert bad[last] and not bad[:last].any()
     for field in ("params", "opt_state", "z", "z_state", "multipliers"):
         parts = (jax.tree.leaves(getattr(state, field)) for state in (after, ill, healthy))
