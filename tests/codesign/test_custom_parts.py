@@ -24,6 +24,8 @@ from codesign.train.config import TargetConfig
 from codesign.train.data import Source, SourceConfig, open_source
 from codesign.userfile import is_member, load_member
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 
 @pytest.fixture
 def write(tmp_path):

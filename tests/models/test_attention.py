@@ -14,6 +14,8 @@ from codesign.architecture import Architecture, Tower
 from codesign.models import CLIP, attention, full_gates, transformer
 from codesign.models.attention import attend, chosen, implementation, suitable_tokens
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 SMALL = Architecture(
     vision=Tower(layers=2, width=32, heads=2, ffn=48),
     text=Tower(layers=2, width=24, heads=3, ffn=40),

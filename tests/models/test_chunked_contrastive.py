@@ -21,6 +21,8 @@ from codesign.models.chunked_contrastive import (
 from codesign.models.contrastive import contrastive_loss, similarity_logits
 from codesign.train.losses import distillation_loss
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 B, E, F = 24, 10, 6
 SCALES = (1.0, 14.3, 100.0)
 

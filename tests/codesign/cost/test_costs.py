@@ -24,6 +24,8 @@ from codesign.scenario import Scenario
 from codesign.workload import VectorOp, clip_workload, gather
 from codesign.workload.operators import Gemm
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 SMALL = Architecture(
     vision=Tower(3, 24, 3, 40),
     text=Tower(2, 16, 2, 48),
