@@ -163,9 +163,7 @@ def test_data_of_a_file(write):
 
 @pytest.fixture(scope="module")
 def clip():
-    from flax import nnx
-
-    from codesign.models import CLIP
+    from simulators.networks import random_clip
 
     tower = cd.Tower(layers=2, width=8, heads=2, ffn=16)
     architecture = cd.Architecture(
@@ -179,7 +177,7 @@ def clip():
         head_dim=4,
         vocab=32,
     )
-    return CLIP(architecture, rngs=nnx.Rngs(0))
+    return random_clip(architecture)
 
 
 CRITERIA = """

@@ -9,7 +9,6 @@ from flax import nnx
 
 from codesign.architecture import Architecture, Tower
 from codesign.dress.masks import apply, loss_weights, subnet_masks
-from codesign.models import CLIP
 from codesign.models.formats import ImageSettings
 from codesign.models.subnets import norm_parameters, subnet_specs
 from codesign.train import placement
@@ -19,6 +18,7 @@ from codesign.train.finetune.config import LossConfig
 from codesign.train.losses import contrastive_loss, distillation_loss, similarity_logits
 from codesign.train.network import Network
 from codesign.train.subnets import SubnetTrainer, joint_gradient, joint_step, post_step
+from simulators.networks import random_clip
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -48,7 +48,7 @@ class Subject:
     """A tiny network, its masks, and the losses of its subnets written out."""
 
     def __init__(self, gamma=1.0, train_dense=False, **subnets):
-        self.model = CLIP(TINY, rngs=nnx.Rngs(0))
+        self.model = random_clip(TINY)
         graphdef, self.params, self.rest = nnx.split(self.model, nnx.Param, ...)
         specs = subnet_specs(self.model)
         self.network = Network(graphdef, ImageSettings(size=8))

@@ -31,6 +31,7 @@ from codesign.train.finetune.config import (
 )
 from codesign.train.run import Training, run_training
 from codesign.train.step import train_step
+from simulators.networks import random_clip
 from simulators.poison import left_out, poisoned
 
 pytestmark = pytest.mark.usefixtures("quick_compilation", "steps_compiled_once")
@@ -328,11 +329,7 @@ def test_a_teacher_of_another_vocabulary_is_refused(finished, tmp_path):
     path, _ = finished
     clip = codesign.load_clip(path / "clip")
     other = dataclasses.replace(clip.architecture, vocab=clip.architecture.vocab + 5)
-    from flax import nnx
-
-    from codesign.models import CLIP
-
-    save_clip(CLIP(other, rngs=nnx.Rngs(0)), tmp_path / "other", "native")
+    save_clip(random_clip(other), tmp_path / "other", "native")
     config = dataclasses.replace(CONFIG, loss=LossConfig(teacher=str(tmp_path / "other")))
     with pytest.raises(UserError, match="its vocab is"):
         run(config, tmp_path / "bad")
