@@ -89,6 +89,7 @@ def test_a_poisoned_batch_changes_nothing(phase, setup):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 def test_a_candidate_beyond_range_stays_as_it_is_and_the_others_go_on(setup):
     take, start, _ = programs(setup)["population"]
     last = len(start.z) - 1

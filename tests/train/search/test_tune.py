@@ -124,6 +124,7 @@ def test_what_is_cut_off_stays_to_the_bit(setup, population, constants):
     assert not moved[3][1].any() and not moved[3][:, 8:].any()
 
 
+@pytest.mark.slow
 def test_the_objective_of_the_check_is_that_of_the_steps(setup, population, constants):
     frames = in_frames(setup, LOTS)
     drawn = jax.tree.map(lambda x: x[0], chunk(1).data)
