@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
 import os
 import time
@@ -13,6 +14,15 @@ os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"  # see codesign/compilation_cache.py
 import jax
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
+
+# XLA builds no MLIR of every fusion, and on one thread: programs compile in half the time. Read
+# when the first of them is, so that processes which tests start compile so as well; test_gradients
+# sets its own, and the quickstart of .ci/run has what users have.
+_QUICKER = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+if _QUICKER not in (given := os.environ.get("XLA_FLAGS", "")):  # not twice, in a worker
+    os.environ["XLA_FLAGS"] = f"{given} {_QUICKER}".strip()
+# Tracing makes millions of objects that live: looking through them every 700 takes a third of it.
+gc.set_threshold(100_000, 10, 10)
 
 # Seconds since the epoch: no test begins after that, as a machine of CI has only so much time.
 UNTIL = "CODESIGN_TESTS_UNTIL"
@@ -83,6 +93,7 @@ def programs_of_a_module(request: pytest.FixtureRequest) -> Iterator[None]:
     yield
     if replaces or _too_many_programs():
         jax.clear_caches()
+        gc.collect()
 
 
 def _too_many_programs() -> bool:

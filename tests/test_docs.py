@@ -109,8 +109,9 @@ def test_modules_and_tables_of_the_cost_model_exist():
     modules = set(re.findall(r"`((?:\w+/)*\w+\.py)`", text))
     tables = set(re.findall(r"`(?:\w+/)*(data/\w+\.csv)`", text))
     assert len(modules) > 15 and len(tables) > 5
+    folders = [ROOT / name for name in ("codesign", "models", "train")]  # not all of .venv
     for name in modules | tables:
-        assert list(ROOT.rglob(name)), name
+        assert any(list(folder.rglob(name)) for folder in folders), name
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)

@@ -20,6 +20,8 @@ from codesign.configs.hardware import config as hardware_config
 from codesign.configs.quickstart import config as quickstart
 from codesign.space import AcceleratorChoices
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 ROOT = Path(__file__).parents[2]
 CHECKPOINT = ROOT / "tests" / "models" / "formats" / "data" / "huggingface"
 COSTS = {"latency_s": 1e-3, "energy_j": 1e-6, "carbon_kgco2e": 1e-3}

@@ -24,6 +24,8 @@ from codesign.train.config import TargetConfig
 from codesign.train.data import Source, SourceConfig, open_source
 from codesign.userfile import is_member, load_member
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 
 @pytest.fixture
 def write(tmp_path):
@@ -161,9 +163,7 @@ def test_data_of_a_file(write):
 
 @pytest.fixture(scope="module")
 def clip():
-    from flax import nnx
-
-    from codesign.models import CLIP
+    from simulators.networks import random_clip
 
     tower = cd.Tower(layers=2, width=8, heads=2, ffn=16)
     architecture = cd.Architecture(
@@ -177,7 +177,7 @@ def clip():
         head_dim=4,
         vocab=32,
     )
-    return CLIP(architecture, rngs=nnx.Rngs(0))
+    return random_clip(architecture)
 
 
 CRITERIA = """

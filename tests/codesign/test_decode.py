@@ -12,6 +12,8 @@ from annotated_types import Ge, Gt, Le, doc
 from codesign.decode import decode
 from codesign.errors import UserError
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 Size = Annotated[int, Ge(1), Le(9), doc("a size from 1 to 9")]
 
 

@@ -16,7 +16,7 @@ from flax import nnx
 from codesign.architecture import Architecture, Tower
 from codesign.models.clip import CLIP, ClipOutput
 from codesign.models.gates import Gates
-from codesign.models.transformer import LayerRank
+from simulators import networks
 
 
 @pytest.fixture(scope="session")
@@ -35,26 +35,8 @@ def small() -> Architecture:
 
 @pytest.fixture(scope="session")
 def random_clip() -> Callable[..., CLIP]:
-    """(architecture, seed, **options) -> CLIP with random LayerNorms, biases and layer ranks.
-
-    Drawn with NumPy, as compiling a sampler for each shape takes longer than the tests.
-    """
-
-    def build(architecture: Architecture, seed: int = 0, **options: Any) -> CLIP:
-        model = nnx.eval_shape(lambda: CLIP(architecture, rngs=nnx.Rngs(0), **options))
-        rng = np.random.default_rng(seed)
-        graphdef, state = nnx.split(model)
-        flat = []
-        for path, variable in nnx.to_flat_state(state):
-            if isinstance(variable, LayerRank):
-                value = jnp.asarray(rng.permutation(variable.shape[0]), jnp.int32)
-            else:
-                centre = 1.0 if path[-1].endswith("scale") else 0.0
-                value = jnp.asarray(centre + 0.4 * rng.normal(size=variable.shape), jnp.float32)
-            flat.append((path, variable.replace(value)))
-        return nnx.merge(graphdef, nnx.from_flat_state(flat))
-
-    return build
+    """See `simulators.networks`."""
+    return networks.random_clip
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -14,6 +14,8 @@ from codesign.architecture import Architecture, Tower
 from codesign.models import CLIP, attention, full_gates, transformer
 from codesign.models.attention import attend, chosen, implementation, suitable_tokens
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 SMALL = Architecture(
     vision=Tower(layers=2, width=32, heads=2, ffn=48),
     text=Tower(layers=2, width=24, heads=3, ffn=40),
@@ -160,9 +162,9 @@ def test_here_it_is_the_order_of_the_cpu():
 
 
 @pytest.mark.parametrize("remat", [False, True])
-def test_the_model_lowers_to_fused_attention_on_cuda(monkeypatch, as_if_cuda, remat):
+def test_the_model_lowers_to_fused_attention_on_cuda(monkeypatch, as_if_cuda, remat, random_clip):
     use(monkeypatch, "cudnn")
-    function, params = loss_of(CLIP(SMALL, rngs=nnx.Rngs(0), dtype=jnp.bfloat16, remat=remat), None)
+    function, params = loss_of(random_clip(SMALL, dtype=jnp.bfloat16, remat=remat), None)
     text = jax.jit(function).trace(params).lower(lowering_platforms=("cuda",)).as_text()
     calls = re.findall(r"__cudnn\$\w+", text)
     # A forward and a backward kernel a tower, in a scan over its layers; what `remat` computes

@@ -21,6 +21,8 @@ from codesign.models.chunked_contrastive import (
 from codesign.models.contrastive import contrastive_loss, similarity_logits
 from codesign.train.losses import distillation_loss
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 B, E, F = 24, 10, 6
 SCALES = (1.0, 14.3, 100.0)
 
@@ -75,21 +77,21 @@ def plain_distillation(student, teacher):
     return distillation_loss(similarity_logits(*student), similarity_logits(*teacher))
 
 
+@functools.cache
+def gradient(loss, kind, **options):
+    """One program for all scales."""
+    of = functools.partial(loss, labels=labels(kind), **options)
+    return jax.jit(jax.value_and_grad(of, (0, 1, 2)))
+
+
 @pytest.mark.usefixtures("in_float64")
 @pytest.mark.parametrize("rows", [1, 8, 24])
 @pytest.mark.parametrize("scale", SCALES)
 @pytest.mark.parametrize("kind", ["none", "some", "one"])
 def test_value_and_gradient_are_those_of_the_plain_loss(kind, scale, rows):
     arguments = (*embeddings(0), jnp.asarray(scale, jnp.float32))
-    of = labels(kind)
-    found, exact, plain = (
-        jax.jit(jax.value_and_grad(functools.partial(f, labels=of), (0, 1, 2)))(*arguments)
-        for f in (
-            functools.partial(chunked_contrastive_loss, chunks=Chunks(rows)),
-            reference,
-            contrastive_loss,
-        )
-    )
+    found = gradient(chunked_contrastive_loss, kind, chunks=Chunks(rows))(*arguments)
+    exact, plain = (gradient(f, kind)(*arguments) for f in (reference, contrastive_loss))
     assert found[0].dtype == jnp.float64
     np.testing.assert_allclose(found[0], exact[0], rtol=1e-12)
     for a, b in zip(found[1], exact[1], strict=True):
@@ -102,22 +104,22 @@ def test_value_and_gradient_are_those_of_the_plain_loss(kind, scale, rows):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
+@functools.cache
+def distillation_gradient(loss, **options):
+    """One program for all scales."""
+    return jax.jit(
+        jax.value_and_grad(lambda i, t, s, teacher: loss((i, t, s), teacher, **options), (0, 1, 2))
+    )
+
+
 @pytest.mark.usefixtures("in_float64")
 @pytest.mark.parametrize("scale", SCALES)
 def test_the_distillation_loss_is_the_plain_one(scale):
     teacher = (*embeddings(1, F), jnp.asarray(20.0, jnp.float32))
-    arguments = (*embeddings(0), jnp.asarray(scale, jnp.float32))
-
-    def chunked(*student):
-        return chunked_distillation_loss(student, teacher, chunks=Chunks(8))
-
-    found, exact, plain = (
-        jax.jit(jax.value_and_grad(f, (0, 1, 2)))(*arguments)
-        for f in (
-            chunked,
-            lambda *student: reference_distillation(student, teacher),
-            lambda *student: plain_distillation(student, teacher),
-        )
+    arguments = (*embeddings(0), jnp.asarray(scale, jnp.float32), teacher)
+    found = distillation_gradient(chunked_distillation_loss, chunks=Chunks(8))(*arguments)
+    exact, plain = (
+        distillation_gradient(f)(*arguments) for f in (reference_distillation, plain_distillation)
     )
     np.testing.assert_allclose(found[0], exact[0], rtol=1e-11)
     for a, b in zip(found[1], exact[1], strict=True):
@@ -149,11 +151,10 @@ def test_derivatives_are_those_of_finite_differences(mode):
 def test_under_vmap_each_is_its_own():
     images, texts = (jnp.stack(x) for x in zip(embeddings(0), embeddings(1), strict=True))
     loss = functools.partial(chunked_contrastive_loss, logit_scale=10.0, chunks=Chunks(6))
-    found = jax.vmap(jax.value_and_grad(lambda i, t: loss(i, t)))(images, texts)
+    found = jax.jit(jax.vmap(jax.value_and_grad(lambda i, t: loss(i, t))))(images, texts)
+    plain = jax.jit(jax.value_and_grad(lambda i, t: contrastive_loss(i, t, 10.0)))
     for n in range(2):
-        expected = jax.value_and_grad(lambda i, t: contrastive_loss(i, t, 10.0))(
-            images[n], texts[n]
-        )
+        expected = plain(images[n], texts[n])
         np.testing.assert_allclose(found[0][n], expected[0], rtol=1e-6)
         np.testing.assert_allclose(found[1][n], expected[1], rtol=1e-4, atol=1e-6)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import sys
@@ -21,6 +22,7 @@ from codesign.train.search import run as search_run
 
 SLOW_TO_IMPORT = (jax, plt, search_run, run, getattr(transformers, "CLIPImageProcessorPil", None))
 IMPORTED_BY = os.getpid()
+gc.set_threshold(100_000, 10, 10)  # as in conftest.py; each resumed run traces its steps anew
 
 
 def fork_server() -> ForkServerContext:

@@ -7,7 +7,15 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from simulators import shared_steps
 from simulators.interruptions import interrupted_at
+
+
+@pytest.fixture(scope="module")
+def steps_compiled_once() -> Iterator[None]:
+    """For modules with many runs of one config; see `shared_steps`."""
+    with shared_steps.shared_steps():
+        yield
 
 
 @pytest.fixture

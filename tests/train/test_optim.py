@@ -22,7 +22,7 @@ TINY = Architecture(
 
 
 def test_matrices_and_tables_decay_and_nothing_else():
-    params = nnx.state(CLIP(TINY, rngs=nnx.Rngs(0)), nnx.Param)
+    params = nnx.state(nnx.eval_shape(lambda: CLIP(TINY, rngs=nnx.Rngs(0))), nnx.Param)
     marks = {
         ".".join(str(key.key) for key in path): mark
         for path, mark in jax.tree_util.tree_flatten_with_path(decayed(params))[0]

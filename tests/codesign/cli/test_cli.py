@@ -22,6 +22,8 @@ from codesign.errors import RunError
 from codesign.printable import printable
 from codesign.runs import write_json
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 CONFIG = '''
 import dataclasses
 from codesign.configs.quickstart import config as quickstart

@@ -18,6 +18,8 @@ from codesign.cost import carbon, tables
 from codesign.costing import CATRANSFORMERS, default_scenario
 from codesign.scenario import Scenario
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 # nm: fab energy (kWh/cm2), gases at 95 % and at 99 % abatement (g/cm2); materials are 500
 # g/cm2 at every node.
 ACT_LOGIC = {

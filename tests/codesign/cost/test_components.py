@@ -17,6 +17,8 @@ from codesign.cost.technology import area_breakdown_mm2, technology
 from codesign.costing import CATRANSFORMERS, PHYSICAL
 from codesign.scenario import Scenario
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 # Components of the table and the part and quantity of silicon.csv that they are the mean of.
 DERIVED = {
     ("mac", "area_um2"): "mac",

@@ -24,6 +24,8 @@ from codesign.scenario import Scenario
 from codesign.workload import VectorOp, clip_workload, gather
 from codesign.workload.operators import Gemm
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 SMALL = Architecture(
     vision=Tower(3, 24, 3, 40),
     text=Tower(2, 16, 2, 48),
@@ -51,7 +53,7 @@ def test_unknown_names_are_named(changes, message):
     """By the formulas, and before them by whatever checks a whole design."""
     scenario, work = Scenario(**changes), clip_workload(SMALL, costing_of(Scenario()))
     with pytest.raises(ValueError, match=message):
-        workload_costs(work, CHIP, scenario, 0.0)
+        jax.eval_shape(lambda: workload_costs(work, CHIP, scenario, 0.0))
     for price in (clip_costs, estimate):
         with pytest.raises(ValueError, match=f"^scenario.{next(iter(changes))}: "):
             price(SMALL, CHIP, scenario)
@@ -270,7 +272,7 @@ def test_impossible_design_is_an_error():
     """Below the bounds of `estimate`, within which everything is mapped."""
     chip, scenario = dataclasses.replace(CHIP, l2_kib=0.003), Scenario()
     work = clip_workload(SMALL, costing_of(scenario))
-    assert workload_costs(work, chip, scenario, 0.0).latency_s == np.inf
+    assert jax.jit(workload_costs)(work, chip, scenario, 0.0).latency_s == np.inf
     told = str(_no_mapping(work, chip, scenario))
     assert re.search(r"fits no mapping on Accelerator.*raise l2_kib", told)
 

@@ -21,6 +21,8 @@ from codesign.scenario import Scenario
 from codesign.workload.clip import CLIP_FAMILY, ClipNetwork
 from codesign.workload.memory import Memory
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 CHIP = Accelerator(1.0, 16.0, 8.0, 16.0, 16.0, 0.25, 2.0)
 SMALL = Architecture(
     vision=Tower(2, 64, 2, 128),

@@ -12,6 +12,8 @@ from codesign.cost.capacity import OverloadWarning
 from codesign.cost.discrete import _map, _sum
 from codesign.cost.estimate import estimate_subnets, family_costs
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 DESIGN = clip_vit_b16(), Accelerator()
 
 

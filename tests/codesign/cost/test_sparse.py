@@ -50,7 +50,7 @@ CLIP = Architecture(
 
 @pytest.fixture(scope="module")
 def run():
-    """(m, k, n, density) each [B] -> costs [B] on CHIP, which skips zeros."""
+    """(m, k, n, density) each [64] -> costs [64] on CHIP, which skips zeros."""
     tech = technology(CHIP, SPARSE)
     return jax.jit(jax.vmap(lambda m, k, n, d: gemm_costs(m, k, n, CHIP, tech, d)))
 
@@ -58,7 +58,7 @@ def run():
 def test_a_product_that_fits_on_chip_costs_what_can_be_counted_by_hand(run):
     m, k, n, density = 20, 128, 8, 0.25
     tech = technology(CHIP, SPARSE)
-    cost = run(*(jnp.asarray([x], jnp.float32) for x in (m, k, n, density)))
+    cost = run(*(jnp.full(64, x, jnp.float32) for x in (m, k, n, density)))
     kept = density * k * n
     # Everything is read and written once: the inputs whole, of the weights what is kept, two
     # words each (8 bits of value, 8 of position), then the results.

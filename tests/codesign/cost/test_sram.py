@@ -12,6 +12,8 @@ import pytest
 
 from codesign.cost import sram
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 # Mean and worst error on the sizes between powers of two, which the fit did not see, and
 # on the sizes of the design grid.
 HELD_OUT = {

@@ -16,6 +16,8 @@ from codesign.costing import default_scenario
 from codesign.scenario import Scenario
 from simulators.events import event
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 CHIP = jax.tree.map(float, Accelerator(2, 64, 16, 256, 64, 4))
 PES, COLUMNS = 2 * 64 * 16, 2 * 64
 

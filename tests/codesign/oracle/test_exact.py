@@ -22,6 +22,8 @@ from codesign.oracle.interface import Constants, OracleError, Point, Sample
 from codesign.oracle.nest import DIMS, Mapping, Tiles, evaluate
 from simulators.replay import replay
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 EVERY_ORDER = ["".join(order) for order in itertools.permutations("mkn")]
 CONSTANTS = Constants(
     mac_pj=0.3,

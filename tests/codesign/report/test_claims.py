@@ -17,6 +17,8 @@ from codesign.report.tables import claims_table, seeds_table
 from codesign.runs import RunFolder, read_run
 from codesign.search.pareto import hypervolume
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 IMAGES = 400
 SUMMARY = {"reference_point": {"carbon_kgco2e": 1.0, "accuracy": 0.5}, "best_cost": 0.1}
 

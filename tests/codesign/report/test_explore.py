@@ -14,6 +14,8 @@ from codesign.report import comparison, explore, explorer, finetune, html, words
 from codesign.report.names import distinct_names
 from codesign.runs import RunFolder, read_run
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 CHIP = {"cores": 1, "pe_x": 8, "pe_y": 8, "l2_kib": 4, "l2_bytes_per_cycle": 32, "glb_mib": 0.0625}
 TOWER = {"layers": 2, "width": 16, "heads": 2, "ffn": 32}
 HOSTILE = "</script><script>document.title='owned'</script><!--<img src=x onerror=alert(1)>&amp;"

@@ -30,6 +30,8 @@ from codesign.report.tables import (
 from codesign.report.text import share_of
 from codesign.runs import RunFolder, read_run
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 SPACE = {
     "vision": {"layers": [1, 2, 3, 4], "width": [16, 24, 32], "heads": [1, 2, 4], "ffn": [32, 128]},
     "text": {"layers": [1, 2], "width": [32]},

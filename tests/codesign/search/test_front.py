@@ -17,6 +17,8 @@ from codesign.search.objectives import Limits
 from codesign.search.proxy_file import PROXY, Proxy, Ranked, proxy_bytes, read_proxy
 from codesign.search.statistics import partial_rank_correlation, rank_correlation
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 LEVELS = st.integers(0, 5).map(float) | st.just(np.inf)
 SCORES = hnp.arrays(float, st.shared(st.integers(1, 40), key="n"), elements=LEVELS)
 

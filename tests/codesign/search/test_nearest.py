@@ -13,6 +13,8 @@ from codesign.search.grid import best_accelerators
 from codesign.search.nearest import _rounded_up, chip_text, network_text, shortfall
 from codesign.search.objectives import FunctionLimit, Limits
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 
 @pytest.fixture(scope="module")
 def every(table):

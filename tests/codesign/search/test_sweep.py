@@ -19,7 +19,7 @@ from codesign.cost.technology import technology
 from codesign.scenario import Scenario
 from codesign.search import sweep as module
 from codesign.search.hardware import search_hardware
-from codesign.search.objectives import Limits, objective
+from codesign.search.objectives import Limits, feasible, objective
 from codesign.search.sweep import sweep
 from codesign.space import AcceleratorChoices
 from codesign.workload import Gemm, VectorOp, clip_workload, gather, load_model
@@ -133,14 +133,22 @@ LIMITS = {
 }
 
 
+SOUGHT = [objective(x) for x in ("carbon", "latency", "energy", "carbon^0.5*latency^0.5")]
+
+
+@pytest.fixture(scope="module", params=[((1.0,), (1.0,)), ((1.0, 0.4), (0.3, 0.7))], ids=["1", "2"])
+def everything(request):
+    """One network or a family of two, and the whole grid priced for it, whatever the limits."""
+    scenario = Scenario() if len(request.param[0]) == 1 else Scenario(index_bits=12)
+    of = demand(scenario, *request.param)
+    return of, sweep(of, accelerator_grid(GRID), Limits(), SOUGHT).priced
+
+
 @pytest.mark.parametrize("limits", LIMITS.values(), ids=LIMITS.keys())
-@pytest.mark.parametrize("subnets", [((1.0,), (1.0,)), ((1.0, 0.4), (0.3, 0.7))], ids=["1", "2"])
-def test_the_answers_are_those_of_pricing_everything(limits, subnets):
-    scenario = Scenario() if len(subnets[0]) == 1 else Scenario(index_bits=12)
-    of = demand(scenario, *subnets)
-    chips = accelerator_grid(GRID)
-    sought = [objective(x) for x in ("carbon", "latency", "energy", "carbon^0.5*latency^0.5")]
-    every = sweep(of, chips, limits, sought).priced
+def test_the_answers_are_those_of_pricing_everything(limits, everything):
+    of, every = everything
+    every = every._replace(feasible=np.asarray(feasible(every.costs, limits)) & every.keeps_up)
+    chips, sought = accelerator_grid(GRID), SOUGHT
     index, some = sweep(of, chips, limits, sought, ranks=3, whole=0)
     assert index.tolist() == sorted(set(index.tolist()))
     assert len(index) < len(chips.cores) / 2

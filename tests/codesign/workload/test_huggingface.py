@@ -10,6 +10,8 @@ from codesign.errors import UserError
 from codesign.workload import PRESETS, load_model
 from simulators.mutations import mutations
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 # Published config.json files on the hub, the fields that tell dimensions.
 HUB = {
     "clip-vit-l-14-336": {

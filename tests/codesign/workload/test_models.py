@@ -18,6 +18,8 @@ from codesign.workload import PRESETS, clip_workload, load_model
 from codesign.workload.blocks import Block, block_operators, block_parameters
 from codesign.workload.clip import ClipNetwork
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 # As the hub counts the tensors of the published files, or the papers' models of torchvision
 # and timm (ViT, DeiT).
 PUBLISHED = {

@@ -28,7 +28,7 @@ from codesign.train.dress.config import SubnetsConfig
 from codesign.train.run import run_training
 from codesign.train.shared_config import IntervalsConfig
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
+pytestmark = pytest.mark.usefixtures("quick_compilation", "steps_compiled_once")
 
 CONFIG = ClassifierDressConfig(
     train=SourceConfig(path="digits"),
@@ -51,15 +51,15 @@ CONFIG = ClassifierDressConfig(
 QUIET = Console(quiet=True)
 
 
-def run(config, path, resume=False):
+def run(config, path, resume=False, check=False):
     folder = RunFolder.create(path, config_to_json(config), resume=resume)
-    return run_training(config, folder, QUIET)
+    return run_training(config, folder, QUIET, check=check)
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     path = tmp_path_factory.mktemp("run") / "whole"
-    return path, run(CONFIG, path)
+    return path, run(CONFIG, path, check=True)
 
 
 @pytest.mark.slow

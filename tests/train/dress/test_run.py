@@ -22,7 +22,7 @@ from codesign.train.run import run_training
 from codesign.train.shared_config import IntervalsConfig
 from simulators.poison import left_out, poisoned
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
+pytestmark = pytest.mark.usefixtures("quick_compilation", "steps_compiled_once")
 
 CONFIG = DressConfig(
     train=SourceConfig(path="digits"),
@@ -54,7 +54,7 @@ CONFIG = DressConfig(
 QUIET = Console(quiet=True)
 
 
-def run(config, path, resume=False, check=None):
+def run(config, path, resume=False, check=False):
     folder = RunFolder.create(path, config_to_json(config), resume=resume)
     return run_training(config, folder, QUIET, check=check)
 
@@ -62,7 +62,7 @@ def run(config, path, resume=False, check=None):
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     path = tmp_path_factory.mktemp("run") / "whole"
-    return path, run(CONFIG, path)
+    return path, run(CONFIG, path, check=True)
 
 
 def test_a_run_goes_through_its_stages_and_writes_the_family(finished):
@@ -106,7 +106,7 @@ def test_a_step_of_any_stage_that_is_not_finite_is_left_out(tmp_path):
     with poisoned(bad):
         summary = run(CONFIG, tmp_path / "bad")
     with poisoned(()), left_out(bad):
-        run(CONFIG, tmp_path / "without", check=False)
+        run(CONFIG, tmp_path / "without")
     rows, others = (read_metrics(tmp_path / p / "metrics.jsonl") for p in ("bad", "without"))
     assert [row["step"] for row in rows if "rolled_back" in row] == list(bad)
     assert [r for r in rows if r["step"] not in bad] == [r for r in others if r["step"] not in bad]

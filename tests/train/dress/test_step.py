@@ -9,7 +9,6 @@ from flax import nnx
 
 from codesign.architecture import Architecture, Tower
 from codesign.dress.masks import apply, loss_weights, subnet_masks
-from codesign.models import CLIP
 from codesign.models.formats import ImageSettings
 from codesign.models.subnets import norm_parameters, subnet_specs
 from codesign.train import placement
@@ -19,6 +18,7 @@ from codesign.train.finetune.config import LossConfig
 from codesign.train.losses import contrastive_loss, distillation_loss, similarity_logits
 from codesign.train.network import Network
 from codesign.train.subnets import SubnetTrainer, joint_gradient, joint_step, post_step
+from simulators.networks import random_clip
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -48,7 +48,7 @@ class Subject:
     """A tiny network, its masks, and the losses of its subnets written out."""
 
     def __init__(self, gamma=1.0, train_dense=False, **subnets):
-        self.model = CLIP(TINY, rngs=nnx.Rngs(0))
+        self.model = random_clip(TINY)
         graphdef, self.params, self.rest = nnx.split(self.model, nnx.Param, ...)
         specs = subnet_specs(self.model)
         self.network = Network(graphdef, ImageSettings(size=8))
@@ -64,7 +64,7 @@ class Subject:
         dense = [-1] if train_dense else []
         self.members = jnp.asarray([*dense, 0, 1, 2], jnp.int32)
         self.shares = loss_weights((*(0.0 for _ in dense), *SPARSITIES), gamma)
-        self.masks = subnet_masks(self.params, specs, SPARSITIES)
+        self.masks = jax.jit(lambda p: subnet_masks(p, specs, SPARSITIES))(self.params)
         self.weights = Weights(self.params, jnp.zeros(()))
 
     def loss(self, params, k, densest=None):
@@ -79,9 +79,8 @@ class Subject:
 
     def gradient(self):
         state = self.begun()._replace(masks=self.masks)
-        return joint_gradient(
-            state, Fixed(self.rest), batch(), None, self.members, self.shares, self.trainer
-        )[:2]
+        rest = Fixed(self.rest), batch(), None, self.members, self.shares, self.trainer
+        return jax.jit(lambda state: joint_gradient(state, *rest)[:2])(state)
 
     def begun(self):
         return self.trainer.begin(jax.tree.map(jnp.copy, self.weights))
@@ -107,7 +106,7 @@ def test_the_joint_gradient_is_the_weighted_sum_over_members(vmapped):
         return sum(pi * subject.loss(params, k) for pi, k in zip(shares, (-1, 0, 1, 2)))  # noqa: B905
 
     losses, grads = subject.gradient()
-    expected, expected_grads = jax.value_and_grad(total)(subject.params)
+    expected, expected_grads = jax.jit(jax.value_and_grad(total))(subject.params)
     np.testing.assert_allclose(np.dot(shares, losses), expected, rtol=1e-5)
     assert_close(grads.clip, expected_grads)
 
@@ -126,7 +125,7 @@ def test_the_densest_member_teaches_the_others_and_learns_nothing_from_it():
         return first + sum(shares[k] * subject.loss(params, k, densest) for k in (1, 2))
 
     _, grads = subject.gradient()
-    assert_close(grads.clip, jax.grad(total)(subject.params))
+    assert_close(grads.clip, jax.jit(jax.grad(total))(subject.params))
 
 
 def test_a_weight_that_no_subnet_keeps_gets_no_gradient():

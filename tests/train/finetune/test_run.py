@@ -31,9 +31,10 @@ from codesign.train.finetune.config import (
 )
 from codesign.train.run import Training, run_training
 from codesign.train.step import train_step
+from simulators.networks import random_clip
 from simulators.poison import left_out, poisoned
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
+pytestmark = pytest.mark.usefixtures("quick_compilation", "steps_compiled_once")
 
 CONFIG = FinetuneConfig(
     train=SourceConfig(path="digits"),
@@ -56,7 +57,7 @@ CONFIG = FinetuneConfig(
 QUIET = Console(quiet=True)
 
 
-def run(config, path, resume=False, check=None):
+def run(config, path, resume=False, check=False):
     folder = RunFolder.create(path, config_to_json(config), resume=resume)
     return run_training(config, folder, QUIET, check=check)
 
@@ -64,7 +65,7 @@ def run(config, path, resume=False, check=None):
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     path = tmp_path_factory.mktemp("run") / "whole"
-    return path, run(CONFIG, path)
+    return path, run(CONFIG, path, check=True)
 
 
 def test_a_run_writes_metrics_network_and_report(finished):
@@ -131,7 +132,7 @@ def test_a_damaged_newest_checkpoint_costs_its_steps_and_nothing_else(
     shutil.rmtree(cut / "checkpoints" / "steps" / "8" / damage)
     told = io.StringIO()
     folder = RunFolder.create(cut, config_to_json(CONFIG), resume=True)
-    run_training(CONFIG, folder, Console(file=told, width=200))
+    run_training(CONFIG, folder, Console(file=told, width=200), check=False)
     assert "the checkpoint of step 8 is damaged" in told.getvalue()
     assert lines(cut) == lines(path)
     assert not (cut / "checkpoints" / "damaged").exists(), "once the run is over"
@@ -144,7 +145,7 @@ def test_lost_metrics_are_told_of_on_resume(tmp_path, cut_off):
     (cut / "metrics.jsonl").unlink()
     told = io.StringIO()
     folder = RunFolder.create(cut, config_to_json(CONFIG), resume=True)
-    run_training(CONFIG, folder, Console(file=told, width=200))
+    run_training(CONFIG, folder, Console(file=told, width=200), check=False)
     assert "no line for 4 of the 4 steps up to the checkpoint" in told.getvalue()
     assert read_metrics(cut / "metrics.jsonl")[0]["step"] == 4
 
@@ -172,7 +173,7 @@ def test_sigterm_saves_between_two_steps_and_the_run_goes_on_to_the_same_end(
         patch.setattr("codesign.train.run.train_step", step)
         patch.setattr(Training, "measured", measure)
         with pytest.raises(Terminated), raised():
-            run(CONFIG, cut, check=False)  # such a step cannot be traced
+            run(CONFIG, cut)
     newest = max(int(p.name) for p in (cut / "checkpoints" / "steps").iterdir())
     assert newest == at and len(read_metrics(cut / "metrics.jsonl")) == at + (at > 6)
     run(CONFIG, cut, resume=True)
@@ -246,6 +247,7 @@ def test_a_source_that_blocks_is_named_and_the_run_goes_on_to_the_same_end(
                 config,
                 RunFolder.create(cut, config_to_json(config)),
                 Console(file=told, width=300),
+                check=False,
             )
     assert f", while digits image {read[-1]} is read" in str(caught.value)
     assert told.getvalue().count("In 1.5 s the run ends") == 1
@@ -258,7 +260,7 @@ def test_a_source_that_blocks_is_named_and_the_run_goes_on_to_the_same_end(
 def test_a_step_that_is_not_finite_is_left_out_and_told_of(poisoned_run, tmp_path):
     path, summary, told = poisoned_run
     with poisoned(()), left_out(BAD):
-        run(CONFIG, tmp_path / "without", check=False)
+        run(CONFIG, tmp_path / "without")
     for network in ("clip",):
         ours, theirs = (codesign.load_clip(p / network) for p in (path, tmp_path / "without"))
         for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
@@ -327,11 +329,7 @@ def test_a_teacher_of_another_vocabulary_is_refused(finished, tmp_path):
     path, _ = finished
     clip = codesign.load_clip(path / "clip")
     other = dataclasses.replace(clip.architecture, vocab=clip.architecture.vocab + 5)
-    from flax import nnx
-
-    from codesign.models import CLIP
-
-    save_clip(CLIP(other, rngs=nnx.Rngs(0)), tmp_path / "other", "native")
+    save_clip(random_clip(other), tmp_path / "other", "native")
     config = dataclasses.replace(CONFIG, loss=LossConfig(teacher=str(tmp_path / "other")))
     with pytest.raises(UserError, match="its vocab is"):
         run(config, tmp_path / "bad")

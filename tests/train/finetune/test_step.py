@@ -7,7 +7,6 @@ import pytest
 from flax import nnx
 
 from codesign.architecture import Architecture, Tower
-from codesign.models import CLIP
 from codesign.models.formats import ImageSettings
 from codesign.train import placement
 from codesign.train import step as steps
@@ -22,6 +21,7 @@ from codesign.train.finetune.config import (
 from codesign.train.losses import contrastive_loss, similarity_logits
 from codesign.train.network import Network
 from codesign.train.step import Trainer
+from simulators.networks import random_clip
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -39,7 +39,7 @@ SETTINGS = ImageSettings(size=8)
 
 
 def split(seed=0):
-    return nnx.split(CLIP(TINY, rngs=nnx.Rngs(seed)), nnx.Param, ...)
+    return nnx.split(random_clip(TINY, seed), nnx.Param, ...)
 
 
 def batch(size=8, seed=0):

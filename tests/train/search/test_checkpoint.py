@@ -6,15 +6,14 @@ import tarfile
 
 import numpy as np
 import pytest
-from flax import nnx
 
 from codesign import load_clip
 from codesign.architecture import Architecture, Tower
 from codesign.cli import main
-from codesign.models import CLIP
 from codesign.models.formats import ImageSettings, make_processor, save_clip
 from codesign.train.data import train_tokenizer
 from simulators.interruptions import interrupted_at
+from simulators.networks import random_clip
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -80,7 +79,7 @@ def inputs(tmp_path_factory):
         head_dim=8,
         vocab=words.vocab_size,
     )
-    save_clip(CLIP(architecture, rngs=nnx.Rngs(0)), folder / "checkpoint", "native")
+    save_clip(random_clip(architecture), folder / "checkpoint", "native")
     make_processor(ImageSettings(size=8), words, 6).save(folder / "checkpoint")
     write_shards(folder / "train", np.arange(24))
     write_shards(folder / "validation", np.arange(24, 36))

@@ -15,8 +15,8 @@ from codesign.configs.quickstart import config as quickstart
 from codesign.runs import RunFolder
 from codesign.search.grid import best_accelerators
 from codesign.search.proxy_file import PROXY, Proxy, Ranked, proxy_bytes
-from codesign.space import AcceleratorChoices, DesignSpace, TowerChoices
-from codesign.train.config import ScheduleConfig, SpaceConfig, TargetConfig
+from codesign.space import DesignSpace
+from codesign.train.config import ScheduleConfig, TargetConfig
 from codesign.train.search.compare import _fidelity
 from codesign.train.search.population import params_of, population_chunk
 from codesign.train.search.problem import problem_of
@@ -26,14 +26,13 @@ from codesign.train.search.work import macs_at, search_work
 from codesign.train.zero_shot import evaluate_images
 from codesign.workload.clip import clip_workload
 from simulators.tiny_runs import SEARCH
+from simulators.tiny_search import CHIP, SPACE, TOWER
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
-TOWER = TowerChoices(layers=(1, 2), width=(8, 16), heads=(1, 2), ffn=(16, 32))
-CHIP = AcceleratorChoices((1,), (4, 8), (2,), (4, 8), (8,), (1 / 64,))
 CONFIG = dataclasses.replace(
     quickstart,
-    space=SpaceConfig(TOWER, TOWER, CHIP),
+    space=SPACE,
     targets=TargetConfig(designs=2, low=0.8, high=0.9),
     schedule=ScheduleConfig(
         warmup_steps=0, joint_steps=0, tune_steps=5, chunk_steps=2, order_batches=1
@@ -161,7 +160,7 @@ def test_the_ranking_is_held_against_every_network_that_rivals_tuned(tmp_path):
 
     def rows(*each):
         return [
-            {"step": i, "design": [*vision, *text, 0, 0], "accuracy": accuracy, "cost": cost}
+            {"step": i, "design": [*vision, *text, 0, 0, 0, 0], "accuracy": accuracy, "cost": cost}
             for i, (vision, text, accuracy, cost) in enumerate(each)
         ]
 

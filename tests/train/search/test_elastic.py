@@ -12,22 +12,18 @@ import pytest
 from flax import nnx
 
 from codesign.configs.quickstart import config as quickstart
-from codesign.space import AcceleratorChoices, TowerChoices
-from codesign.train.config import SpaceConfig, TargetConfig
+from codesign.train.config import TargetConfig
 from codesign.train.losses import contrastive_loss, distillation_loss, similarity_logits
 from codesign.train.search.elastic import elastic_loss, make_pool
 from codesign.train.search.proxy import examples, proxy_of
 from codesign.train.search.setup import learning_rates
+from simulators.tiny_search import SPACE
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
-VISION = TowerChoices(layers=(1, 2), width=(8, 16), heads=(1, 2), ffn=(16, 32))
-TEXT = TowerChoices(layers=(1, 2), width=(8,), heads=(1, 2), ffn=(16, 32))
 CONFIG = dataclasses.replace(
     quickstart,
-    space=SpaceConfig(
-        VISION, TEXT, AcceleratorChoices((1,), (4, 8), (2,), (4, 8), (8,), (1 / 64,))
-    ),
+    space=SPACE,
     targets=TargetConfig(designs=2, low=0.8, high=0.9),
     optim=dataclasses.replace(quickstart.optim, batch_size=16),
 )
@@ -44,8 +40,13 @@ def network_at(setup, indices):
     return supernet.slice_to(setup.space.architecture_at(np.asarray(indices)))
 
 
+@nnx.jit
+def called(network, pixels, ids):
+    return network(pixels, ids)[0]
+
+
 def outputs(setup, network, images, ids):
-    return network(setup.trainer.task.student.normalised(images), ids)[0]
+    return called(network, setup.trainer.task.student.normalised(images), ids)
 
 
 def test_the_loss_is_that_of_sliced_networks_taught_by_the_whole_one(setup, batch):
@@ -53,9 +54,9 @@ def test_the_loss_is_that_of_sliced_networks_taught_by_the_whole_one(setup, batc
     indices = np.zeros((2, len(setup.space.steps)), int)
     indices[:, :8] = chosen
     z = jnp.asarray(setup.space.encode(indices), jnp.float32)
-    loss, metrics = elastic_loss(
-        setup.params, z, setup.constants.fixed, batch, setup.trainer, setup.space
-    )
+    loss, metrics = jax.jit(
+        lambda p: elastic_loss(p, z, setup.constants.fixed, batch, setup.trainer, setup.space)
+    )(setup.params)
     whole = outputs(setup, network_at(setup, setup.space.steps), batch.images, batch.ids)
     own = [contrastive_loss(*whole, batch.labels)]
     taught = []
@@ -108,20 +109,27 @@ def test_architectures_are_drawn_evenly_in_log_cost(setup):
     assert np.ptp(np.histogram(of_pool, 4)[0]) > np.ptp(np.histogram(share, 4)[0]) * 512 / 4000
 
 
+@nnx.jit
+def encoded(network, pixels, ids):
+    return network.encode_image(pixels)[0], network.encode_text(ids)[0]
+
+
 def test_the_proxy_of_every_network_is_that_of_the_sliced_one(setup):
     """Some pairs of towers, called one after another, in NumPy's float64."""
     held = examples(setup.held_out.validation, setup.processor, 40, 1)
     assert held.images.shape[0] == 40
     fixed = setup.constants.fixed
     proxy = proxy_of(setup.trainer.task.student, setup.params, fixed, setup.space, held)
-    assert proxy.loss.shape == (16, 8)
+    assert proxy.loss.shape == (16, 16)
     k, templates, _ = held.ids.shape
-    for flat in (0, 38, 93, 127):
-        image, text = divmod(flat, 8)
-        indices = [*np.unravel_index(image, (2, 2, 2, 2)), *np.unravel_index(text, (2, 1, 2, 2))]
+    for image, text in ((0, 0), (4, 6), (11, 5), (15, 15)):
+        indices = [*np.unravel_index(image, (2,) * 4), *np.unravel_index(text, (2,) * 4)]
         network = network_at(setup, indices)
-        images = network.encode_image(setup.trainer.task.student.normalised(held.images))[0]
-        texts = network.encode_text(held.ids.reshape(k * templates, -1))[0]
+        images, texts = encoded(
+            network,
+            setup.trainer.task.student.normalised(held.images),
+            held.ids.reshape(k * templates, -1),
+        )
         means = np.asarray(texts, float).reshape(k, templates, -1).mean(axis=1)
         means /= np.linalg.norm(means, axis=1, keepdims=True)
         scale = np.exp(float(nnx.state(network, nnx.Param)["logit_scale"][...]))

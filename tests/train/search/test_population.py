@@ -12,20 +12,18 @@ import optax
 import pytest
 
 from codesign.configs.quickstart import config as quickstart
-from codesign.space import AcceleratorChoices, TowerChoices
 from codesign.train import placement
-from codesign.train.config import SpaceConfig, TargetConfig
+from codesign.train.config import TargetConfig
 from codesign.train.search.population import population_step
 from codesign.train.search.setup import start_population
 from codesign.train.step import total_loss as plain_loss
+from simulators.tiny_search import SPACE
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
-TOWER = TowerChoices(layers=(1, 2), width=(8, 16), heads=(1, 2), ffn=(16, 32))
-CHIP = AcceleratorChoices((1,), (4, 8), (2, 4), (4, 8), (8,), (1 / 64, 1 / 32))
 CONFIG = dataclasses.replace(
     quickstart,
-    space=SpaceConfig(vision=TOWER, text=TOWER, accelerator=CHIP),
+    space=SPACE,
     targets=TargetConfig(designs=2, low=0.75, high=0.9),
     optim=dataclasses.replace(quickstart.optim, batch_size=16, stiffness=1.0),
 )
@@ -56,7 +54,7 @@ def population(setup):
     rng = np.random.default_rng(0)
 
     def shaken(x):
-        return x + np.asarray(0.3 * rng.normal(size=x.shape), x.dtype)
+        return np.asarray(x) + np.asarray(0.3 * rng.normal(size=x.shape), x.dtype)
 
     z = jnp.asarray(rng.uniform(0.3, 0.7, size=population.z.shape), jnp.float32)
     population = population._replace(
@@ -81,7 +79,7 @@ def step(setup, batch):
 
 def gradients(after):
     """Gradients by weights and by designs that the last step saw."""
-    return after.opt_state[0], after.z_state[0]
+    return jax.device_get((after.opt_state[0], after.z_state[0]))
 
 
 def total_loss(setup, metrics, y):
@@ -116,8 +114,12 @@ def test_gradient_of_a_design_is_the_finite_difference(name, setup, population, 
 
 def test_candidates_are_independent(setup, population, step):
     """Another design and other weights of the last candidate change no other's gradient."""
+
+    def scaled(x):
+        return np.concatenate([x[:LAST], x[LAST:] * np.float32(1.1)])
+
     other = population._replace(
-        params=jax.tree.map(lambda x: x.at[LAST].multiply(1.1), population.params),
+        params=put(setup, jax.tree.map(scaled, jax.device_get(population.params))),
         z=population.z.at[LAST].add(0.1),
         multipliers=population.multipliers.at[LAST].set(2.0),
     )
@@ -136,6 +138,7 @@ def test_the_open_supernet_loses_what_the_ungated_one_does(setup, population, ba
     assert float(gated["distillation_loss"][SUPERNET]) == 0
 
 
+@pytest.mark.slow  # a second step of the population
 def test_micro_batches_change_no_gradient(setup, population, batch, step):
     task = dataclasses.replace(setup.trainer.task, micro_batches=4)
     parts = dataclasses.replace(setup, trainer=dataclasses.replace(setup.trainer, task=task))
@@ -160,7 +163,9 @@ def test_a_step_moves_searched_designs_only_and_clamps_the_logit_scale(setup, po
 
     # Past the linear warm-up's first step, whose rate is zero.
     params = jax.tree_util.tree_map_with_path(hot, population.params)
-    after = step(step(population._replace(params=params), goals)[0], goals)[0]
+    after, params = jax.device_get(
+        (step(step(population._replace(params=params), goals)[0], goals)[0], params)
+    )
     np.testing.assert_array_equal(after.z[:LAST], population.z[:LAST])
     assert not np.any(after.z[LAST, :8] == population.z[LAST, :8])
     assert np.all(after.z >= 0) and np.all(after.z <= 1) and int(after.step) == 2

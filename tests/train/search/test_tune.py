@@ -14,22 +14,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from codesign.configs.quickstart import config as quickstart
-from codesign.space import AcceleratorChoices, TowerChoices
 from codesign.train import placement
-from codesign.train.config import SpaceConfig, TargetConfig
+from codesign.train.config import TargetConfig
 from codesign.train.feed import Draw
 from codesign.train.search import tune
 from codesign.train.search.population import population_chunk
 from codesign.train.search.setup import start_population
 from codesign.train.step import Chunk
+from simulators.tiny_search import SPACE, TOWER
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
-TOWER = TowerChoices(layers=(1, 2, 3), width=(8, 16), heads=(1, 2), ffn=(16, 32))
-CHIP = AcceleratorChoices((1,), (4, 8), (2,), (4, 8), (8,), (1 / 64,))
+DEEPER = dataclasses.replace(TOWER, layers=(1, 2, 3))
 CONFIG = dataclasses.replace(
     quickstart,
-    space=SpaceConfig(vision=TOWER, text=TOWER, accelerator=CHIP),
+    space=dataclasses.replace(SPACE, vision=DEEPER, text=DEEPER),
     targets=TargetConfig(designs=2, low=0.8, high=0.9),
     optim=dataclasses.replace(quickstart.optim, batch_size=16, warmup_steps=0),
 )
@@ -125,6 +124,7 @@ def test_what_is_cut_off_stays_to_the_bit(setup, population, constants):
     assert not moved[3][1].any() and not moved[3][:, 8:].any()
 
 
+@pytest.mark.slow
 def test_the_objective_of_the_check_is_that_of_the_steps(setup, population, constants):
     frames = in_frames(setup, LOTS)
     drawn = jax.tree.map(lambda x: x[0], chunk(1).data)
@@ -143,7 +143,7 @@ def test_frames_of_a_population_hold_their_networks_and_the_supernet_is_first(
     setup, population, monkeypatch
 ):
     for price, number in ((0.0, 4), (1e30, 1)):
-        monkeypatch.setattr(tune, "COMPILATION_MACS", {jax.default_backend(): price})
+        monkeypatch.setitem(tune.COMPILATION_MACS, jax.default_backend(), price)
         frames = tune.frames_of(setup, population.z)
         assert len(frames) == number and frames[0].candidates[0] == 0
         assert sorted(itertools.chain(*(f.candidates for f in frames))) == [0, 1, 2, 3]
