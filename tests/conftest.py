@@ -15,12 +15,6 @@ import jax
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
-# XLA builds no MLIR of every fusion, and on one thread: programs compile in half the time. Read
-# when the first of them is, so that processes which tests start compile so as well; test_gradients
-# sets its own, and the quickstart of .ci/run has what users have.
-_QUICKER = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
-if _QUICKER not in (given := os.environ.get("XLA_FLAGS", "")):  # not twice, in a worker
-    os.environ["XLA_FLAGS"] = f"{given} {_QUICKER}".strip()
 # Tracing makes millions of objects that live: looking through them every 700 takes a third of it.
 gc.set_threshold(100_000, 10, 10)
 

@@ -62,7 +62,6 @@ def check(config):
         assert slopes and max(slopes.values()) < TOLERANCE.get(config, 1e-3), case
 
 
-@pytest.mark.slow
 def test_gradients_of_a_fine_tuning_are_right_as_it_compiles_them():
     check("digits_clip")
 
