@@ -17,9 +17,10 @@ from codesign.models.chunked_contrastive import (
     Chunks,
     chunked_contrastive_loss,
     chunked_distillation_loss,
+    chunked_sigmoid_loss,
 )
 from codesign.models.contrastive import contrastive_loss, similarity_logits
-from codesign.train.losses import distillation_loss
+from codesign.train.losses import distillation_loss, sigmoid_loss
 
 B, E, F = 24, 10, 6
 SCALES = (1.0, 14.3, 100.0)
@@ -102,6 +103,37 @@ def test_value_and_gradient_are_those_of_the_plain_loss(kind, scale, rows):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
+def sigmoid_reference(images, texts, scale, bias, labels):
+    """Algorithm 1 of SigLIP, its log sigmoid written out."""
+    unit = [x / jnp.linalg.norm(x, axis=1, keepdims=True) for x in (images, texts)]
+    of = jnp.arange(len(images)) if labels is None else labels
+    sign = jnp.where(of[:, None] == of[None], 1.0, -1.0)
+    return jnp.sum(jnp.logaddexp(0.0, -sign * (scale * unit[0] @ unit[1].T + bias))) / len(images)
+
+
+@pytest.mark.usefixtures("in_float64")
+@pytest.mark.parametrize("rows", [1, 8, 24])
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("kind", ["none", "some", "one"])
+def test_value_and_gradient_of_the_sigmoid_loss_are_those_of_the_plain_one(kind, scale, rows):
+    arguments = (*embeddings(0), jnp.asarray(scale, jnp.float32), jnp.asarray(-3.0))
+    of = labels(kind)
+    found, exact, plain = (
+        jax.jit(jax.value_and_grad(functools.partial(f, labels=of), (0, 1, 2, 3)))(*arguments)
+        for f in (
+            functools.partial(chunked_sigmoid_loss, chunks=Chunks(rows)),
+            sigmoid_reference,
+            sigmoid_loss,
+        )
+    )
+    for other in (exact, plain):
+        np.testing.assert_allclose(found[0], other[0], rtol=1e-12)
+        for a, b in zip(found[1], other[1], strict=True):
+            # The scale is float32, and so is its derivative.
+            tolerance = 1e-11 if a.dtype == jnp.float64 else 3e-6
+            np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance)
+
+
 @pytest.mark.usefixtures("in_float64")
 @pytest.mark.parametrize("scale", SCALES)
 def test_the_distillation_loss_is_the_plain_one(scale):
@@ -175,10 +207,15 @@ def test_memory_is_of_a_chunk_of_logits():
     chunked = temporary_bytes(
         lambda i, t: chunked_contrastive_loss(i, t, 10.0, chunks=Chunks(rows)), batch
     )
+    plain_sigmoid = temporary_bytes(lambda i, t: sigmoid_loss(i, t, 10.0, -3.0), batch)
+    chunked_sigmoid = temporary_bytes(
+        lambda i, t: chunked_sigmoid_loss(i, t, 10.0, -3.0, chunks=Chunks(rows)), batch
+    )
     whole = 4 * batch**2
-    assert plain > whole
+    assert plain > whole and plain_sigmoid > whole
     # A few chunks, and a few arrays of the embeddings' size.
-    assert chunked < 6 * 4 * rows * batch + 16 * 4 * batch * 64 < whole
+    few = 6 * 4 * rows * batch + 16 * 4 * batch * 64
+    assert chunked < few < whole and chunked_sigmoid < few
     assert chunked < plain / 4
 
 
@@ -189,7 +226,7 @@ from codesign.models.chunked_contrastive import (
     Chunks, chunked_contrastive_loss, chunked_distillation_loss,
 )
 from codesign.models.contrastive import contrastive_loss, similarity_logits
-from codesign.train.losses import distillation_loss
+from codesign.train.losses import distillation_loss, sigmoid_loss
 
 mesh = Mesh(np.asarray(jax.devices()).reshape(2, 4), ("data", "fsdp"))
 split = NamedSharding(mesh, PartitionSpec(mesh.axis_names))

@@ -55,6 +55,6 @@ def test_a_table_that_does_not_fit_is_refused_before_anything_is_mapped(monkeypa
         setup._check_memory(space_on(WIDE_GRID))
     said = str(refused.value)
     assert "costs on 378,000 accelerators take" in said and "\n" not in said
-    assert ("1.89 GB, of which 1 GB" if where == "host" else "0.945 GB on a device, of") in said
+    assert ("2.13 GB, of which 1 GB" if where == "host" else "0.945 GB on a device, of") in said
     most = int(said.split("until there are ")[1].split(" ")[0].replace(",", ""))
     assert 150_000 < most < 378_000
