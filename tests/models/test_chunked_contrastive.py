@@ -223,7 +223,7 @@ PROGRAM = """
 import jax, jax.numpy as jnp, numpy as np, re
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from codesign.models.chunked_contrastive import (
-    Chunks, chunked_contrastive_loss, chunked_distillation_loss,
+    Chunks, chunked_contrastive_loss, chunked_distillation_loss, chunked_sigmoid_loss,
 )
 from codesign.models.contrastive import contrastive_loss, similarity_logits
 from codesign.train.losses import distillation_loss, sigmoid_loss
@@ -263,6 +263,22 @@ assert (R // 8, B) in products and all(min(s) <= R // 8 for s in products), prod
 bodies = text[: text.index("ENTRY")]
 assert not re.findall("(all-reduce|all-gather|all-to-all|collective-permute)\\(", bodies)
 assert "all-gather(" in text
+
+def plain_sigmoid(i, t, u, v):
+    return sigmoid_loss(i, t, 10.0, -3.0, labels)
+
+def chunked_sigmoid(i, t, u, v):
+    return chunked_sigmoid_loss(i, t, 10.0, -3.0, labels, chunks=Chunks(R, mesh))
+
+expected = jax.jit(jax.value_and_grad(plain_sigmoid, (0, 1)))(*x)
+found = gradient(chunked_sigmoid)(*x)
+np.testing.assert_allclose(found[0], expected[0], rtol=1e-5)
+for a, b in zip(found[1], expected[1]):
+    np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-6)
+text = gradient(chunked_sigmoid).lower(*x).compile().as_text()
+shapes = [tuple(map(int, s.split(","))) for s in re.findall(r"f32\\[([0-9,]+)\\]", text)]
+products = {s for s in shapes if len(s) == 2 and B in s and 16 not in s}
+assert (R // 8, B) in products and all(min(s) <= R // 8 for s in products), products
 print("OK")
 """
 
