@@ -140,7 +140,8 @@ def _inside(kind: Any, part: str | int) -> Any:
 
 def _fields(kind: Any) -> dict[str, Any]:
     """The annotations of a dataclass; none of what is no dataclass."""
-    hints = type_hints(kind, bounds=True) if is_dataclass(kind) else {}
+    made_by = typing.cast(typing.Hashable, kind)
+    hints = type_hints(made_by, bounds=True) if is_dataclass(kind) else {}
     return {field.name: hints[field.name] for field in fields(kind)} if hints else {}
 
 

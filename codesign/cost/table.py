@@ -427,7 +427,7 @@ class _Operators(NamedTuple):
     """
 
     names: tuple[str, ...]
-    shapes: list[tuple[int, ...]]
+    shapes: Sequence[tuple[int, ...]]
     workloads: list[Workload]
 
     def table_parts(
@@ -441,11 +441,16 @@ class _Operators(NamedTuple):
         shaped = []
         for shape in shapes:
             run, whole = executed.pop(0), (*shape, *chip_shape)
-            shaped.append(run.map(lambda x, whole=whole: jnp.asarray(x.reshape(whole))))
+            shaped.append(run.map(functools.partial(_reshaped, shape=whole)))
         return {
             "layer": dict(zip(towers, shaped[: len(towers)], strict=True)),
             "outside": dict(zip(towers, shaped[len(towers) :], strict=True)),
         }
+
+
+def _reshaped(x: Any, shape: Sequence[int]) -> Array:
+    """A JAX array of another shape; NumPy's are copied once."""
+    return jnp.asarray(x.reshape(tuple(shape)))
 
 
 def _operators(space: DesignSpace, world: World, density: float) -> _Operators:
