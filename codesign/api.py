@@ -55,6 +55,7 @@ def search(
     resume: bool = False,
     check: bool | None = None,
     loggers: Sequence[str] | None = None,
+    profile: int = 0,
     progress: OnProgress | None = None,
 ) -> Run:
     """Searches architectures and accelerators together, as `codesign search`.
@@ -71,6 +72,8 @@ def search(
         default: on CPUs.
       loggers: where metrics go beside the folder, of "tensorboard", "wandb" and "mlflow"; default:
         TensorBoard, or for a resumed run those of before.
+      profile: steps of each stage to trace by JAX's profiler, once it is compiled, into the run's
+        folder profile/; default: none.
       progress: called with a `Progress` whenever steps are done; what it raises ends the run, as
         it is in its last checkpoint.
 
@@ -81,7 +84,7 @@ def search(
       UserError: a config, data, space or limits that cannot be used; a folder with another run.
       RunError: a loss that is not finite, a full disk, a checkpoint that does not fit.
     """
-    return _trained("search", config, fields, out, resume, check, loggers, progress)
+    return _trained("search", config, fields, out, resume, check, loggers, profile, progress)
 
 
 def finetune(
@@ -92,6 +95,7 @@ def finetune(
     resume: bool = False,
     check: bool | None = None,
     loggers: Sequence[str] | None = None,
+    profile: int = 0,
     progress: OnProgress | None = None,
 ) -> Run:
     """Trains a CLIP on captioned pictures, as `codesign finetune`.
@@ -106,6 +110,7 @@ def finetune(
       resume: as of `search`.
       check: as of `search`.
       loggers: as of `search`.
+      profile: as of `search`.
       progress: as of `search`.
 
     Returns:
@@ -115,7 +120,7 @@ def finetune(
       UserError: a config, checkpoint or data that cannot be used; a folder with another run.
       RunError: a loss that is not finite, a full disk, a checkpoint that does not fit.
     """
-    return _trained("finetune", config, fields, out, resume, check, loggers, progress)
+    return _trained("finetune", config, fields, out, resume, check, loggers, profile, progress)
 
 
 def dress(
@@ -126,6 +131,7 @@ def dress(
     resume: bool = False,
     check: bool | None = None,
     loggers: Sequence[str] | None = None,
+    profile: int = 0,
     progress: OnProgress | None = None,
 ) -> Run:
     """Trains nested row-sparse subnets of a CLIP or a ResNet, as `codesign dress`.
@@ -140,6 +146,7 @@ def dress(
       resume: as of `search`.
       check: as of `search`.
       loggers: as of `search`.
+      profile: as of `search`.
       progress: as of `search`.
 
     Returns:
@@ -149,7 +156,7 @@ def dress(
       UserError: a config, checkpoint or data that cannot be used; a folder with another run.
       RunError: a loss that is not finite, a full disk, a checkpoint that does not fit.
     """
-    return _trained("dress", config, fields, out, resume, check, loggers, progress)
+    return _trained("dress", config, fields, out, resume, check, loggers, profile, progress)
 
 
 def search_hardware(
@@ -553,6 +560,7 @@ def _trained(
     resume: bool,
     check: bool | None,
     loggers: Sequence[str] | None,
+    profile: int,
     progress: OnProgress | None,
 ) -> Run:
     """Trains by a config; the run that lies in the folder then."""
@@ -560,6 +568,7 @@ def _trained(
 
     from codesign.kinds import kind_of
     from codesign.overrides import config_name, config_to_json
+    from codesign.printable import short_repr
     from codesign.runs import RunFolder, read_run
 
     name = config_name(os.fspath(config)) if isinstance(config, (str, os.PathLike)) else None
@@ -570,6 +579,10 @@ def _trained(
         raise UserError(f"{name or type(config).__name__} trains nothing; see search_hardware")
     if resume and out is None:
         raise UserError(f"{command}: resume continues the run in a folder: give out")
+    if type(profile) is not int or profile < 0:
+        raise UserError(
+            f"{command}: profile is {short_repr(profile)}: it must be a whole number of steps, or 0"
+        )
     from codesign.train.loggers import check_loggers
 
     check_loggers(loggers or ())
@@ -588,6 +601,7 @@ def _trained(
             check=check,
             on_progress=progress,
             loggers=loggers,
+            profile=profile,
         )
         return read_run(path)
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from codesign.bounds import BaseMetadata, DocInfo, Ge, Gt, Le, Lt, MinLen, MultipleOf
 from codesign.errors import UserError
+from codesign.hints import type_hints
 from codesign.printable import short_repr
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def first_problem(config: Any, prefix: str = "") -> str | None:
     from codesign.space import AcceleratorChoices
 
     kind: Any = type(config)
-    hints = _hints(kind)
+    hints = type_hints(kind, bounds=True)
     for field in dataclasses.fields(config):
         value, hint = getattr(config, field.name), hints[field.name]
         if dataclasses.is_dataclass(value) and _is_instance(value, hint):
@@ -107,11 +108,6 @@ def is_huge(value: Any) -> bool:
 def _is_instance(value: Any, hint: Any) -> bool:
     kinds = typing.get_args(hint) if _is_union(hint) else (hint,)
     return any(isinstance(kind, type) and isinstance(value, kind) for kind in kinds)
-
-
-@functools.cache
-def _hints(kind: type) -> dict[str, Any]:
-    return typing.get_type_hints(kind, include_extras=True)
 
 
 @functools.cache

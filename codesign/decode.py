@@ -25,6 +25,7 @@ from typing import Annotated, Any, TypeVar
 
 from codesign.constraints import describe, is_huge
 from codesign.errors import UserError, did_you_mean
+from codesign.hints import type_hints
 from codesign.json_text import read_json
 from codesign.printable import short_repr
 
@@ -139,7 +140,8 @@ def _inside(kind: Any, part: str | int) -> Any:
 
 def _fields(kind: Any) -> dict[str, Any]:
     """The annotations of a dataclass; none of what is no dataclass."""
-    hints = typing.get_type_hints(kind, include_extras=True) if is_dataclass(kind) else {}
+    made_by = typing.cast(typing.Hashable, kind)
+    hints = type_hints(made_by, bounds=True) if is_dataclass(kind) else {}
     return {field.name: hints[field.name] for field in fields(kind)} if hints else {}
 
 

@@ -7,6 +7,8 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
+from codesign.hints import type_hints
+
 
 def with_defaults(kind: type, written: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
     """A config's values, and the defaults of what another has besides, at any depth.
@@ -16,7 +18,7 @@ def with_defaults(kind: type, written: Mapping[str, Any], now: Mapping[str, Any]
       written: values by name, those of dataclasses mappings; what they are is not looked at.
       now: the other's.
     """
-    hints = typing.get_type_hints(kind)
+    hints = type_hints(kind)
     filled = dict(written)
     for field in dataclasses.fields(kind):
         name, hint = field.name, hints[field.name]

@@ -20,12 +20,13 @@ import pkgutil
 import re
 import types
 import typing
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from codesign.constraints import type_name
 from codesign.errors import UserError, did_you_mean
+from codesign.hints import type_hints
 from codesign.renamed import RETIRED, current, warn_retired
 from codesign.runs import jsonable
 from codesign.userfile import load_file
@@ -139,8 +140,8 @@ def config_hash(config: Any) -> str:
 
 def config_fields(config: Any, prefix: str = "") -> Iterator[Field]:
     """Every field of a config, nested dataclasses opened, in the order of definition."""
-    made_by = typing.cast(Hashable, type(config))
-    hints, helps = _hints(made_by), _attribute_docs(made_by)
+    made_by: Any = type(config)
+    hints, helps = type_hints(made_by), _attribute_docs(made_by)
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         path = prefix + field.name
@@ -162,11 +163,6 @@ def _kind(hint: Any, value: Any) -> Any:
         members = sorted(members, key=lambda member: member is str)
         return typing.Union[tuple(members)]  # noqa: UP007 -- built from a tuple
     return hint
-
-
-@functools.cache
-def _hints(kind: type) -> dict[str, Any]:
-    return typing.get_type_hints(kind)
 
 
 @functools.cache

@@ -9,13 +9,21 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import NoReturn
+from typing import NoReturn, TypeVar
+
+T = TypeVar("T")
 
 
 class Terminated(BaseException):
-    """SIGTERM came. Like KeyboardInterrupt no Exception: nothing but the program's end stops it."""
+    """SIGTERM came. Like KeyboardInterrupt no Exception: nothing but the program's end stops it.
+
+    Attributes:
+      hangs: whether threads may still wait for data, for ever, so that none is waited for.
+    """
+
+    hangs = False
 
 
 def _raise(number: int, frame: FrameType | None) -> NoReturn:
@@ -38,6 +46,13 @@ class Deferred:
     def note(self, number: int, frame: FrameType | None) -> None:
         """The signal's handler."""
         self.came = True
+
+    def or_none(self, work: Callable[[], T]) -> T | None:
+        """What comes of work that may be cut off; None where SIGTERM comes first."""
+        with self.unless_raised():
+            if not self.came:
+                return work()
+        return None
 
     @contextlib.contextmanager
     def unless_raised(self) -> Iterator[None]:

@@ -119,6 +119,39 @@ def chunked_distillation_loss(
     )
 
 
+def chunked_sigmoid_loss(
+    image_embedding: Array,
+    text_embedding: Array,
+    logit_scale: Array | float,
+    logit_bias: Array | float,
+    labels: Array | None = None,
+    *,
+    chunks: Chunks,
+) -> Array:
+    """`sigmoid_loss` by chunks; the arguments are the same.
+
+    Every pair is judged alone: a pass over R images with all texts is all, whose logits are
+    computed once more for the gradient.
+
+    Raises:
+      ValueError: rows that do not divide the batch.
+    """
+    images, texts, scale = _inputs(image_embedding, text_embedding, logit_scale, chunks)
+    batch = images.shape[0]
+    labels = jnp.arange(batch) if labels is None else jnp.asarray(labels)
+    chex.assert_shape(labels, (batch,))
+    chex.assert_type(labels, int)
+    texts, all_ = _everywhere((texts, labels), chunks)
+
+    @jax.checkpoint
+    def of(chunk: Any) -> Array:
+        row, own = chunk
+        sign = jnp.where(own[:, None] == all_[None], 1.0, -1.0)
+        return jnp.sum(jax.nn.log_sigmoid(sign * (scale * _product(row, texts) + logit_bias)), 1)
+
+    return -jnp.sum(_by_rows(of, (images, labels), chunks)) / batch
+
+
 def _same_label(rows: _Side, columns: _Side, level: Array) -> Array:
     return (rows.own[:, None] == columns.own[None]).astype(level.dtype) / level
 

@@ -26,6 +26,7 @@ from codesign.models.chunked_contrastive import (
     Chunks,
     chunked_contrastive_loss,
     chunked_distillation_loss,
+    chunked_sigmoid_loss,
 )
 from codesign.train import placement
 from codesign.train.data import ImageTextBatch
@@ -261,13 +262,15 @@ def weighted_losses(
     loss: LossConfig,
     chunks: Chunks | None = None,
 ) -> tuple[Array, dict[str, Array]]:
-    """The loss of a batch's embeddings, and its parts; the softmax ones by chunks if given."""
+    """The loss of a batch's embeddings, and its parts; by chunks if given."""
     of_pairs = pair_labels(labels, loss.same_label)
     if loss.kind == "softmax":
         if cut := _cuts(chunks, out):
             contrastive = chunked_contrastive_loss(*out, of_pairs, chunks=cut)
         else:
             contrastive = contrastive_loss(*out, of_pairs)
+    elif cut := _cuts(chunks, out):
+        contrastive = chunked_sigmoid_loss(*out, logit_bias, of_pairs, chunks=cut)
     else:
         contrastive = sigmoid_loss(*out, logit_bias, of_pairs)
     total, parts = loss.contrastive * contrastive, {"contrastive_loss": contrastive}

@@ -8,6 +8,7 @@ the place in the data too, so that a resumed run ends as an uninterrupted one do
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
@@ -180,12 +181,18 @@ class Loop:
                 step, steps = done, min(every.chunk, end - done) if chunked else 1
                 with trace.step(step):
                     before = data.place()  # a chunk may come in part
+                    read = functools.partial(data.read, step, steps, every.chunk)
                     try:
-                        batch = data.read(step, steps, every.chunk)
+                        # It may wait for data as long as the run lasts.
+                        batch = sigterm.or_none(read) if alone else read()
                     except Stalled:
                         if alone and done > saved_at:  # the others would have to save as well
                             save(before)
                         raise
+                    if batch is None:
+                        if done > saved_at:
+                            save(before)
+                        raise _without_data()
                     plain = None
                     if unchecked and objective is not None:
                         one = jax.tree.map(lambda x: x[0], batch.data) if chunked else batch
@@ -280,6 +287,13 @@ class Loop:
             self.folder.append_metrics([row])
             self.loggers.write(step, {"validation": result})
         self.display.note(line)
+
+
+def _without_data() -> Terminated:
+    """SIGTERM while a batch was waited for, by threads that may wait on."""
+    terminated = Terminated()
+    terminated.hangs = True
+    return terminated
 
 
 def _plain_metrics(objective: check.Objective, *args: Any) -> Metrics:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 SAMPLE_EVERY_S = 15
@@ -32,7 +33,7 @@ class RunTracker:
 
     def __exit__(self, *_: object) -> None:
         if self._tracker is not None:
-            self._tracker.stop()  # does nothing the second time
+            _stop(self._tracker)  # does nothing the second time
 
     def so_far(self) -> dict[str, float]:
         """Wall time (s) and carbon (kgCO2e), where measured, until now, earlier parts included."""
@@ -42,7 +43,7 @@ class RunTracker:
         """Totals of the run: wall_time_s; where measured, run_carbon_kgco2e and run_energy_kwh."""
         if self._tracker is None:
             return self._total(None)
-        total = self._total(self._tracker.stop() or 0.0)
+        total = self._total(_stop(self._tracker) or 0.0)
         last = self._tracker.final_emissions_data
         if last.emissions:
             kwh_per_kg = last.energy_consumed / last.emissions
@@ -56,6 +57,30 @@ class RunTracker:
             before = self._before.get("run_carbon_kgco2e", 0.0)
             total["run_carbon_kgco2e"] = before + carbon_kgco2e
         return total
+
+
+def _stop(tracker: Any) -> Any:
+    """Stops CodeCarbon's tracker and waits for the threads that sampled; what it emitted.
+
+    A timer of it that fires while it is cancelled starts the next one, and so on for ever; one
+    that was cancelled takes a moment to end.
+    """
+    schedulers = [part for part in vars(tracker).values() if hasattr(part, "_run")]
+    emitted = tracker.stop()
+    until = time.monotonic() + SAMPLE_EVERY_S  # what hangs ends with the process
+    while (timers := _timers(schedulers)) and time.monotonic() < until:
+        for scheduler in schedulers:
+            scheduler.stop()
+        for timer in timers:
+            timer.join(max(0.0, until - time.monotonic()))
+    return emitted
+
+
+def _timers(schedulers: Sequence[Any]) -> list[threading.Thread]:
+    """The timers that schedulers of CodeCarbon have started and that have not ended."""
+    starts = [scheduler._run for scheduler in schedulers]
+    every = (thread for thread in threading.enumerate() if isinstance(thread, threading.Timer))
+    return [timer for timer in every if timer.function in starts]
 
 
 def _started_tracker() -> Any:

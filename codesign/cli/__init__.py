@@ -96,6 +96,9 @@ def _outcome(argv: Sequence[str] | None) -> tuple[int, bool]:
         return _code(argv), False
     except Stalled as error:
         return _fail(error, 1), True
+    except Terminated as terminated:
+        print(terminated, file=sys.stderr)
+        return 0, terminated.hangs
 
 
 def _code(argv: Sequence[str] | None) -> int:
@@ -128,9 +131,6 @@ def _code(argv: Sequence[str] | None) -> int:
         if isinstance(error, OSError) and error.filename is not None:
             return _fail(f"{str(error.filename)[:_MOST_OF_A_NAME]}: {error.strerror}", 1)
         raise
-    except Terminated as terminated:
-        print(terminated, file=sys.stderr)
-        return 0
     except KeyboardInterrupt as interrupt:
         print(printable(interrupt) or "interrupted", file=sys.stderr)
         return 130

@@ -63,6 +63,6 @@ def kept_when_stopped(args: argparse.Namespace, *, alone: bool = True) -> Iterat
         raise KeyboardInterrupt(message) from None
     except Stalled as stalled:
         raise Stalled(f"{stalled}; the run is kept: {again} continues it") from None
-    except Terminated:
-        message = f"stopped by SIGTERM; the run is kept: {again} continues it"
-        raise Terminated(message) from None
+    except Terminated as terminated:
+        terminated.args = (f"stopped by SIGTERM; the run is kept: {again} continues it",)
+        raise

@@ -42,6 +42,11 @@ class FamilyTable:
         """What the chips live in, its index bits those of the largest network."""
         return self.by_level.scenario
 
+    @property
+    def accelerators(self) -> int:
+        """How many there are."""
+        return self.space.accelerators
+
     def relaxed(self, z: Array) -> Costs:
         """Costs at a relaxed design z [d]: multilinear between the discrete families.
 

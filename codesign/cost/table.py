@@ -16,8 +16,9 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -44,6 +45,8 @@ from codesign.workload.operators import Live, weight_density
 Array = jax.Array
 # (GEMM, accelerator) pairs mapped side by side: long vectors that stay in cache.
 PAIRS_AT_ONCE = 1 << 15
+# Accelerators whose operators are held one by one; of more, only sums are: a few kB each.
+ACCELERATORS_AT_ONCE = 1 << 14
 
 
 @jax.tree_util.register_dataclass
@@ -66,6 +69,11 @@ class CostTable:
     density: Any
     scenario: Scenario = dataclasses.field(metadata={"static": True})
     space: DesignSpace = dataclasses.field(metadata={"static": True})
+
+    @property
+    def accelerators(self) -> int:
+        """How many there are."""
+        return math.prod(self.chip.tops.shape)
 
     def relaxed(self, z: Array, dram_gb: Array | None = None) -> Costs:
         """Costs at a relaxed design z [d]: multilinear between the discrete designs.
@@ -326,13 +334,16 @@ def in_float32(chips: Accelerator) -> Accelerator:
     return as_float
 
 
-def run_on(workloads: Sequence[Workload], chips: Accelerator, techs: Technology) -> list[Execution]:
+def run_on(
+    workloads: Sequence[Workload], chips: Accelerator, techs: Technology, *, even: bool = False
+) -> list[Execution]:
     """`run_grid` where what each event costs is given.
 
     Args:
       workloads: concrete batches of operators, each [D, G] and [D, V].
       chips: accelerators, leaves [A], as of `in_float32`.
       techs: of them, leaves [A], as of `technologies`.
+      even: for other chips, as many, the same program runs.
     """
     workload = stack_workloads(workloads)
     live = workload.live if techs.hands_over and workload.live is not None else Live()
@@ -341,19 +352,27 @@ def run_on(workloads: Sequence[Workload], chips: Accelerator, techs: Technology)
     columns += [] if workload.density is None else [workload.density]
     shapes = np.stack([np.asarray(x) for x in columns], axis=-1)
     gemms, which = np.unique(shapes.reshape(-1, len(columns)), axis=0, return_inverse=True)
-    mapped = _mapped(gemms, chips, techs)
+    mapped = _mapped(gemms, chips, techs, even=even)
     run = _sum_operators(mapped, which.reshape(shapes.shape[:2]), workload, chips, techs)
     ends = np.cumsum([0, *(w.m.shape[0] for w in workloads)])
     return [run.map(lambda x, a=a, b=b: x[a:b]) for a, b in itertools.pairwise(ends)]
 
 
-def _mapped(gemms: np.ndarray, chips: Accelerator, techs: Technology) -> Execution:
-    """Execution [A, U], without static energy, of single GEMMs [U, 6 or 7] on chips [A]."""
+def _mapped(
+    gemms: np.ndarray, chips: Accelerator, techs: Technology, *, even: bool = False
+) -> Execution:
+    """Execution [A, U], without static energy, of single GEMMs [U, 6 or 7] on chips [A].
+
+    `even`: in as many batches whatever the chips, one more than they may need.
+    """
     crowded = np.asarray(is_crowded(chips))
     batch = min(len(crowded), max(1, PAIRS_AT_ONCE // len(gemms)))
     # Batches of one kind, padded by more of its last chip: what they give is that chip's again.
     kinds = [np.flatnonzero(crowded == kind) for kind in np.unique(crowded)]
     at = np.concatenate([np.pad(kind, (0, -len(kind) % batch), mode="edge") for kind in kinds])
+    if even:
+        most = batch * (-(-len(crowded) // batch) + 1)
+        at = np.pad(at, (0, most - len(at)), mode="edge")
     batches = jax.tree.map(lambda x: np.asarray(x)[at].reshape(-1, batch), (chips, techs))
     run = _map_gemms(gemms, *batches, crowded[at[::batch]])
     order = np.zeros(len(crowded), np.int64)
@@ -363,8 +382,8 @@ def _mapped(gemms: np.ndarray, chips: Accelerator, techs: Technology) -> Executi
 
 def accelerator_grid(choices: AcceleratorChoices) -> Accelerator:
     """Every accelerator of the choices, leaves [A] in row-major order of them."""
-    axes = [getattr(choices, f.name) for f in dataclasses.fields(choices)]
-    return Accelerator(*np.array(list(itertools.product(*axes)), np.float32).T)
+    axes = [np.float32(getattr(choices, f.name)) for f in dataclasses.fields(choices)]
+    return Accelerator(*(x.ravel() for x in np.meshgrid(*axes, indexing="ij")))
 
 
 def grid_costs(
@@ -398,8 +417,61 @@ def costs_on_chips(run: Execution, chips: Accelerator, world: World, contents: A
     return costs_of(run, chip, scenario, chip.dram_gb(contents, scenario)).totals()
 
 
+class _Operators(NamedTuple):
+    """All that networks of a space are made of.
+
+    Attributes:
+      names: of the towers.
+      shapes: of each tower's blocks, [width, heads, ffn].
+      workloads: of each tower's blocks, then what is outside each tower's blocks.
+    """
+
+    names: tuple[str, ...]
+    shapes: Sequence[tuple[int, ...]]
+    workloads: list[Workload]
+
+    def table_parts(
+        self, executed: list[Execution], chip_shape: Sequence[int]
+    ) -> dict[str, dict[str, Execution]]:
+        """The executions [D, A] of the workloads, as parts of a table: `layer` and `outside`.
+
+        The list is emptied on the way, so that a large table is there once.
+        """
+        towers, shapes = self.names, (*self.shapes, *((-1,) for _ in self.names))
+        shaped = []
+        for shape in shapes:
+            run, whole = executed.pop(0), (*shape, *chip_shape)
+            shaped.append(run.map(functools.partial(_reshaped, shape=whole)))
+        return {
+            "layer": dict(zip(towers, shaped[: len(towers)], strict=True)),
+            "outside": dict(zip(towers, shaped[len(towers) :], strict=True)),
+        }
+
+
+def _reshaped(x: Any, shape: Sequence[int]) -> Array:
+    """A JAX array of another shape; NumPy's are copied once."""
+    return jnp.asarray(x.reshape(tuple(shape)))
+
+
+def _operators(space: DesignSpace, world: World, density: float) -> _Operators:
+    blocks, rest, shapes = [], [], []
+    for name, choices in space.towers.items():
+        w, h, f = np.meshgrid(choices.width, choices.heads, choices.ffn, indexing="ij")
+        shapes.append(w.shape)
+        every = Tower(1, *(jnp.asarray(x.ravel()) for x in (w, h, f)))
+        runs = space.family.runs(name, world.scenario)
+        block = space.family.block(space.base, name, every, density)
+        around = space.family.outside(space.base, name, jnp.asarray(choices.width))
+        blocks.append(repeated(block, runs).under(world.costing))
+        rest.append(repeated(around, runs).under(world.costing))
+    return _Operators(tuple(space.towers), shapes, [*blocks, *rest])
+
+
 def build_table(space: DesignSpace, scenario: Scenario, density: float = 1) -> CostTable:
     """Maps every distinct operator of the space on every accelerator of it.
+
+    It takes little more memory than the table, `table_bytes`: operators are held one by one of
+    `ACCELERATORS_AT_ONCE` alone.
 
     Args:
       space: the space.
@@ -411,36 +483,132 @@ def build_table(space: DesignSpace, scenario: Scenario, density: float = 1) -> C
     """
     chips = accelerator_grid(space.accelerator)
     chip_shape = [len(d.choices) for d in space.part(space.dimensions, "accelerator")]
-    base, family, world = space.base, space.family, World.of(scenario)
-    blocks, rest, shapes = [], [], []
-    for name, choices in space.towers.items():
-        w, h, f = np.meshgrid(choices.width, choices.heads, choices.ffn, indexing="ij")
-        shapes.append(w.shape)
-        every = Tower(1, *(jnp.asarray(x.ravel()) for x in (w, h, f)))
-        runs = family.runs(name, scenario)
-        block = family.block(base, name, every, density)
-        around = family.outside(base, name, jnp.asarray(choices.width))
-        blocks.append(repeated(block, runs).under(world.costing))
-        rest.append(repeated(around, runs).under(world.costing))
-    executed = run_on([*blocks, *rest], chips, technologies(chips, world))
+    world = World.of(scenario)
+    operators = _operators(space, world, density)
+    executed = _run_in_blocks(operators.workloads, chips, world)
     _check_fits(executed, chips)
-    layer = {
-        name: run.map(functools.partial(jnp.reshape, shape=(*shape, *chip_shape)))
-        for name, shape, run in zip(space.towers, shapes, executed[: len(blocks)], strict=True)
-    }
-    outside = {
-        name: run.map(lambda x: jnp.reshape(x, (-1, *chip_shape)))
-        for name, run in zip(space.towers, executed[len(blocks) :], strict=True)
-    }
     grid = jax.tree.map(lambda x: jnp.asarray(x).reshape(chip_shape), chips)
     return CostTable(
-        layer=layer,
-        outside=outside,
+        **operators.table_parts(executed, chip_shape),
         chip=Chip.of(grid, world).merged(),
         density=jnp.float32(density),
         scenario=scenario,
         space=space,
     )
+
+
+def table_bytes(space: DesignSpace) -> int:
+    """Bytes of a space's `CostTable`: cycles and energy of every block, and the chips, float32."""
+    sums = sum(len(t.width) * (len(t.heads) * len(t.ffn) + 1) for t in space.towers.values())
+    return 4 * space.accelerators * (2 * sums + _CHIP_NUMBERS) + 4
+
+
+# Area, peak, channels, packages and leakage.
+_CHIP_NUMBERS = 5
+
+
+def _run_in_blocks(
+    workloads: Sequence[Workload], chips: Accelerator, world: World
+) -> list[Execution]:
+    """`run_on` accelerators [A], so many at a time that their operators fit into memory."""
+    number = len(chips.cores)
+    if number <= ACCELERATORS_AT_ONCE:
+        return run_on(workloads, chips, technologies(chips, world))
+    rows = [w.m.shape[0] for w in workloads]
+    whole = [
+        Execution(*({"all": np.empty((n, number), np.float32)} for _ in range(2))) for n in rows
+    ]
+    for start in range(0, number, ACCELERATORS_AT_ONCE):
+        block = _Block.of(chips, np.arange(start, min(number, start + ACCELERATORS_AT_ONCE)))
+        for into, run in zip(whole, block.run(workloads, world), strict=True):
+            for kept, new in zip(*map(jax.tree.leaves, (into, run)), strict=True):
+                kept[:, start : start + block.size] = np.asarray(new)[:, : block.size]
+    return whole
+
+
+class _Block(NamedTuple):
+    """Some accelerators of a grid, in arrays of one length, so that one program runs on all blocks.
+
+    Attributes:
+      size: how many are asked for; the last one is there several times behind them.
+      places: where they are in the grid, [ACCELERATORS_AT_ONCE], increasing.
+      chips: leaves [ACCELERATORS_AT_ONCE].
+    """
+
+    size: int
+    places: np.ndarray
+    chips: Accelerator
+
+    @classmethod
+    def of(cls, chips: Accelerator, places: np.ndarray) -> _Block:
+        """Those at some places of a grid, at most `ACCELERATORS_AT_ONCE`."""
+        padded = np.pad(places, (0, ACCELERATORS_AT_ONCE - len(places)), mode="edge")
+        return cls(len(places), padded, jax.tree.map(lambda x: x[padded], chips))
+
+    def run(self, workloads: Sequence[Workload], world: World) -> list[Execution]:
+        """Execution [D, ACCELERATORS_AT_ONCE] of workloads."""
+        return run_on(workloads, self.chips, technologies(self.chips, world), even=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class BlockedTable:
+    """A table that is never whole in memory: mapped anew, block by block, each time it is read.
+
+    For what looks at each accelerator once, such as the best one of every network. Where they are
+    asked for as often as in a joint search, `build_table` is the way.
+
+    Attributes:
+      space: the space.
+      scenario: where and how designs live.
+      density: share of the blocks' weights that are kept.
+    """
+
+    space: DesignSpace
+    scenario: Scenario
+    density: float = 1
+
+    def blocks(
+        self, wanted: Callable[[Chip], Any] | None = None
+    ) -> Iterator[tuple[np.ndarray, CostTable]]:
+        """Tables of all accelerators in turn, and where in the grid they are, [A] of each block.
+
+        The last one may be there several times. Accelerators that fit some operator of the space
+        nowhere are there too, with infinities.
+
+        Args:
+          wanted: of chips [A], which are asked for at all; the others are not mapped.
+        """
+        world, chips = World.of(self.scenario), accelerator_grid(self.space.accelerator)
+        made = Chip.of(jax.tree.map(jnp.asarray, chips), world).merged()
+        places = np.arange(self.space.accelerators)
+        if wanted is not None:
+            places = np.flatnonzero(np.broadcast_to(np.asarray(wanted(made)), places.shape))
+        operators = _operators(self.space, world, self.density)
+        for start in range(0, len(places), ACCELERATORS_AT_ONCE):
+            block = _Block.of(chips, places[start : start + ACCELERATORS_AT_ONCE])
+            at = block.places
+            yield (
+                at,
+                CostTable(
+                    **operators.table_parts(block.run(operators.workloads, world), at.shape),
+                    chip=jax.tree.map(lambda x, at=at: x[at], made),
+                    density=jnp.float32(self.density),
+                    scenario=self.scenario,
+                    space=self.space,
+                ),
+            )
+
+    def at(self, place: int) -> CostTable:
+        """The table of one accelerator, by its flat index."""
+        only = self.space.accelerator_at(self.accelerator_indices(np.asarray(place)))
+        choices = AcceleratorChoices(*((x,) for x in jax.tree.leaves(only)))
+        space = dataclasses.replace(self.space, accelerator=choices)
+        return build_table(space, self.scenario, self.density)
+
+    def accelerator_indices(self, flat: Any) -> np.ndarray:
+        """Choice indices [..., fields] of accelerators given by flat index [...]."""
+        shape = [len(d.choices) for d in self.space.part(self.space.dimensions, "accelerator")]
+        return np.stack(np.unravel_index(np.asarray(flat), shape), axis=-1)
 
 
 def _check_fits(runs: Sequence[Execution], chips: Accelerator) -> None:

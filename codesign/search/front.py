@@ -14,15 +14,13 @@ import math
 
 import numpy as np
 
-from codesign.cost.family import FamilyTable
-from codesign.cost.table import CostTable
-from codesign.search.grid import Choice, best_accelerators
-from codesign.search.nearest import nearest
+from codesign.search.grid import Aim, AnyTable, Choice, best_accelerators, best_for_each
+from codesign.search.nearest import nearest, shortfall
 from codesign.search.objectives import CostFunction, Limits
 from codesign.space import DesignSpace
 
 
-def cheapest(table: CostTable, mode: str | CostFunction, limits: Limits) -> Choice:
+def cheapest(table: AnyTable, mode: str | CostFunction, limits: Limits) -> Choice:
     """The best accelerator of every network [A], and what it costs there.
 
     Returns:
@@ -59,9 +57,7 @@ def front(cost: np.ndarray, loss: np.ndarray) -> np.ndarray:
     return order[losses < before]
 
 
-def unmet(
-    table: CostTable | FamilyTable, limits: Limits, networks: np.ndarray | None = None
-) -> str:
+def unmet(table: AnyTable, limits: Limits, networks: np.ndarray | None = None) -> str:
     """Why no design of a space meets limits, and what the nearest one takes.
 
     The least of each cost that is above its limit, and the design of all that would need the
@@ -73,13 +69,16 @@ def unmet(
       networks: choice indices [n, d] of those that are asked about; None: of all.
     """
     networks = every_network(table.space) if networks is None else networks
+    bounds = list(limits.bounds())
+    aims = [Aim(each, Limits()) for each in (*(b for b, _ in bounds), shortfall(limits))]
+    *leasts, in_all = best_for_each(table, networks, aims)
     missed = []
-    for bounded, limit in limits.bounds():
-        least = float(best_accelerators(table, networks, bounded, Limits()).value.min())
+    for (bounded, limit), choice in zip(bounds, leasts, strict=True):
+        least = float(choice.value.min())
         if least > limit:
             missed.append(f"{bounded.key} is {least:.3g} at least, not {limit:.3g}")
     why = "; ".join(missed) or "each can be met alone, but not all together"
-    return f"{why}; {nearest(table, networks, limits)}"
+    return f"{why}; {nearest(table, networks, limits, in_all)}"
 
 
 def best_under(cost: np.ndarray, loss: np.ndarray, targets: np.ndarray) -> np.ndarray:

@@ -8,19 +8,24 @@ from __future__ import annotations
 
 import functools
 import itertools
-from typing import NamedTuple
+import operator
+from collections.abc import Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from codesign.cost.execution import total
 from codesign.cost.family import FamilyTable
-from codesign.cost.table import CostTable
+from codesign.cost.model import Chip, Costs
+from codesign.cost.table import BlockedTable, CostTable
 from codesign.search.objectives import CostFunction, Limits, feasible, metric
 
 Array = jax.Array
 # Costs looked at side by side: a few MB a leaf, whatever the number of accelerators.
 _COSTS_AT_ONCE = 1 << 19
+AnyTable: TypeAlias = CostTable | FamilyTable | BlockedTable
 
 
 class Choice(NamedTuple):
@@ -35,6 +40,13 @@ class Choice(NamedTuple):
     value: Array | np.ndarray
 
 
+class Aim(NamedTuple):
+    """What the best accelerator is the best in."""
+
+    mode: str | CostFunction
+    limits: Limits
+
+
 def best_accelerator(
     table: CostTable | FamilyTable, indices: Array, mode: str | CostFunction, limits: Limits
 ) -> Choice:
@@ -46,17 +58,50 @@ def best_accelerator(
 
 
 def best_accelerators(
-    table: CostTable | FamilyTable, networks: np.ndarray, mode: str | CostFunction, limits: Limits
+    table: AnyTable, networks: np.ndarray, mode: str | CostFunction, limits: Limits
 ) -> Choice:
     """`best_accelerator` of many networks [n, d]: NumPy arrays [n]."""
-    return Choice(*map(np.asarray, _best(table, jnp.asarray(networks), mode, limits)))
+    (choice,) = best_for_each(table, networks, [Aim(mode, limits)])
+    return choice
+
+
+def best_for_each(table: AnyTable, networks: np.ndarray, aims: Sequence[Aim]) -> list[Choice]:
+    """`best_accelerators` for several aims; a table in blocks is mapped once for all of them."""
+    if isinstance(table, BlockedTable):
+        return _best_of_blocks(table, networks, aims)
+    return [Choice(*map(np.asarray, _best(table, jnp.asarray(networks), *aim))) for aim in aims]
+
+
+def _best_of_blocks(table: BlockedTable, networks: np.ndarray, aims: Sequence[Aim]) -> list[Choice]:
+    """The same as of the whole table, the first of equals included.
+
+    Accelerators whose chips break a limit with every network are not mapped.
+    """
+    empty = Choice(np.zeros(len(networks), np.int64), np.full(len(networks), np.inf, np.float32))
+    found = [Choice(*(x.copy() for x in empty)) for _ in aims]
+
+    def may_do(chip: Chip) -> Any:
+        return functools.reduce(operator.or_, (_chip_meets(chip, aim.limits) for aim in aims))
+
+    for places, block in table.blocks(may_do):
+        for best, mine in zip(found, best_for_each(block, networks, aims), strict=True):
+            better = mine.value < best.value
+            best.value[better] = mine.value[better]
+            best.accelerator[better] = places[mine.accelerator[better]]
+    return found
+
+
+def _chip_meets(chip: Chip, limits: Limits) -> Any:
+    """Whether chips meet the limits that no network changes: those on area and peak."""
+    made = Costs(0.0, 0.0, total(chip.area_mm2), chip.tops, 0.0, 0.0)
+    return feasible(made, Limits(area_mm2=limits.area_mm2, tops=limits.tops))
 
 
 @functools.partial(jax.jit, static_argnames=("mode", "limits"))
 def _best(
     table: CostTable | FamilyTable, networks: Array, mode: str | CostFunction, limits: Limits
 ) -> Choice:
-    at_once = max(1, _COSTS_AT_ONCE // table.space.accelerators)
+    at_once = max(1, _COSTS_AT_ONCE // table.accelerators)
     found: Choice = jax.lax.map(
         lambda indices: best_accelerator(table, indices, mode, limits),
         networks,

@@ -16,10 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from codesign.accelerator import Accelerator
-from codesign.cost.family import FamilyTable
 from codesign.cost.model import Costs
-from codesign.cost.table import CostTable
-from codesign.search.grid import best_accelerators
+from codesign.cost.table import BlockedTable
+from codesign.search.grid import AnyTable, Choice
 from codesign.search.objectives import Limits, Objective
 from codesign.workload.clip import CLIP_FAMILY
 from codesign.workload.families import ModelFamily
@@ -47,18 +46,21 @@ def enough(costs: Costs, limits: Limits) -> str:
     return " and ".join(raised)
 
 
-def nearest(table: CostTable | FamilyTable, networks: np.ndarray, limits: Limits) -> str:
+def nearest(table: AnyTable, networks: np.ndarray, limits: Limits, choice: Choice) -> str:
     """What the nearest of some networks on any accelerator would take, as a part of a message.
 
     Args:
       table: exact costs.
       networks: choice indices [n, d].
       limits: that none of them meets.
+      choice: the accelerators on which they fall short of the limits least.
     """
-    choice = best_accelerators(table, networks, shortfall(limits), Limits())
     best = int(np.argmin(choice.value))
-    at = int(choice.accelerator[best])
-    costs = jax.tree.map(lambda x: x[at], table.on_every_accelerator(jnp.asarray(networks[best])))
+    at, own = int(choice.accelerator[best]), jnp.asarray(networks[best])
+    if isinstance(table, BlockedTable):
+        costs = jax.tree.map(lambda x: x[0], table.at(at).on_every_accelerator(own))
+    else:
+        costs = jax.tree.map(lambda x: x[at], table.on_every_accelerator(own))
     space = table.space
     chip = space.accelerator_at(np.asarray(table.accelerator_indices(jnp.asarray(at))))
     network = space.architecture_at(networks[best])

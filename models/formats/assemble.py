@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -20,9 +19,12 @@ def abstract_clip(architecture: Architecture, dialect: Dialect, *, dtype: Any, r
     )
 
 
-def assemble(abstract: CLIP, values: Mapping[tuple[str, ...], Any]) -> CLIP:
-    """The CLIP of `abstract_clip` with these values of its variables, by path."""
-    filled = [(p, v.replace(jnp.asarray(values[p]))) for p, v in variables(abstract).items()]
+def assemble(abstract: CLIP, values: dict[tuple[str, ...], Any]) -> CLIP:
+    """The CLIP of `abstract_clip` with these values of its variables, by path.
+
+    The dict is emptied on the way: a large network is there once, and one of its arrays twice.
+    """
+    filled = [(p, v.replace(jnp.asarray(values.pop(p)))) for p, v in variables(abstract).items()]
     return nnx.merge(nnx.graphdef(abstract), nnx.from_flat_state(filled))
 
 

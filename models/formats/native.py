@@ -76,8 +76,8 @@ def load_native(folder: Path, *, dtype: Any, remat: bool) -> CLIP:
         )
     kept = np.float64 if np.dtype(dtype) == np.float64 else np.float32
     values = {
-        tuple(name.split(".")): stored[name].astype(
-            kept if jnp.issubdtype(variable.dtype, jnp.floating) else variable.dtype
+        tuple(name.split(".")): stored.pop(name).astype(
+            kept if jnp.issubdtype(variable.dtype, jnp.floating) else variable.dtype, copy=False
         )
         for name, variable in wanted.items()
     }

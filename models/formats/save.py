@@ -175,7 +175,9 @@ def publish(folder: Path, write: Callable[[Path], None]) -> None:
                 target.rename(aside / "old")
             os.replace(file, target)
     except OSError as error:
-        raise RunError(f"cannot write {folder}: {error.strerror or error}") from error
+        blocking = [at for at in (folder, *folder.parents) if at.is_file()]
+        why = f"{blocking[0]} is a file, not a folder" if blocking else error.strerror or error
+        raise RunError(f"cannot write {folder}: {why}") from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 

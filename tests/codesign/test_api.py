@@ -36,18 +36,27 @@ def design(name, carbon, accuracy=0.5, **more):
 def runner(monkeypatch):
     """Stands in for the search; tells of three steps and finds one design."""
 
-    def run_search(config, folder, console, *, check=None, on_progress=None, **_):
+    def run_search(config, folder, console, *, check=None, on_progress=None, profile=0, **_):
         for step in (1, 2, 3):
             folder.append_metrics([{"step": step - 1, "phase": "joint", "loss": [1.0 / step]}])
             if on_progress is not None:
                 on_progress(cd.Progress("joint", step, 3, {"loss": [1.0 / step]}))
         console.print("not to be seen")
         folder.write_json("designs.json", [design("a", 1e-3, seed=config.seed)])
-        folder.write_json("summary.json", {"checked": check})
+        folder.write_json("summary.json", {"checked": check, "profile": profile})
 
     made = types.ModuleType("codesign.train.search.run")
     made.run_search = run_search
     monkeypatch.setitem(sys.modules, made.__name__, made)
+
+
+def test_steps_are_traced_as_by_the_command_line(runner, tmp_path):
+    run = cd.search("quickstart", out=tmp_path / "run", profile=3)
+    assert run.summary["profile"] == 3
+    for wrong in (-1, 1.5, True, "3"):
+        with pytest.raises(cd.UserError, match=r"search: profile is .*a whole number of steps"):
+            cd.search("quickstart", out=tmp_path / "no", profile=wrong)
+    assert not (tmp_path / "no").exists()
 
 
 def test_dir_shows_what_there_is():
@@ -116,7 +125,7 @@ def test_a_run_without_a_folder_goes_with_the_process(runner, capsys, monkeypatc
 def test_a_run_in_a_folder_stays_and_is_resumed(runner, tmp_path):
     out = tmp_path / "run"
     cd.search(quickstart, out=out, check=True)
-    assert cd.read_run(out).summary == {"checked": True}
+    assert cd.read_run(out).summary["checked"] is True
     with pytest.raises(cd.UserError, match="already holds a run"):
         cd.search(quickstart, out=out)
     assert cd.search(quickstart, out=out, resume=True).path == out
@@ -290,4 +299,5 @@ def test_evaluating_needs_a_processor():
 def test_functions_have_readable_signatures():
     for name in ("search", "finetune", "dress"):
         names = list(inspect.signature(getattr(cd, name)).parameters)
-        assert names == ["config", "fields", "out", "resume", "check", "loggers", "progress"]
+        given = ["config", "fields", "out", "resume", "check", "loggers", "profile", "progress"]
+        assert names == given

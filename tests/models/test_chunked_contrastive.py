@@ -17,9 +17,10 @@ from codesign.models.chunked_contrastive import (
     Chunks,
     chunked_contrastive_loss,
     chunked_distillation_loss,
+    chunked_sigmoid_loss,
 )
 from codesign.models.contrastive import contrastive_loss, similarity_logits
-from codesign.train.losses import distillation_loss
+from codesign.train.losses import distillation_loss, sigmoid_loss
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -78,10 +79,10 @@ def plain_distillation(student, teacher):
 
 
 @functools.cache
-def gradient(loss, kind, **options):
+def gradient(loss, kind, by=(0, 1, 2), **options):
     """One program for all scales."""
     of = functools.partial(loss, labels=labels(kind), **options)
-    return jax.jit(jax.value_and_grad(of, (0, 1, 2)))
+    return jax.jit(jax.value_and_grad(of, by))
 
 
 @pytest.mark.usefixtures("in_float64")
@@ -102,6 +103,31 @@ def test_value_and_gradient_are_those_of_the_plain_loss(kind, scale, rows):
     np.testing.assert_allclose(found[0], plain[0], rtol=1e-7)
     for a, b in zip(found[1], plain[1], strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def sigmoid_reference(images, texts, scale, bias, labels):
+    """Algorithm 1 of SigLIP, its log sigmoid written out."""
+    unit = [x / jnp.linalg.norm(x, axis=1, keepdims=True) for x in (images, texts)]
+    of = jnp.arange(len(images)) if labels is None else labels
+    sign = jnp.where(of[:, None] == of[None], 1.0, -1.0)
+    return jnp.sum(jnp.logaddexp(0.0, -sign * (scale * unit[0] @ unit[1].T + bias))) / len(images)
+
+
+@pytest.mark.usefixtures("in_float64")
+@pytest.mark.parametrize("rows", [1, 8, 24])
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("kind", ["none", "some", "one"])
+def test_value_and_gradient_of_the_sigmoid_loss_are_those_of_the_plain_one(kind, scale, rows):
+    arguments = (*embeddings(0), jnp.asarray(scale, jnp.float32), jnp.asarray(-3.0))
+    by = 0, 1, 2, 3
+    found = gradient(chunked_sigmoid_loss, kind, by, chunks=Chunks(rows))(*arguments)
+    exact, plain = (gradient(f, kind, by)(*arguments) for f in (sigmoid_reference, sigmoid_loss))
+    for other in (exact, plain):
+        np.testing.assert_allclose(found[0], other[0], rtol=1e-12)
+        for a, b in zip(found[1], other[1], strict=True):
+            # The scale is float32, and so is its derivative.
+            tolerance = 1e-11 if a.dtype == jnp.float64 else 3e-6
+            np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance)
 
 
 @functools.cache
@@ -176,10 +202,15 @@ def test_memory_is_of_a_chunk_of_logits():
     chunked = temporary_bytes(
         lambda i, t: chunked_contrastive_loss(i, t, 10.0, chunks=Chunks(rows)), batch
     )
+    plain_sigmoid = temporary_bytes(lambda i, t: sigmoid_loss(i, t, 10.0, -3.0), batch)
+    chunked_sigmoid = temporary_bytes(
+        lambda i, t: chunked_sigmoid_loss(i, t, 10.0, -3.0, chunks=Chunks(rows)), batch
+    )
     whole = 4 * batch**2
-    assert plain > whole
+    assert plain > whole and plain_sigmoid > whole
     # A few chunks, and a few arrays of the embeddings' size.
-    assert chunked < 6 * 4 * rows * batch + 16 * 4 * batch * 64 < whole
+    few = 6 * 4 * rows * batch + 16 * 4 * batch * 64
+    assert chunked < few < whole and chunked_sigmoid < few
     assert chunked < plain / 4
 
 
@@ -187,10 +218,10 @@ PROGRAM = """
 import jax, jax.numpy as jnp, numpy as np, re
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from codesign.models.chunked_contrastive import (
-    Chunks, chunked_contrastive_loss, chunked_distillation_loss,
+    Chunks, chunked_contrastive_loss, chunked_distillation_loss, chunked_sigmoid_loss,
 )
 from codesign.models.contrastive import contrastive_loss, similarity_logits
-from codesign.train.losses import distillation_loss
+from codesign.train.losses import distillation_loss, sigmoid_loss
 
 mesh = Mesh(np.asarray(jax.devices()).reshape(2, 4), ("data", "fsdp"))
 split = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
@@ -227,6 +258,22 @@ assert (R // 8, B) in products and all(min(s) <= R // 8 for s in products), prod
 bodies = text[: text.index("ENTRY")]
 assert not re.findall("(all-reduce|all-gather|all-to-all|collective-permute)\\(", bodies)
 assert "all-gather(" in text
+
+def plain_sigmoid(i, t, u, v):
+    return sigmoid_loss(i, t, 10.0, -3.0, labels)
+
+def chunked_sigmoid(i, t, u, v):
+    return chunked_sigmoid_loss(i, t, 10.0, -3.0, labels, chunks=Chunks(R, mesh))
+
+expected = jax.jit(jax.value_and_grad(plain_sigmoid, (0, 1)))(*x)
+found = gradient(chunked_sigmoid)(*x)
+np.testing.assert_allclose(found[0], expected[0], rtol=1e-5)
+for a, b in zip(found[1], expected[1]):
+    np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-6)
+text = gradient(chunked_sigmoid).lower(*x).compile().as_text()
+shapes = [tuple(map(int, s.split(","))) for s in re.findall(r"f32\\[([0-9,]+)\\]", text)]
+products = {s for s in shapes if len(s) == 2 and B in s and 16 not in s}
+assert (R // 8, B) in products and all(min(s) <= R // 8 for s in products), products
 print("OK")
 """
 

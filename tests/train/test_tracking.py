@@ -1,12 +1,16 @@
 """Our own run's time and carbon, with CodeCarbon or without it."""
 
+import contextlib
 import sys
+import threading
+import time
 import types
 
 import pytest
 
 from codesign.report import footprint
 from codesign.report.text import MISSING
+from codesign.train import tracking
 from codesign.train.tracking import RunTracker
 
 
@@ -64,6 +68,73 @@ def test_part_of_a_runs_carbon_is_not_called_its_carbon(installed):
 
 def test_a_run_that_goes_on_tells_nothing_of_carbon_yet():
     assert {value for _, value in footprint.facts({})} == {MISSING}
+
+
+class Restarting:
+    """CodeCarbon's scheduler at its worst: a timer fires while it is stopped, and restarts it."""
+
+    def __init__(self):
+        self.stops, self._entered = 0, threading.Event()
+        self._fires(after_s=0.0)
+        assert self._entered.wait(10)
+
+    def _fires(self, after_s):
+        self._timer = threading.Timer(after_s, self._run)
+        self._timer.start()
+
+    def _run(self):
+        self._entered.set()
+        time.sleep(0.2)  # meanwhile it is stopped for the first time
+        if self.stops == 1:
+            self._fires(after_s=3600.0)
+
+    def stop(self):
+        self.stops += 1
+        self._timer.cancel()
+
+
+def timers():
+    return [t for t in threading.enumerate() if isinstance(t, threading.Timer)]
+
+
+@pytest.mark.parametrize("stopped_before", [True, False])
+def test_no_thread_that_samples_outlives_a_run(installed, monkeypatch, stopped_before):
+    before = timers()
+    made = []
+
+    def start(tracker):
+        tracker._scheduler = Restarting()
+        made.append(tracker._scheduler)
+
+    def stop(tracker):
+        if tracker._scheduler is not None:
+            tracker._scheduler.stop()
+        tracker._scheduler = None  # as CodeCarbon does
+        return 1e-3
+
+    monkeypatch.setattr(Tracker, "start", start)
+    monkeypatch.setattr(Tracker, "stop", stop)
+    with contextlib.suppress(KeyError), RunTracker() as tracker:
+        assert timers() != before
+        if stopped_before:
+            tracker.stop()
+            assert timers() == before
+        raise KeyError
+    assert timers() == before and made[0].stops == 2
+
+
+def test_no_timer_of_codecarbon_outlives_a_run(monkeypatch):
+    pytest.importorskip("codecarbon")
+    before = timers()
+    monkeypatch.setattr(tracking, "SAMPLE_EVERY_S", 0.005)
+    for _ in range(3):
+        with RunTracker():
+            time.sleep(0.05)
+            assert timers() != before
+            # The waiting itself has more time.
+            monkeypatch.setattr(tracking, "SAMPLE_EVERY_S", 60)
+        assert timers() == before
+        monkeypatch.setattr(tracking, "SAMPLE_EVERY_S", 0.005)
 
 
 def test_codecarbon_itself_measures_where_it_is_installed():

@@ -124,10 +124,6 @@ class ClipTrainingConfig(TrainingConfig):
             raise UserError(
                 "--loss.contrastive is 0 and there is no --loss.teacher: nothing to learn"
             )
-        if self.optim.logits_chunk and self.loss.kind == "sigmoid":
-            raise UserError(
-                "--optim.logits_chunk is of the softmax losses: set it to 0, or --loss.kind softmax"
-            )
         if self.checkpoint is None:
             wanted = self.untrained
             try:

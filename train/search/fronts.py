@@ -10,7 +10,7 @@ import numpy as np
 
 from codesign.constraints import Count
 from codesign.cost.estimate import estimate
-from codesign.cost.table import build_table
+from codesign.cost.table import ACCELERATORS_AT_ONCE, BlockedTable, build_table
 from codesign.decode import decode
 from codesign.design_file import Design, check_choices, checked_scenario, design_to_json
 from codesign.errors import UserError
@@ -120,7 +120,9 @@ def new_front(run: Run, config: FrontConfig) -> dict[str, Any]:
     space = space.within(ranked.largest)  # of a checkpoint, which ended the choices
     ranked.check(tower_shape(space))
     try:
-        table = build_table(space, config.scenario)
+        # Each network is looked up once: a large table need not be whole.
+        in_blocks = space.accelerators > ACCELERATORS_AT_ONCE
+        table = (BlockedTable if in_blocks else build_table)(space, config.scenario)
     except ValueError as error:
         raise UserError(str(error)) from error
     aim = objective(config.targets.mode)

@@ -14,7 +14,7 @@ from flax import nnx
 
 from codesign.architecture import Architecture
 from codesign.cost.family import FamilyTable, build_family_table
-from codesign.cost.table import CostTable, build_table
+from codesign.cost.table import CostTable, build_table, table_bytes
 from codesign.errors import UserError
 from codesign.models import CLIP
 from codesign.models.formats import ImageSettings, Processor
@@ -32,6 +32,7 @@ from codesign.train.data import DataError, Source, open_source, repeats
 from codesign.train.data.named import OpenedData, open_named
 from codesign.train.feed import ResidentFeed, StreamFeed, in_memory, is_small, resident
 from codesign.train.finetune.config import LossConfig
+from codesign.train.memory import free_device_bytes, free_host_bytes
 from codesign.train.network import Network
 from codesign.train.optim import clipped_adamw, decayed, warmup_cosine
 from codesign.train.progress import Display
@@ -207,10 +208,32 @@ def _supernet(config: SearchConfig, opened: OpenedData) -> tuple[CLIP, Processor
 
 def _tables(config: SearchConfig, space: DesignSpace) -> CostTables:
     """Dense designs are priced on chips that skip no zeros, families on chips that do."""
+    _check_memory(space)
     plain = dataclasses.replace(config.scenario, index_bits=0, subnet_shares=None)
     if not space.sparsity:
         return CostTables(build_table(space, config.scenario))
     return CostTables(build_table(space, plain), build_family_table(space, config.scenario))
+
+
+def _check_memory(space: DesignSpace) -> None:
+    """Refuses tables that the memory of the host, or of a device, cannot hold.
+
+    Raises:
+      UserError: it cannot, with what would fit.
+    """
+    table, levels = table_bytes(space), len(space.levels)
+    # A table is there twice while it is made (2.16 times measured, with one block), those of a
+    # family once more when they are put into one.
+    of_host = (2.25 + 2 * levels) * table, free_host_bytes(), ""
+    of_device = (1 + levels) * table, free_device_bytes(), " on a device"
+    for needed, free, where in (of_host, of_device):
+        if free is not None and needed > free:
+            most = int(space.accelerators * free / needed)
+            raise UserError(
+                f"space.accelerator: costs on {space.accelerators:,} accelerators take "
+                f"{needed / 1e9:.3g} GB{where}, of which {free / 1e9:.3g} GB are free; "
+                f"leave out choices until there are {most:,} accelerators or fewer"
+            )
 
 
 def _goals(config: SearchConfig, tables: CostTables) -> tuple[np.ndarray, Goals, float]:

@@ -1,6 +1,7 @@
 """The program: exit codes, one-line errors, clean JSON; costs and searches are stand-ins."""
 
 import dataclasses
+import errno
 import io
 import json
 import os
@@ -16,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from codesign import runs
 from codesign.cli import main
 from codesign.cli.output import print_json
 from codesign.errors import RunError
@@ -24,6 +26,7 @@ from codesign.runs import write_json
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
+CHECKPOINT = str(Path(__file__).parents[2] / "models" / "formats" / "data" / "huggingface")
 CONFIG = '''
 import dataclasses
 from codesign.configs.quickstart import config as quickstart
@@ -321,6 +324,47 @@ def test_report_of_one_and_several_runs(config, search, capsys):
     assert main(["report", "a", "b", "--json"]) == 0
     first, second = json.loads(capsys.readouterr().out)
     assert first["run"] == "a" and second["accuracy"] == 0.5
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES, errno.ENOSPC, errno.ENOTDIR])
+def test_a_report_that_cannot_be_written_is_one_line(config, search, capsys, monkeypatch, number):
+    assert main(["search", config, "--out", "a"]) == main(["search", config, "--out", "b"]) == 0
+    capsys.readouterr()
+    kept = {path: path.read_bytes() for path in Path("a").rglob("*") if path.is_file()}
+
+    def refused(path, mode="r", **options):
+        if "w" in mode:
+            raise OSError(number, os.strerror(number), os.fspath(path))
+        return open(path, mode, **options)
+
+    monkeypatch.setattr(runs, "open", refused, raising=False)
+    for argv in (["a"], ["a", "b"], ["a", "--json"], ["a", "b", "--out", "page.html"]):
+        assert main(["report", *argv]) == 1
+        said = one_line(capsys)
+        assert "codesign: cannot write a/" in said and os.strerror(number) in said
+    assert kept == {path: path.read_bytes() for path in Path("a").rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("argv", "code"),
+    [
+        (["convert", CHECKPOINT, "OUT", "--to", "hf"], 1),
+        (["convert", CHECKPOINT, "OUT.safetensors", "--to", "openclip"], 1),
+        (["prune", CHECKPOINT, "--keep", "0.5", "--method", "magnitude", "OUT"], 1),
+        (["search", "./tiny.py", "--out", "OUT"], 2),
+    ],
+)
+@pytest.mark.parametrize("place", ["file/x", "/proc/x"])
+def test_a_place_where_nothing_can_be_made_is_one_line(config, search, capsys, argv, code, place):
+    """Below a file, and in a file system that takes no files."""
+    if place.startswith("/proc") and not Path("/proc/self").exists():
+        pytest.skip("no /proc")
+    Path("file").write_text("")
+    assert main([word.replace("OUT", place) for word in argv]) == code
+    said = one_line(capsys)
+    assert "cannot write" in said and str(Path(place).parent) in said
+    if place == "file/x":
+        assert "is a file, not a folder" in said or "Not a directory" in said
 
 
 @pytest.mark.parametrize("name", ["[/bold]", "$x^$", "a\x1b[2Jb", ":smile:"])
