@@ -31,10 +31,7 @@ print(float(np.asarray(y).sum()).hex(), found.count("/jax/compilation_cache/cach
 """
 
 # Of processes whose programs need not be quick themselves.
-QUICK = {
-    "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-    "XLA_FLAGS": "--xla_cpu_use_fusion_emitters=false",
-}
+QUICK = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
 
 
 @pytest.fixture
