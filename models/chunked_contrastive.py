@@ -79,10 +79,7 @@ def chunked_contrastive_loss(
       ValueError: rows that do not divide the batch.
     """
     images, texts, scale = _inputs(image_embedding, text_embedding, logit_scale, chunks)
-    batch = images.shape[0]
-    labels = jnp.arange(batch) if labels is None else jnp.asarray(labels)
-    chex.assert_shape(labels, (batch,))
-    chex.assert_type(labels, int)
+    labels = _labels(labels, len(images))
     all_ = _everywhere(labels, chunks)
     counts = _by_rows(lambda row: jnp.sum(row[:, None] == all_[None], axis=1), labels, chunks)
     side = _Side(labels, counts.astype(images.dtype))
@@ -137,10 +134,7 @@ def chunked_sigmoid_loss(
       ValueError: rows that do not divide the batch.
     """
     images, texts, scale = _inputs(image_embedding, text_embedding, logit_scale, chunks)
-    batch = images.shape[0]
-    labels = jnp.arange(batch) if labels is None else jnp.asarray(labels)
-    chex.assert_shape(labels, (batch,))
-    chex.assert_type(labels, int)
+    labels = _labels(labels, len(images))
     texts, all_ = _everywhere((texts, labels), chunks)
 
     @jax.checkpoint
@@ -149,7 +143,15 @@ def chunked_sigmoid_loss(
         sign = jnp.where(own[:, None] == all_[None], 1.0, -1.0)
         return jnp.sum(jax.nn.log_sigmoid(sign * (scale * _product(row, texts) + logit_bias)), 1)
 
-    return -jnp.sum(_by_rows(of, (images, labels), chunks)) / batch
+    return -jnp.sum(_by_rows(of, (images, labels), chunks)) / len(images)
+
+
+def _labels(labels: Array | None, batch: int) -> Array:
+    """Of every pair, [B]: the given ones, or each its own."""
+    labels = jnp.arange(batch) if labels is None else jnp.asarray(labels)
+    chex.assert_shape(labels, (batch,))
+    chex.assert_type(labels, int)
+    return labels
 
 
 def _same_label(rows: _Side, columns: _Side, level: Array) -> Array:
