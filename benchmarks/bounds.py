@@ -22,9 +22,9 @@ import jax
 import numpy as np
 
 from codesign.cost.capacity import contents_bytes
+from codesign.cost.chips import accelerator_grid, grid_costs
 from codesign.cost.costing import costing_of
 from codesign.cost.least import least_costs
-from codesign.cost.table import accelerator_grid, grid_costs
 from codesign.scenario import Scenario
 from codesign.space import WIDE_GRID
 from codesign.workload import load_model

@@ -24,7 +24,7 @@ import numpy as np
 
 from codesign.architecture import clip_vit_b16
 from codesign.cost import Costs, build_table, clip_costs
-from codesign.cost.table import accelerator_grid, run_grid
+from codesign.cost.chips import accelerator_grid, run_grid
 from codesign.scenario import Scenario
 from codesign.space import DesignSpace, TowerChoices
 from codesign.workload import clip_workload

@@ -18,11 +18,11 @@ import jax
 import numpy as np
 
 from codesign.accelerator import Accelerator
+from codesign.cost.chips import stack_workloads, technologies
 from codesign.cost.execution import Execution
 from codesign.cost.mapper import gemm_costs
 from codesign.cost.mapping import is_crowded
 from codesign.cost.model import Chip, Costs, costs_of, summed
-from codesign.cost.table import stack_workloads, technologies
 from codesign.cost.technology import Technology
 from codesign.cost.vector_unit import vector_costs
 from codesign.cost.world import World

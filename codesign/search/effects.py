@@ -18,16 +18,10 @@ from codesign.accelerator import ON_CHIP, Accelerator
 from codesign.bounds import Ge, Le, MinLen
 from codesign.constraints import LARGEST, Count, PositiveChoices
 from codesign.cost.capacity import busy_share
+from codesign.cost.chips import accelerator_grid, costs_on_chips, in_float32, run_on, technologies
 from codesign.cost.effects import EFFECTS, NAMES, Effect, effect_of
 from codesign.cost.execution import Execution
 from codesign.cost.model import Costs
-from codesign.cost.table import (
-    accelerator_grid,
-    costs_on_chips,
-    in_float32,
-    run_on,
-    technologies,
-)
 from codesign.cost.technology import Technology, tops
 from codesign.cost.world import World
 from codesign.costing import PHYSICAL

@@ -15,9 +15,9 @@ from codesign.accelerator import Accelerator
 from codesign.bounds import Ge, Le, MinLen
 from codesign.constraints import MOST_SETS, Count, Positive
 from codesign.cost.capacity import busy_share, contents_bytes, dram_shortage, weight_bytes
+from codesign.cost.chips import accelerator_grid
 from codesign.cost.demand import Demand, subnet_shares
 from codesign.cost.model import Costs
-from codesign.cost.table import accelerator_grid
 from codesign.cost.uncertainty import share_near_best, uncertain_costs
 from codesign.costing import PHYSICAL, default_scenario
 from codesign.design_file import checked_scenario

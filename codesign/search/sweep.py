@@ -18,12 +18,12 @@ import numpy as np
 
 from codesign.accelerator import Accelerator
 from codesign.cost.capacity import busy_share
+from codesign.cost.chips import grid_costs
 from codesign.cost.costing import costing_of
 from codesign.cost.demand import Demand
 from codesign.cost.least import covers, least_costs
 from codesign.cost.mapping import is_crowded
 from codesign.cost.model import Costs, expected
-from codesign.cost.table import grid_costs
 from codesign.search.objectives import Limits, Objective, feasible
 
 # Accelerators mapped together, and how large a grid is mapped whole.

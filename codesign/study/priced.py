@@ -11,9 +11,9 @@ import numpy as np
 
 from codesign.accelerator import Accelerator
 from codesign.cost.capacity import busy_share
+from codesign.cost.chips import accelerator_grid, in_float32
 from codesign.cost.execution import total
 from codesign.cost.model import Chip, Costs
-from codesign.cost.table import accelerator_grid, in_float32
 from codesign.cost.world import World
 from codesign.costing import CATRANSFORMERS, default_scenario
 from codesign.errors import UserError

@@ -16,11 +16,11 @@ from codesign.accelerator import Accelerator
 from codesign.architecture import Architecture
 from codesign.cost import carbon, sram
 from codesign.cost.capacity import contents_bytes
+from codesign.cost.chips import stack_workloads
 from codesign.cost.execution import Execution
 from codesign.cost.memories import SRAMS
 from codesign.cost.model import Chip, costs_of, summed
 from codesign.cost.scaling import scaling
-from codesign.cost.table import stack_workloads
 from codesign.cost.technology import area_in, technology_in
 from codesign.cost.vector_unit import vector_costs
 from codesign.cost.world import World

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from codesign.accelerator import Accelerator
 from codesign.architecture import Architecture, Tower, clip_vit_b16
+from codesign.cost.chips import accelerator_grid, grid_costs
 from codesign.cost.family import build_family_table
-from codesign.cost.table import accelerator_grid, build_table, grid_costs
+from codesign.cost.table import build_table
 from codesign.scenario import Scenario
 from codesign.search.front import unmet
 from codesign.search.grid import best_accelerator

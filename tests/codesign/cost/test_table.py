@@ -12,9 +12,9 @@ import pytest
 from codesign.accelerator import Accelerator
 from codesign.architecture import Architecture, Tower
 from codesign.cost import build_table, clip_costs
-from codesign.cost import table as table_module
+from codesign.cost import chips as chips_module
+from codesign.cost.chips import accelerator_grid, run_grid
 from codesign.cost.execution import Execution
-from codesign.cost.table import accelerator_grid, run_grid
 from codesign.cost.technology import technology
 from codesign.scenario import Scenario
 from codesign.space import AcceleratorChoices, DesignSpace, TowerChoices
@@ -206,7 +206,7 @@ def test_grid_maps_each_gemm_once_and_gives_it_to_whoever_has_it(monkeypatch):
         cycles = gemms[:, :3] @ jnp.array([1.0, 20.0, 300.0]) * pe_x + cores
         return Execution({"gemm": cycles}, {"gemm": 7 * cycles + pe_y})
 
-    monkeypatch.setattr(table_module, "_map_gemms", map_gemms)
+    monkeypatch.setattr(chips_module, "_map_gemms", map_gemms)
     chips = jax.tree.map(jnp.asarray, accelerator_grid(SPACE.accelerator))
     add = VectorOp("v", "add", 0.0)
     first = gather([Gemm("a", 9, 16, 24, 2), Gemm("b", 5, 8, 8)], [add])

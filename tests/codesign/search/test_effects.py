@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 
 from codesign.cli import main
 from codesign.cost.capacity import contents_bytes
+from codesign.cost.chips import accelerator_grid
 from codesign.cost.effects import EFFECTS, NAMES, World, effect_of
 from codesign.cost.execution import Execution
 from codesign.cost.model import Costs, workload_costs
-from codesign.cost.table import accelerator_grid
 from codesign.scenario import Scenario
 from codesign.search.effects import (
     EffectsConfig,

@@ -10,11 +10,11 @@ import pytest
 
 from codesign import Accelerator
 from codesign.cost.capacity import contents_bytes
+from codesign.cost.chips import accelerator_grid, grid_costs, in_float32
 from codesign.cost.costing import CATRANSFORMERS, PHYSICAL
 from codesign.cost.demand import Demand
 from codesign.cost.least import covers, gemm_least, least_costs
 from codesign.cost.mapper import gemm_run
-from codesign.cost.table import accelerator_grid, grid_costs, in_float32
 from codesign.cost.technology import technology
 from codesign.scenario import Scenario
 from codesign.search import sweep as module
