@@ -35,17 +35,8 @@ from mapper_cases import GRIDS, PRODUCTS, chips_of, with_twice
 
 from codesign.accelerator import Accelerator
 from codesign.cost.mapper import price
-from codesign.cost.mapping import (
-    CUTS,
-    SCHEDULES,
-    Point,
-    Schedule,
-    is_crowded,
-    points,
-    skipping,
-    tiles_of,
-    work_of,
-)
+from codesign.cost.mapping import CUTS, Point, is_crowded, points, skipping, tiles_of, work_of
+from codesign.cost.schedules import SCHEDULES, Schedule, Walk
 from codesign.cost.technology import technology
 from codesign.cost.unrolling import SPLITS
 from codesign.scenario import Scenario
@@ -107,14 +98,14 @@ def cases(number: int, rng: np.random.Generator) -> list[tuple[Any, ...]]:
     return [dense, sparse]
 
 
-@functools.partial(jax.jit, static_argnames=("schedule", "scenario"))
+@functools.partial(jax.jit, static_argnames="scenario")
 def _prices(
     at: Point,
     gemms: Any,
     chips: Accelerator,
     density: Any,
     costed: Accelerator,
-    schedule: int,
+    walk: Walk,
     scenario: Scenario,
 ) -> Any:
     """Energy x delay [P, N] of points [P] of a schedule."""
@@ -122,7 +113,7 @@ def _prices(
     def one(gemm: Any, chip: Accelerator, tech: Any, density: Any, point: Point) -> Any:
         work = work_of(*gemm, chip, tech)
         work = work if density is None else skipping(work, density)
-        cost, fits = price(SCHEDULES[schedule], work, tiles_of(work, point, SCHEDULES[schedule]))
+        cost, fits = price(walk, work, tiles_of(work, point, walk))
         edp = (cost.dynamic_pj + cost.cycles * work.tech.static_pj) * cost.cycles
         return jnp.where(fits, edp, jnp.inf)
 
@@ -141,11 +132,12 @@ def priced(
 ) -> Iterator[tuple[int, Rows, np.ndarray]]:
     """Yields (schedule, rows, energy x delay [rows, all cases]) of mappings, part by part."""
     for number, rows in mappings.items():
+        walk = SCHEDULES[number].walk
         for first in range(0, len(rows), AT_ONCE):
             part = rows[first : first + AT_ONCE]
             at = points(part + part[-1:] * (AT_ONCE - len(part)))
             found = [
-                _prices(at, gemms, chips, density, costed, number, scenario)
+                _prices(at, gemms, chips, density, costed, walk, scenario)
                 for gemms, chips, density, scenario, costed in cases
             ]
             edp = np.concatenate([np.asarray(x) for x in found], axis=1)[: len(part)]

@@ -25,7 +25,8 @@ import numpy as np
 
 from codesign.accelerator import Accelerator
 from codesign.cost.mapper import best_mapping
-from codesign.cost.mapping import SCHEDULES, blocks_of, skipping, tiles_of, work_of
+from codesign.cost.mapping import blocks_of, skipping, tiles_of, work_of
+from codesign.cost.schedules import walk_at
 from codesign.cost.technology import technology
 from codesign.cost.traffic import cycles_of, traffic_of
 from codesign.dress.packed import PackedFamily, load_packed
@@ -90,16 +91,13 @@ def mapped(
     work = work_of(TOKENS, k, n, chip, technology(chip, SCENARIO))
     work = skipping(work, kept / k)
     best = best_mapping(work)
-    found = []
-    for schedule in SCHEDULES:
-        tiles = tiles_of(work, best.point, schedule)
-        blocks, _ = blocks_of(schedule, work, tiles)
-        traffic = traffic_of(schedule, work, tiles, blocks)
-        traffic = traffic._replace(compute_cycles=traffic.compute_cycles * stretch)
-        in_registers = tiles.pes["k"] * work.register_rows
-        found.append((jnp.minimum(tiles.k2, in_registers), cycles_of(traffic, work, tiles)))
-    tile, cycles = (jnp.stack(x)[best.schedule] for x in zip(*found, strict=True))
-    return tile, cycles
+    walk = walk_at(best.schedule)
+    tiles = tiles_of(work, best.point, walk)
+    blocks, _ = blocks_of(walk, work, tiles)
+    traffic = traffic_of(walk, work, tiles, blocks)
+    traffic = traffic._replace(compute_cycles=traffic.compute_cycles * stretch)
+    in_registers = tiles.pes["k"] * work.register_rows
+    return jnp.minimum(tiles.k2, in_registers), cycles_of(traffic, work, tiles)
 
 
 def row(sparsity: float, layers: list[Layer], chip: Accelerator) -> str:

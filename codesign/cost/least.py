@@ -199,7 +199,7 @@ class _DramWords(NamedTuple):
 
 
 def _dram_words(walked: _Walked) -> list[_DramWords]:
-    """Least words that pass the DRAM, for each way of `mapping.SCHEDULES` to use the GLB.
+    """Least words that pass the DRAM, for each way of `schedules.SCHEDULES` to use the GLB.
 
     The block of I or W that stays has all of k, so the GLB bounds its rows or columns; each of
     its blocks fetches the other operand again, unless one tile holds all of that, twice.

@@ -27,13 +27,18 @@ def refetches(loops: Sequence[tuple[str, Array]], irrelevant: str) -> Array:
     return times
 
 
-def loop_nest(order: str, trips: Dims, blocks: Dims) -> list:
-    """Loop nest as (dimension, trips); tile loops inside block loops walk one block."""
-    nest = []
-    for letter in order:
-        dim = letter.lower()
-        if letter.isupper():
-            nest.append((dim, blocks[letter]))
-        else:
-            nest.append((dim, jnp.maximum(1.0, trips[dim] / blocks.get(dim.upper(), 1.0))))
-    return nest
+def loop_nest(order: str, present: Array, trips: Dims, blocks: Dims) -> list[tuple[str, Array]]:
+    """Loop nest as (dimension, trips); tile loops inside block loops walk one block.
+
+    Args:
+      order: letters of loops, outermost first: "M", "N" over blocks, "m", "k", "n" over tiles.
+      present: whether a schedule has each of them, [..., len(order)]; else it makes one trip.
+      trips: over tiles, by "m", "k", "n".
+      blocks: trips over blocks, by "M", "N".
+    """
+    whole = {**trips, **blocks}
+    for block, number in blocks.items():
+        whole[block.lower()] = jnp.maximum(1.0, trips[block.lower()] / number)
+    return [
+        (loop.lower(), jnp.where(present[..., i], whole[loop], 1.0)) for i, loop in enumerate(order)
+    ]

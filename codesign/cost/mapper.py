@@ -22,7 +22,6 @@ the average slope. docs/cost-model.md derives each term.
 
 from __future__ import annotations
 
-import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -32,19 +31,17 @@ import numpy as np
 from codesign.accelerator import Accelerator
 from codesign.cost.execution import Execution
 from codesign.cost.mapping import (
-    SCHEDULES,
     Point,
     Points,
-    Schedule,
     Tiles,
     Work,
     blocks_of,
     is_crowded,
     points_of,
-    skipping,
     tiles_of,
     work_of,
 )
+from codesign.cost.schedules import Walk, walk_at
 from codesign.cost.technology import Technology
 from codesign.cost.traffic import cycles_of, traffic_of
 from codesign.workload.operators import Live
@@ -52,17 +49,17 @@ from codesign.workload.operators import Live
 Array = jax.Array
 
 
-def price(schedule: Schedule, work: Work, tiles: Tiles) -> tuple[Execution, Array]:
-    """Cost of one schedule on tiles [P], and which of them fit."""
-    blocks, fits = blocks_of(schedule, work, tiles)
+def price(walk: Walk, work: Work, tiles: Tiles) -> tuple[Execution, Array]:
+    """Cost of a schedule on tiles [P], and which of them fit."""
+    blocks, fits = blocks_of(walk, work, tiles)
     dims, tech = work.dims, work.tech
-    t = traffic_of(schedule, work, tiles, blocks)
+    t = traffic_of(walk, work, tiles, blocks)
     cycles = cycles_of(t, work, tiles)
     macs = dims["m"] * dims["k"] * dims["n"] * work.kept
     read_pj, write_pj = tech.read_pj["register"], tech.write_pj["register"]
     per_mac_pj = read_pj
-    if work.density is not None:  # the weight's position, and the operand register
-        per_mac_pj = (2 + tech.index_words) * read_pj + write_pj
+    if work.skips is not None:  # the weight's position, and the operand register
+        per_mac_pj += work.skips * ((1 + tech.index_words) * read_pj + write_pj)
     fills = t.register_fills * tiles.pes["m"]  # one copy in every PE that needs the weight
     moved_pj = {
         level: t.read[level] * tech.read_pj[level] + t.write[level] * tech.write_pj[level]
@@ -76,14 +73,6 @@ def price(schedule: Schedule, work: Work, tiles: Tiles) -> tuple[Execution, Arra
     return Execution({"gemm": cycles}, energy_pj), tiles.fits & fits
 
 
-# Jitted only to be traced once, for the sweep and for what is priced again: tracing is half of
-# what a first search waits for.
-@functools.partial(jax.jit, static_argnums=0)
-def _priced(schedule: Schedule, point: Point, work: Work) -> tuple[Execution, Array]:
-    """`price` of a mapping."""
-    return price(schedule, work, tiles_of(work, point, schedule))
-
-
 class Best(NamedTuple):
     """The mapping of least energy x delay, scalars.
 
@@ -95,11 +84,6 @@ class Best(NamedTuple):
     edp: Array
     point: Point
     schedule: Array
-
-
-def _choose(condition: Array, if_true: Any, if_false: Any) -> Any:
-    """jnp.where of whole pytrees."""
-    return jax.tree.map(functools.partial(jnp.where, condition), if_true, if_false)
 
 
 # The sweep keeps one word for every product: its bits are those of the least energy x delay,
@@ -126,13 +110,14 @@ def best_mapping(work: Work, crowded: Array | bool | None = None) -> Best:
       crowded: what `mapping.is_crowded` says of the machine where that is known, of a batch of
         one kind one scalar for all; None: it is asked, and every mapping priced.
     """
-    lists = points_of(work.tech.costing)
+    every = points_of(work.tech.costing)
+    assert len(every.crowded) <= _NUMBER
 
-    def step(schedule: Schedule, best: Array, of: tuple[Array, Points]) -> tuple[Array, None]:
-        number, (point, in_crowd) = of
+    def step(best: Array, of: tuple[Any, Points, Walk]) -> tuple[Array, None]:
+        number, (_, point, in_crowd), walk = of
 
         def looked_at(best: Array) -> Array:
-            cost, fits = _priced(schedule, point, work)
+            cost, fits = price(walk, work, tiles_of(work, point, walk))
             edp = (cost.dynamic_pj + cost.cycles * work.tech.static_pj) * cost.cycles
             if crowded is None:
                 fits &= is_crowded(work.accelerator) | ~in_crowd
@@ -145,21 +130,14 @@ def best_mapping(work: Work, crowded: Array | bool | None = None) -> Best:
 
     # Infinite either way; but as it asks the work, vmap knows from the first that the loop carries
     # a number for each of the batch, and need not find out by tracing the loop twice.
-    started = work.dims["m"] + work.tech.static_pj > 0
+    started = work.dims["m"] + work.stored_words + work.tech.static_pj > 0
     best = _packed(jnp.where(started, jnp.float32(jnp.inf), jnp.float32(jnp.inf)), 0)
-    ends = np.cumsum([0, *(len(x.crowded) for x in lists)], dtype=np.int32)
-    assert ends[-1] <= _NUMBER
-    for schedule, points, first, end in zip(SCHEDULES, lists, ends[:-1], ends[1:], strict=True):
-        numbered = np.arange(first, end, dtype=np.int32), points
-        best, _ = jax.lax.scan(functools.partial(step, schedule), best, numbered)
-    every = jax.tree.map(lambda *x: jnp.asarray(np.concatenate(x)), *(x.at for x in lists))
-    schedules = np.repeat(np.arange(len(lists), dtype=np.int32), np.diff(ends))
+    numbered = np.arange(len(every.crowded), dtype=np.int32), every, walk_at(every.schedule)
+    best, _ = jax.lax.scan(step, best, numbered)
     number = best & _NUMBER
-    return Best(
-        jax.lax.bitcast_convert_type(best & ~_NUMBER, jnp.float32),
-        jax.tree.map(lambda x: x[number], every),
-        jnp.asarray(schedules)[number],
-    )
+    schedule, point = jax.tree.map(lambda x: jnp.asarray(x)[number], (every.schedule, every.at))
+    edp = jax.lax.bitcast_convert_type(best & ~_NUMBER, jnp.float32)
+    return Best(edp, point, schedule)
 
 
 def gemm_run(
@@ -208,33 +186,26 @@ def gemm_costs(
 
 def _best_of(work: Work, density: Array | None, crowded: Array | bool | None = None) -> Execution:
     """Cost of a product, as a dense one or its zeros skipped, whichever is better."""
-    best = best_mapping(jax.lax.stop_gradient(work), crowded)
-    cost = _under(best, work)
     if density is None:
-        return cost
-    sparse = skipping(work, density)
-    other = best_mapping(jax.lax.stop_gradient(sparse), crowded)
-    return _choose(other.edp < best.edp, _under(other, sparse), cost)
+        return _under(best_mapping(jax.lax.stop_gradient(work), crowded), work)
+
+    def way(skips: Array) -> Work:
+        kept = jnp.where(skips > 0, density, 1.0)
+        return work._replace(kept=kept, skips=skips)
+
+    # One after the other by one program.
+    found = jax.lax.map(
+        lambda skips: best_mapping(jax.lax.stop_gradient(way(skips)), crowded),
+        np.arange(2, dtype=np.float32),
+    )
+    skips = (found.edp[1] < found.edp[0]).astype(jnp.int32)
+    return _under(jax.tree.map(lambda x: x[skips], found), way(jnp.float32(skips)))
 
 
 def _under(best: Best, work: Work) -> Execution:
     """Cost of a product under a mapping; infinite cycles where none fits."""
 
-    def under(schedule: Schedule, point: Point, work: Work) -> Execution:
-        cost, _ = _priced(schedule, point, work)
-        return cost
-
-    schedules = [functools.partial(under, schedule) for schedule in SCHEDULES]
-
-    # A loop's number is one for a whole batch, so under vmap too each schedule, and its
-    # derivative, stays a program of its own. Fused with each other they take XLA minutes.
-    @jax.checkpoint
-    def step(cost: Execution, i: Array) -> tuple[Execution, None]:
-        other = jax.lax.switch(i, schedules, best.point, work)
-        return _choose(best.schedule == i, other, cost), None
-
-    shapes = jax.eval_shape(schedules[0], best.point, work)
-    nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-    cost, _ = jax.lax.scan(step, nothing, np.arange(len(SCHEDULES)))
+    walk = walk_at(best.schedule)
+    cost, _ = price(walk, work, tiles_of(work, best.point, walk))
     cycles = jnp.where(jnp.isfinite(best.edp), cost.cycles, jnp.inf)
     return Execution({"gemm": cycles}, cost.energy_pj)

@@ -32,6 +32,7 @@ from codesign.cost.costing import Costing
 from codesign.cost.handover import Shares, shares_of, taken_words
 from codesign.cost.memories import glb_words
 from codesign.cost.rounding import ceil, floor, rounded
+from codesign.cost.schedules import SCHEDULES, I, O, W, Walk
 from codesign.cost.technology import WEIGHT_REGISTER_WORDS, Technology, tensor_l2_kib
 from codesign.cost.unrolling import (
     SPLITS,
@@ -50,38 +51,6 @@ Array = jax.Array
 N_TRIPS = (1.0, 2.0, 4.0, 8.0, 16.0, np.inf)
 K_TRIPS = (1.0, 2.0, 4.0, 8.0, "registers", np.inf)
 
-
-class Schedule(NamedTuple):
-    """Loops above L2, outermost first.
-
-    Attributes:
-      keeps: operand whose block stays in the GLB while the others stream: "I", "W"
-        or "O".
-      rows: for "O", the share of the m dimension the kept block spans; SQUARE: as many
-        rows as make it about square, or more where all columns then still fit.
-      dram: loops between DRAM and GLB. "M" and "N" walk the kept blocks, lower-case
-        letters the L2 tiles.
-      inner: loops between GLB and L2, inside those of `dram` that walk blocks.
-      one_row: whether L2 tiles are single rows, so that the array starts soon and weights
-        stay in its registers; else they have as many rows as fit.
-    """
-
-    keeps: str
-    rows: float
-    dram: str
-    inner: str
-    one_row: bool = False
-
-
-SQUARE = 0.0  # as Schedule.rows
-SCHEDULES = (
-    Schedule("I", 1.0, "Mn", "Mnmk"),
-    Schedule("I", 1.0, "Mn", "Mnkm", one_row=True),
-    Schedule("W", 1.0, "Nm", "Nmnk"),
-    Schedule("O", SQUARE, "MNk", "MNknm"),
-    Schedule("O", SQUARE, "MNk", "MNknm", one_row=True),
-    Schedule("W", 1.0, "kNm", "kNnm", one_row=True),
-)
 
 # What is left idle of an array whose smallest tile the GLB does not hold.
 CUTS = ("columns", "rows", "both")
@@ -121,13 +90,15 @@ def points(rows: Iterable[tuple]) -> Point:
 
 
 class Points(NamedTuple):
-    """What a mapper looks at under one schedule.
+    """What a mapper looks at, [P].
 
     Attributes:
-      at: points [P].
-      crowded: whether each matters on crowded machines alone, [P]; see `is_crowded`.
+      schedule: index into SCHEDULES.
+      at: the mapping under it.
+      crowded: whether it matters on crowded machines alone; see `is_crowded`.
     """
 
+    schedule: np.ndarray
     at: Point
     crowded: np.ndarray
 
@@ -142,39 +113,36 @@ def is_crowded(accelerator: Accelerator) -> Array:
     return pes * 16 > accelerator.glb_mib * 2.0**20
 
 
-def _chosen() -> list[Points]:
+def _chosen() -> Points:
     """data/mapper_points.csv: mappings that are the best of a large lattice for some product."""
-    lists: list[list[tuple]] = [[] for _ in SCHEDULES]
+    schedules, at, crowded = [], [], []
     for row in tables.rows("mapper_points"):
         in_registers = row["k_trips"] == "registers"
         k_trips = 1.0 if in_registers else float(row["k_trips"])
         shares = (float(row[name]) for name in ("cores", "columns", "rows", "fill"))
-        point = (
-            SPLITS.index(row["split"]),
-            float(row["n_trips"]),
-            k_trips,
-            in_registers,
-            *shares,
-            CUTS.index(row["cut"]),
-        )
-        lists[int(row["schedule"])].append((row["machines"] == "crowded", point))
-    return [
-        Points(points(point for _, point in rows), np.array([crowded for crowded, _ in rows]))
-        for rows in lists
-    ]
+        split, cut = SPLITS.index(row["split"]), CUTS.index(row["cut"])
+        at.append((split, float(row["n_trips"]), k_trips, in_registers, *shares, cut))
+        schedules.append(int(row["schedule"]))
+        crowded.append(row["machines"] == "crowded")
+    return Points(np.array(schedules, np.int32), points(at), np.array(crowded))
 
 
-# All of the machine and every schedule, for costings that have no part of it to leave out.
-_WHOLE = points(
-    (split, n, 1.0 if k == "registers" else k, k == "registers", 1.0, 1.0, 1.0, 1.0, 0)
-    for split, n, k in itertools.product(range(len(SPLITS)), N_TRIPS, K_TRIPS)
-)
-WHOLE = [Points(_WHOLE, np.zeros(len(_WHOLE.split), bool))] * len(SCHEDULES)
+def _whole() -> Points:
+    """All of the machine and every schedule."""
+    registers = [(1.0 if k == "registers" else k, k == "registers") for k in K_TRIPS]
+    axes = (range(len(SCHEDULES)), range(len(SPLITS)), N_TRIPS, registers)
+    found = list(itertools.product(*axes))
+    at = points((split, n, *k, 1.0, 1.0, 1.0, 1.0, 0) for _, split, n, k in found)
+    schedules = np.array([schedule for schedule, *_ in found], np.int32)
+    return Points(schedules, at, np.zeros(len(found), bool))
+
+
+WHOLE = _whole()
 CHOSEN = _chosen()
 
 
-def points_of(costing: Costing) -> list[Points]:
-    """What a costing's mapper looks at under each schedule."""
+def points_of(costing: Costing) -> Points:
+    """What a costing's mapper looks at: of costings that leave no part of a machine out, all."""
     return CHOSEN if costing.wiring == "fixed" else WHOLE
 
 
@@ -186,7 +154,9 @@ class Work(NamedTuple):
       tables: divisors of each, for costings that divide exactly; empty otherwise.
       unrollings: ways to use the PEs, one a core split.
       accelerator, tech: the machine.
-      density: share of the weights that are kept, their zeros skipped; None: none are.
+      kept: weights that are multiplied, a weight of the dense matrix.
+      skips: 1 where zeros are skipped, so that each weight has its position beside it, else 0;
+        None: 0, known before any program is made.
       shares: of the operands that are in the GLB before and after.
       taken_words: words of the GLB that whatever waits there takes.
     """
@@ -196,19 +166,16 @@ class Work(NamedTuple):
     unrollings: list[Unrolling]
     accelerator: Accelerator
     tech: Technology
-    density: Array | None = None
+    kept: Any = 1.0
+    skips: Any = None
     shares: Shares = Shares()
     taken_words: Any = 0.0
 
     @property
-    def kept(self) -> Array | float:
-        """Weights that are multiplied, a weight of the dense matrix."""
-        return 1.0 if self.density is None else self.density
-
-    @property
     def stored_words(self) -> Array | float:
         """Words moved, positions included, a weight of the dense matrix."""
-        return 1.0 if self.density is None else self.density * (1 + self.tech.index_words)
+        positions = 0.0 if self.skips is None else self.skips * self.tech.index_words
+        return self.kept * (1 + positions)
 
     @property
     def register_rows(self) -> Array | float:
@@ -245,7 +212,7 @@ def _aligned(dim: Array, trips: Array, block: Array) -> Array:
     return jnp.minimum(dim, jnp.where(share <= block, block, ceil(share / block) * block))
 
 
-def _shared(work: Work, point: Point, schedule: Schedule) -> tuple[Dims, Dims, Dims]:
+def _shared(work: Work, point: Point, walk: Walk) -> tuple[Dims, Dims, Dims]:
     """Cores that share each dimension, the part of the busiest, and PEs that share that."""
     by_m, by_k = point.split == 0, point.split == 1
     cores, pes = (
@@ -257,11 +224,11 @@ def _shared(work: Work, point: Point, schedule: Schedule) -> tuple[Dims, Dims, D
         cores = {d: _part(x, work.dims[d], point.cores) for d, x in cores.items()}
     core_dims = {d: ceil(work.dims[d] / cores[d]) for d in SPLITS}
     if fixed:
-        pes |= _array(work, point, schedule, cores, core_dims)
+        pes |= _array(work, point, walk, cores, core_dims)
     return cores, core_dims, pes
 
 
-def _array(work: Work, point: Point, schedule: Schedule, cores: Dims, core_dims: Dims) -> Dims:
+def _array(work: Work, point: Point, walk: Walk, cores: Dims, core_dims: Dims) -> Dims:
     """Columns (n) and rows (k) that work, of an array whose smallest tile the buffers hold.
 
     Whatever leaves a part idle halves it, so that what a small array does is among the
@@ -271,12 +238,10 @@ def _array(work: Work, point: Point, schedule: Schedule, cores: Dims, core_dims:
     columns = _part(work.accelerator.pe_x, wide, point.columns)
     rows = _part(work.accelerator.pe_y, high, point.rows)
     # Weights that the GLB streams, two copies: all k where a block holds all of it.
-    deep = schedule.keeps != "O" and schedule.dram[0] != "k"
-    k = work.dims["k"] if deep else rows / work.kept * cores["k"]
+    k = jnp.where(walk.whole_k, work.dims["k"], rows / work.kept * cores["k"])
     excess = _halvings(2 * columns * cores["n"] * k * work.stored_words, _glb_words(work) / 2)
-    by_rows = jnp.zeros((), jnp.int32)
-    if not deep:
-        by_rows = jnp.where(point.cut == 0, 0, jnp.where(point.cut == 1, excess, (excess + 1) // 2))
+    by_columns = walk.whole_k | (point.cut == 0)
+    by_rows = jnp.where(by_columns, 0, jnp.where(point.cut == 1, excess, (excess + 1) // 2))
     # A row of sums, and of inputs, takes no more than a quarter of L2.
     quarter = work.accelerator.l2_kib * 256.0 / work.tech.word_bytes
     by_columns = jnp.maximum(excess - by_rows, _halvings(columns * work.sum_words, quarter))
@@ -319,23 +284,49 @@ def _halved(times: Array) -> Array:
     return jax.lax.bitcast_convert_type(jnp.asarray(bits, jnp.int32), jnp.float32)
 
 
-def _rows_glb(schedule: Schedule, work: Work, chip: Dims, out: Array) -> Array:
-    """Most rows of a chip's tile with which blocks of one tile still fit the GLB."""
-    k, glb = _kept_k(schedule, work, chip), _glb_words(work)
-    copies, stored = work.tech.costing.buffer_copies, _w_words(work)
-    i_words = work.shares.room.input
-    if schedule.keeps == "I":
-        return (glb - copies * k * stored * chip["n"]) / (k * i_words + copies * out * chip["n"])
-    if schedule.keeps == "W":
-        return (glb - k * stored * chip["n"]) / (copies * (k * i_words + out * chip["n"]))
-    return (glb - copies * chip["k"] * stored * chip["n"]) / (
-        work.sum_words * chip["n"] + copies * chip["k"] * i_words
+class _Copies(NamedTuple):
+    """Blocks of each operand in the GLB: one of what stays, two or so of what streams.
+
+    Attributes:
+      inputs, weights: how many of I and of W.
+      output_words: words an output, all its blocks together.
+      k: depth of the blocks of I and W.
+    """
+
+    inputs: Array
+    weights: Array
+    output_words: Array
+    k: Array
+
+
+def _copies(walk: Walk, work: Work, chip: Dims, k_trips: Array) -> _Copies:
+    """What a schedule has in the GLB.
+
+    Outputs are finished unless the k loop leaves partial sums there.
+    """
+    streamed = work.tech.costing.buffer_copies
+    spills = ~walk.k_innermost & (k_trips > 1)
+    out = jnp.where(spills, work.sum_words, work.shares.room.output)
+    return _Copies(
+        jnp.where(walk.keeps == I, 1.0, streamed),
+        jnp.where(walk.keeps == W, 1.0, streamed),
+        jnp.where(walk.keeps == O, work.sum_words, streamed * out),
+        jnp.where(walk.whole_k, work.dims["k"], chip["k"]),
     )
 
 
-def _kept_k(schedule: Schedule, work: Work, chip: Dims) -> Array:
-    """Depth of a kept block of I or W: of one tile where k is walked outside the blocks."""
-    return chip["k"] if schedule.dram[0] == "k" else work.dims["k"]
+def _most_rows(copies: _Copies, work: Work, columns: Array) -> Array:
+    """Rows of blocks so many columns wide that fit the GLB."""
+    weights = copies.weights * copies.k * _w_words(work) * columns
+    inputs = copies.inputs * copies.k * work.shares.room.input
+    return (_glb_words(work) - weights) / (inputs + copies.output_words * columns)
+
+
+def _most_columns(copies: _Copies, work: Work, rows: Array) -> Array:
+    """Columns of blocks so many rows high that fit the GLB."""
+    inputs = copies.inputs * copies.k * work.shares.room.input * rows
+    weights = copies.weights * copies.k * _w_words(work)
+    return (_glb_words(work) - inputs) / (weights + copies.output_words * rows)
 
 
 def _glb_words(work: Work) -> Array:
@@ -349,16 +340,10 @@ def _w_words(work: Work) -> Array | float:
     return work.stored_words * work.shares.room.second
 
 
-def _glb_out(schedule: Schedule, work: Work, k_trips: Array) -> Array:
-    """Words of an output in the GLB: finished unless the k loop leaves partial sums there."""
-    spills = schedule.inner[-1] != "k"
-    return jnp.where(spills & (k_trips > 1), work.sum_words, work.shares.room.output)
-
-
-def tiles_of(work: Work, point: Point, schedule: Schedule) -> Tiles:
-    """The tiles of mappings [P] as a schedule wants them."""
+def tiles_of(work: Work, point: Point, walk: Walk) -> Tiles:
+    """The tiles of mappings [P] as their schedules, scalars or [P], want them."""
     dims, costing, tech = work.dims, work.tech.costing, work.tech
-    cores, core_dims, pes = _shared(work, point, schedule)
+    cores, core_dims, pes = _shared(work, point, walk)
 
     def tile(d: str, trips: Array, block: Array) -> Array:
         if costing.sizes == "padded":
@@ -383,16 +368,13 @@ def tiles_of(work: Work, point: Point, schedule: Schedule) -> Tiles:
     at_once = (cores["k"] == 1) & (k2 >= core_dims["k"]) & (k2 <= registers)
     most = free / (k2 + jnp.where(at_once, 1, work.sum_words) * n2)
     if costing.sizes == "padded":
-        out = _glb_out(schedule, work, trips["k"])
-        glb = _rows_glb(schedule, work, chip, out)
+        glb = _most_rows(_copies(walk, work, chip, trips["k"]), work, chip["n"])
         # Blocks of a whole dimension are no larger than it, whatever the cores' shares.
         most = jnp.minimum(most, jnp.where(glb >= dims["m"], jnp.inf, glb / cores["m"]))
     m_max = floor(most)
     fits = m_max >= pes["m"]
-    if schedule.one_row:
-        m_max = pes["m"]
-    else:
-        m_max = jnp.clip(floor(jnp.minimum(m_max, core_dims["m"]) * point.fill), 1, core_dims["m"])
+    filled = jnp.clip(floor(jnp.minimum(m_max, core_dims["m"]) * point.fill), 1, core_dims["m"])
+    m_max = jnp.where(walk.one_row, pes["m"], filled)
     m_trips = ceil(core_dims["m"] / m_max)
     m2 = (
         ceil(core_dims["m"] / m_trips)
@@ -404,41 +386,30 @@ def tiles_of(work: Work, point: Point, schedule: Schedule) -> Tiles:
     return Tiles(m2, k2, n2, trips, chip, cores, pes, core_dims, fits)
 
 
-def blocks_of(schedule: Schedule, work: Work, tiles: Tiles) -> tuple[Dims, Array]:
-    """Trips over GLB blocks {"M", "N"} and whether the schedule fits the GLB."""
-    m, n = work.dims["m"], work.dims["n"]
-    chip, copies = tiles.chip, work.tech.costing.buffer_copies
-    k = _kept_k(schedule, work, chip)
-    blocks_words = _glb_words(work)
-    one, stored, i_words = jnp.ones_like(tiles.m2), _w_words(work), work.shares.room.input
-    out = _glb_out(schedule, work, tiles.trips["k"])
-    if schedule.keeps == "I":  # m1 rows of I, whole in k; W and O stream in chunks of n
-        m1 = floor(_rows_glb(schedule, work, chip, out))
-        return {"M": ceil(m / jnp.clip(m1, 1, m)), "N": one}, m1 >= chip["m"]
-    if schedule.keeps == "W":  # n1 columns of W, whole in k; I and O stream in chunks of m
-        n1 = floor(
-            (blocks_words - copies * k * i_words * chip["m"])
-            / (k * stored + copies * out * chip["m"])
-        )
-        return {"M": one, "N": ceil(n / jnp.clip(n1, 1, n))}, n1 >= chip["n"]
-    most = jnp.clip(floor(_rows_glb(schedule, work, chip, out)), chip["m"], m)
-    if schedule.rows == SQUARE:
-        # I and W are fetched alike where a block is square, or I once if all n fit.
-        side, streamed = jnp.sqrt(blocks_words / work.sum_words), copies * chip["k"]
-        rows = (blocks_words - streamed * stored * n) / (work.sum_words * n + streamed * i_words)
-        m1 = jnp.maximum(side * 0.9, rows)
-    else:
-        m1 = m * schedule.rows
-    m1 = jnp.clip(ceil(m1), chip["m"], most)
-    n1 = (blocks_words - copies * m1 * chip["k"] * i_words) / (
-        work.sum_words * m1 + copies * chip["k"] * stored
-    )
-    return {"M": ceil(m / m1), "N": ceil(n / jnp.clip(floor(n1), 1, n))}, floor(n1) >= chip["n"]
+def blocks_of(walk: Walk, work: Work, tiles: Tiles) -> tuple[Dims, Array]:
+    """Trips over GLB blocks {"M", "N"} and whether a schedule fits the GLB."""
+    m, n, chip = work.dims["m"], work.dims["n"], tiles.chip
+    copies = _copies(walk, work, chip, tiles.trips["k"])
+    keeps_i, keeps_w = walk.keeps == I, walk.keeps == W
+    # Of I, as many rows as fit beside chunks of a tile's columns.
+    most = floor(_most_rows(copies, work, chip["n"]))
+    # Of O: I and W are fetched alike where a block is square, or I once if all n fit.
+    side = jnp.sqrt(_glb_words(work) / work.sum_words)
+    square = ceil(jnp.maximum(side * 0.9, _most_rows(copies, work, n)))
+    square = jnp.clip(square, chip["m"], jnp.clip(most, chip["m"], m))
+    rows = jnp.where(keeps_i, jnp.clip(most, 1, m), square)
+    # Of W, as many columns as fit beside chunks of a tile's rows.
+    columns = floor(_most_columns(copies, work, jnp.where(keeps_w, chip["m"], rows)))
+    blocks = {
+        "M": jnp.where(keeps_w, 1.0, ceil(m / rows)),
+        "N": jnp.where(keeps_i, 1.0, ceil(n / jnp.clip(columns, 1, n))),
+    }
+    return blocks, jnp.where(keeps_i, most >= chip["m"], columns >= chip["n"])
 
 
 def skipping(work: Work, density: Array) -> Work:
     """The same product with its zeros skipped."""
-    return work._replace(density=jnp.asarray(density, jnp.float32))
+    return work._replace(kept=jnp.asarray(density, jnp.float32), skips=1.0)
 
 
 def work_of(

@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 
 from codesign.cost.loops import loop_nest, refetches
-from codesign.cost.mapping import Schedule, Tiles, Work
+from codesign.cost.mapping import Tiles, Work
 from codesign.cost.rounding import ceil
+from codesign.cost.schedules import DRAM_LOOPS, INNER_LOOPS, Walk
 from codesign.cost.unrolling import Dims
 
 Array = jax.Array
@@ -31,13 +32,13 @@ class Traffic(NamedTuple):
     compute_cycles: Array
 
 
-def traffic_of(schedule: Schedule, work: Work, tiles: Tiles, blocks: Dims) -> Traffic:
-    """Traffic of one schedule on tiles [P] and the GLB blocks they are walked in."""
+def traffic_of(walk: Walk, work: Work, tiles: Tiles, blocks: Dims) -> Traffic:
+    """Traffic of a schedule on tiles [P] and the GLB blocks they are walked in."""
     dims, sum_words = work.dims, work.sum_words
     size_i, size_o = dims["m"] * dims["k"], dims["m"] * dims["n"]
     size_w = dims["k"] * dims["n"] * work.stored_words
     cores, pes, core_dims = tiles.cores, tiles.pes, tiles.core_dims
-    dram = loop_nest(schedule.dram, tiles.trips, blocks)
+    dram = loop_nest(DRAM_LOOPS, walk.dram, tiles.trips, blocks)
     # Sums that leave the chip unfinished are those of every core that has its own.
     spilled = sum_words * size_o * cores["k"] * (refetches(dram, "k") - 1)
     crossing = work.shares.crossing
@@ -48,7 +49,7 @@ def traffic_of(schedule: Schedule, work: Work, tiles: Tiles, blocks: Dims) -> Tr
     )
     dram_write = size_o * crossing.output + spilled
 
-    inner = loop_nest(schedule.inner, tiles.trips, blocks)
+    inner = loop_nest(INNER_LOOPS, walk.inner, tiles.trips, blocks)
     i_moved = size_i * refetches(inner, "n")
     visits = cores["k"] * refetches(inner, "k")
     partial = sum_words * size_o * (visits - 1)  # written to, then read from the GLB

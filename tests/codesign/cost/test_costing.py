@@ -14,7 +14,8 @@ import pytest
 from codesign import Accelerator, Architecture, Tower, estimate
 from codesign.cli import main
 from codesign.cost.mapper import gemm_costs, price
-from codesign.cost.mapping import SCHEDULES, Point, tiles_of, work_of
+from codesign.cost.mapping import Point, tiles_of, work_of
+from codesign.cost.schedules import SCHEDULES
 from codesign.cost.technology import area_breakdown_mm2, technology, tensor_l2_kib
 from codesign.cost.unrolling import divisors, largest_divisor, smallest_divisor
 from codesign.cost.vector_unit import vector_costs
@@ -265,8 +266,9 @@ def test_every_switch_of_the_mapper_is_felt(name):
         # m over the cores, one column block, one register block
         shares = jnp.ones(4)
         point = Point(jnp.int32(0), jnp.inf, jnp.float32(1), jnp.bool_(True), *shares, jnp.int32(0))
-        tiles = tiles_of(work, point, SCHEDULES[1]._replace(one_row=False))
-        return jax.tree.leaves(price(SCHEDULES[1], work, tiles)[0])
+        walk = SCHEDULES[1].walk
+        tiles = tiles_of(work, point, walk._replace(one_row=np.bool_(False)))
+        return jax.tree.leaves(price(walk, work, tiles)[0])
 
     bent = dataclasses.replace(PHYSICAL, **{name: getattr(CATRANSFORMERS, name)})
     assert [float(x) for x in costs_under(bent)] != [float(x) for x in costs_under(PHYSICAL)]

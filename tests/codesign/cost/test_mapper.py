@@ -22,7 +22,8 @@ from hypothesis import strategies as st
 from codesign.accelerator import Accelerator
 from codesign.cost.execution import Execution
 from codesign.cost.mapper import Best, _under, best_mapping, gemm_costs
-from codesign.cost.mapping import SCHEDULES, tiles_of, work_of
+from codesign.cost.mapping import tiles_of, work_of
+from codesign.cost.schedules import walk_at
 from codesign.cost.technology import Technology, technology
 from codesign.scenario import Scenario
 from simulators.events import event, technology_of, with_events
@@ -428,8 +429,7 @@ def _held(best, gemm, chip, tech):
 @jax.vmap
 def _row_tiles(best, gemm, chip, tech):
     work = work_of(*gemm, chip, tech)
-    of = [lambda s=s: tiles_of(work, best.point, s).trips["m"] for s in SCHEDULES]
-    return jax.lax.switch(best.schedule, of)
+    return tiles_of(work, best.point, walk_at(best.schedule)).trips["m"]
 
 
 def row_tiles(best: Best, cases: list[Case]) -> np.ndarray:

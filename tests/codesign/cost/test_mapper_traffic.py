@@ -16,17 +16,8 @@ import pytest
 
 from codesign.accelerator import Accelerator
 from codesign.cost.mapper import best_mapping
-from codesign.cost.mapping import (
-    SCHEDULES,
-    SPLITS,
-    Schedule,
-    Tiles,
-    blocks_of,
-    points_of,
-    skipping,
-    tiles_of,
-    work_of,
-)
+from codesign.cost.mapping import SPLITS, Tiles, blocks_of, points_of, skipping, tiles_of, work_of
+from codesign.cost.schedules import SCHEDULES, Schedule, Walk
 from codesign.cost.technology import technology
 from codesign.cost.traffic import Traffic, cycles_of, traffic_of
 from codesign.costing import PHYSICAL
@@ -38,9 +29,7 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 INDEX_BITS = 8  # so a kept weight takes two bytes
 # Some of all points, under every schedule.
-LATTICE = jax.tree.map(
-    lambda *x: jnp.asarray(np.concatenate(x)[::9]), *(points.at for points in points_of(PHYSICAL))
-)
+LATTICE = jax.tree.map(lambda x: jnp.asarray(x[::9]), points_of(PHYSICAL).at)
 # Small chips, so that small GEMMs need many tiles and blocks.
 CHIPS = (
     Accelerator(1, 4, 2, 2, 8, 0.02),
@@ -50,17 +39,17 @@ CHIPS = (
 GEMMS = ((24, 256, 32), (64, 128, 64), (37, 211, 53), (50, 130, 101))
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@jax.jit
 def _swept(
-    schedule: Schedule, dims: tuple[Any, Any, Any], chip: Accelerator, density: Any
+    walk: Walk, dims: tuple[Any, Any, Any], chip: Accelerator, density: Any
 ) -> tuple[Tiles, dict[str, Any], Traffic, Any]:
     scenario = Scenario(index_bits=0 if density is None else INDEX_BITS)
     work = work_of(*dims, chip, technology(chip, scenario))
     if density is not None:
         work = skipping(work, density)
-    tiles = tiles_of(work, LATTICE, schedule)
-    blocks, fits = blocks_of(schedule, work, tiles)
-    return tiles, blocks, traffic_of(schedule, work, tiles, blocks), fits & tiles.fits
+    tiles = tiles_of(work, LATTICE, walk)
+    blocks, fits = blocks_of(walk, work, tiles)
+    return tiles, blocks, traffic_of(walk, work, tiles, blocks), fits & tiles.fits
 
 
 def swept(
@@ -71,7 +60,7 @@ def swept(
 ) -> tuple[Tiles, dict[str, np.ndarray], Traffic, np.ndarray]:
     """Tiles, blocks and traffic of one schedule over the whole lattice [P], and what fits."""
     given = jax.tree.map(jnp.float32, (dims, chip, density))
-    tiles, blocks, traffic, fits = jax.device_get(_swept(schedule, *given))
+    tiles, blocks, traffic, fits = jax.device_get(_swept(schedule.walk, *given))
     every = lambda x: np.broadcast_to(np.asarray(x), fits.shape)  # noqa: E731
     return (
         jax.tree.map(every, tiles),
@@ -356,9 +345,9 @@ def test_winning_mappings_of_clip_cost_what_walking_them_costs():
     weights = {gemm: Weights(np.ones(gemm[1:], bool)) for gemm in gemms}
     modelled, walked = [], []
     for i, schedule in enumerate(SCHEDULES):
-        tiles = tiles_of(work, best.point, schedule)
-        blocks, _ = blocks_of(schedule, work, tiles)
-        traffic = traffic_of(schedule, work, tiles, blocks)
+        tiles = tiles_of(work, best.point, schedule.walk)
+        blocks, _ = blocks_of(schedule.walk, work, tiles)
+        traffic = traffic_of(schedule.walk, work, tiles, blocks)
         counted = {name: np.array(x) for name, x in flat(traffic).items()}
         mine = np.flatnonzero(best.schedule == i)
         for p in mine:
