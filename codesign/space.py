@@ -24,6 +24,7 @@ from codesign.architecture import ELASTIC, Tower
 from codesign.constraints import CountChoices, PositiveChoices
 from codesign.printable import short_repr
 from codesign.renamed import accepts_old_names
+from codesign.weighted import weighted_sum
 from codesign.workload.clip import CLIP_FAMILY
 from codesign.workload.families import ModelFamily
 
@@ -310,7 +311,7 @@ class DesignSpace:
     def relax(self, z: Array) -> tuple[Any, Accelerator]:
         """Continuous design at z [d]: every dimension interpolated between its choices."""
         values = [
-            jnp.dot(w, jnp.asarray(d.choices, jnp.float32))
+            weighted_sum(w, jnp.asarray(d.choices, jnp.float32))
             for w, d in zip(self.weights(z), self.dimensions, strict=True)
         ]
         return (

@@ -8,7 +8,7 @@ are interpolated, as between the choices of any other dimension.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ from codesign.cost.model import Costs, expected
 from codesign.cost.table import CostTable, build_table
 from codesign.scenario import Scenario
 from codesign.space import DesignSpace
+from codesign.weighted import weighted_sum
 
 Array = jax.Array
 
@@ -53,7 +54,7 @@ class FamilyTable:
         The latency is the slowest subnet's; see `expected`.
         """
         weights = self.space.level_weights(z)
-        dram_gb = weights[0] @ jax.vmap(lambda table: table.dram_gb(z))(self.by_level)
+        dram_gb = weighted_sum(weights[0], jax.vmap(lambda t: t.dram_gb(z))(self.by_level))
         by_level = jax.vmap(lambda table: table.relaxed(z, dram_gb))(self.by_level)
         return self._expected(by_level, weights)
 
@@ -74,10 +75,8 @@ class FamilyTable:
         return jnp.stack(jnp.unravel_index(flat, shape), axis=-1)
 
     def _expected(self, by_level: Costs, weights: Array) -> Costs:
-        def of_subnets(x: Any) -> Array:
-            return jnp.tensordot(weights, x, axes=1)
-
-        return expected(jax.tree.map(of_subnets, by_level), self.shares)
+        of_subnets = jax.tree.map(functools.partial(weighted_sum, weights), by_level)
+        return expected(of_subnets, self.shares)
 
 
 def build_family_table(space: DesignSpace, scenario: Scenario) -> FamilyTable:

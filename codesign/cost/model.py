@@ -29,6 +29,7 @@ from codesign.cost.vector_unit import vector_costs
 from codesign.cost.world import World
 from codesign.errors import UserError
 from codesign.scenario import Scenario
+from codesign.weighted import weighted_sum
 from codesign.workload import Workload, clip_workload
 from codesign.workload.clip import CLIP_FAMILY
 
@@ -259,7 +260,7 @@ def expected(subnets: Costs, shares: Sequence[float] | jax.Array) -> Costs:
     weights = jnp.asarray(shares, jnp.float32)
 
     def mean(x: Any) -> Any:
-        return jnp.tensordot(weights, x, axes=1)
+        return weighted_sum(weights, x)
 
     slowest = jnp.argmax(subnets.latency_s, axis=0)
     breakdown = {

@@ -32,6 +32,7 @@ from codesign.cost.model import Chip, Costs, costs_of
 from codesign.cost.world import World
 from codesign.scenario import Scenario
 from codesign.space import AcceleratorChoices, DesignSpace
+from codesign.weighted import weighted_sum
 from codesign.workload import Workload
 from codesign.workload.blocks import repeated
 from codesign.workload.memory import Memory
@@ -77,16 +78,14 @@ class CostTable:
         if dram_gb is None:
             dram_gb = self.dram_gb(z)
         space, weights = self.space, self.space.weights(z)
-        on_chip = [_neighbours(w) for w in space.part(weights, "accelerator")]
+        on_chip = _neighbours(space.part(weights, "accelerator"))
 
         def tower(name: str) -> Execution:
             layers, *block = space.part(weights, name)
-            width, heads, ffn = map(_neighbours, block)
-            number = layers @ jnp.asarray(space.towers[name].layers, jnp.float32)
-            inside = self.layer[name].map(
-                lambda x: number * _interpolate(x, [width, heads, ffn, *on_chip])
-            )
-            return inside.then(self.outside[name].map(lambda x: _interpolate(x, [width, *on_chip])))
+            number = weighted_sum(layers, jnp.asarray(space.towers[name].layers, jnp.float32))
+            shape, width = _neighbours(block), _neighbours(block[:1])
+            inside = self.layer[name].map(lambda x: number * _interpolate(x, shape, on_chip))
+            return inside.then(self.outside[name].map(lambda x: _interpolate(x, width, on_chip)))
 
         chip = jax.tree.map(lambda x: _interpolate(x, on_chip), self.chip)
         run = functools.reduce(Execution.then, map(tower, space.towers))
@@ -107,7 +106,7 @@ class CostTable:
         capacity = self._capacity_gb(space.family.memory(architecture, self.scenario), channels)
         mean: Array = jnp.broadcast_to(capacity, [len(share) for share in shares])
         for share in reversed(shares):
-            mean = mean @ share
+            mean = weighted_sum(mean, share)
         return mean
 
     def dram_gb_on_every_accelerator(self, indices: Array) -> Array:
@@ -156,24 +155,31 @@ class CostTable:
         return jnp.stack(jnp.unravel_index(flat, self.chip.tops.shape), axis=-1)
 
 
-class _Axis(NamedTuple):
-    """Consecutive choices of one dimension: index of the first and their weights [<= 3]."""
+class _Neighbours(NamedTuple):
+    """Discrete designs around a relaxed one, along some dimensions.
 
-    first: Array
+    Attributes:
+      first: index of the first choice of each dimension.
+      sizes: how many consecutive ones there are, at most 3.
+      weights: of all their combinations, in row-major order, [product of the sizes].
+    """
+
+    first: list[Array]
+    sizes: list[int]
     weights: Array
 
 
 def _near(space: DesignSpace, name: str, weights: Sequence[Array]) -> tuple[Tower, Array]:
     """A tower's designs around a relaxed one, leaves [N], and their weights [N]."""
-    values, shares = [], []
-    for field, share in zip(ELASTIC, space.part(weights, name), strict=True):
-        choices = jnp.asarray(getattr(space.towers[name], field), jnp.float32)
-        axis = _neighbours(share)
-        values.append(jax.lax.dynamic_slice_in_dim(choices, axis.first, len(axis.weights)))
-        shares.append(axis.weights)
+    near = _neighbours(space.part(weights, name))
+    values = [
+        jax.lax.dynamic_slice_in_dim(
+            jnp.asarray(getattr(space.towers[name], field), jnp.float32), first, size
+        )
+        for field, first, size in zip(ELASTIC, near.first, near.sizes, strict=True)
+    ]
     every = [x.ravel() for x in jnp.meshgrid(*values, indexing="ij")]
-    joint = functools.reduce(jnp.multiply.outer, shares)
-    return Tower(*every), joint.ravel()
+    return Tower(*every), near.weights
 
 
 def _others(axis: int, ranks: int) -> tuple[int, ...]:
@@ -181,18 +187,24 @@ def _others(axis: int, ranks: int) -> tuple[int, ...]:
     return tuple(i for i in range(ranks) if i != axis)
 
 
-def _neighbours(weights: Array) -> _Axis:
-    """The choices that weigh anything, or whose weights have a derivative, out of [n]."""
-    size = min(3, len(weights))
-    first = jnp.clip(jnp.argmax(weights) - 1, 0, len(weights) - size)
-    return _Axis(first, jax.lax.dynamic_slice_in_dim(weights, first, size))
+def _neighbours(weights: Sequence[Array]) -> _Neighbours:
+    """The choices that weigh anything, or whose weights have a derivative, out of [n] each."""
+    sizes = [min(3, len(w)) for w in weights]
+    first = [
+        jnp.clip(jnp.argmax(w) - 1, 0, len(w) - size)
+        for w, size in zip(weights, sizes, strict=True)
+    ]
+    near = map(jax.lax.dynamic_slice_in_dim, weights, first, sizes)
+    return _Neighbours(first, sizes, functools.reduce(jnp.multiply.outer, near).ravel())
 
 
-def _interpolate(values: Array, axes: Sequence[_Axis]) -> Array:
-    """Sum over the neighbours along every axis of values [n, ...], times their weights."""
-    near = jax.lax.dynamic_slice(values, [a.first for a in axes], [len(a.weights) for a in axes])
-    for axis in reversed(axes):
-        near = near @ axis.weights
+def _interpolate(values: Array, *parts: _Neighbours) -> Array:
+    """Sum over the neighbours along all dimensions of values [n, ...], times their weights."""
+    first = [index for part in parts for index in part.first]
+    sizes = [size for part in parts for size in part.sizes]
+    near = jax.lax.dynamic_slice(values, first, sizes).reshape([len(p.weights) for p in parts])
+    for part in reversed(parts):
+        near = weighted_sum(near, part.weights)
     return near
 
 

@@ -66,11 +66,13 @@ class Network(nnx.Module):
 
     def __init__(self, inputs: int, hidden: tuple[int, ...], *, rngs: nnx.Rngs) -> None:
         sizes = (inputs, *hidden)
+        # A matrix unit's bfloat16 would be an error of the surrogate.
+        linear = functools.partial(nnx.Linear, precision=jax.lax.Precision.HIGHEST)
         self.hidden = nnx.List(
-            [nnx.Linear(a, b, rngs=rngs) for a, b in zip(sizes[:-1], hidden, strict=True)]
+            [linear(a, b, rngs=rngs) for a, b in zip(sizes[:-1], hidden, strict=True)]
         )
         zeros = nnx.initializers.zeros_init()
-        self.last = nnx.Linear(sizes[-1], 2, kernel_init=zeros, bias_init=zeros, rngs=rngs)
+        self.last = linear(sizes[-1], 2, kernel_init=zeros, bias_init=zeros, rngs=rngs)
 
     def __call__(self, x: Array) -> Array:
         """Outputs [..., 2] of features [..., F]."""

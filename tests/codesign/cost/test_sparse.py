@@ -31,6 +31,7 @@ from codesign.space import AcceleratorChoices, DesignSpace, TowerChoices
 from codesign.workload import clip_workload
 from codesign.workload.clip import subnet_operators
 from codesign.workload.vit import VIT_FAMILY, ElasticVit
+from simulators.products import in_full
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -223,6 +224,13 @@ def test_the_table_has_the_costs_of_every_discrete_family(table):
 
 
 @pytest.mark.slow
+def test_accelerators_price_families_in_full_float32(table):
+    z = jnp.full(len(SPACE.steps), 0.4)
+    assert in_full(jax.grad(lambda z: table.relaxed(z).energy_j), z)
+    indices = jnp.zeros(len(SPACE.steps), jnp.int32)
+    assert in_full(lambda indices: table.on_every_accelerator(indices).energy_j, indices)
+
+
 def test_the_table_is_linear_between_two_sparsities(table):
     z = np.full(len(SPACE.dimensions), 1.0, np.float32)
     axis = SPACE.names.index("sparsity.1")

@@ -19,6 +19,7 @@ from codesign.cost.technology import technology
 from codesign.scenario import Scenario
 from codesign.space import AcceleratorChoices, DesignSpace, TowerChoices
 from codesign.workload import Gemm, VectorOp, gather
+from simulators.products import in_full
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -240,3 +241,11 @@ def test_accelerator_too_small_for_an_operator_is_named():
     cramped = dataclasses.replace(SPACE.accelerator, l2_kib=(0.003, 16))
     with pytest.raises(ValueError, match=r"16 of 32 accelerators.*l2_kib=0\.003.*raise l2_kib"):
         build_table(dataclasses.replace(SPACE, accelerator=cramped), SCENARIO)
+
+
+def test_accelerators_price_in_full_float32(table):
+    """Their matrix units would round weights and sizes to bfloat16 or TF32."""
+    z = jnp.full(len(SPACE.steps), 0.4)
+    assert in_full(lambda z: SPACE.relax(z)[1].glb_mib, z)
+    assert in_full(jax.grad(lambda z: table.relaxed(z).carbon_kgco2e), z)
+    assert not in_full(lambda x: x @ x, jnp.ones((2, 2)))

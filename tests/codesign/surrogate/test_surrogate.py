@@ -16,9 +16,10 @@ from codesign.space import AcceleratorChoices
 from codesign.surrogate import acquisition, features, files, gradients
 from codesign.surrogate.config import FitConfig
 from codesign.surrogate.fitting import Job, fit_many
-from codesign.surrogate.models import Analytic, Prediction, base
+from codesign.surrogate.models import Analytic, Prediction, base, forward, init_params
 from codesign.surrogate.points import Points, Samples, observe, predict, take
 from simulators.events import event, with_events
+from simulators.products import in_full
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -96,6 +97,11 @@ def test_same_seed_same_weights_other_seed_others(seen, truth, ensembles):
 def test_too_few_samples(seen, truth):
     with pytest.raises(ValueError, match="5 samples are too few to fit: at least 8"):
         fit_many("learned", seen["learned"], truth, [Job(np.arange(5), 0)], CONFIG)
+
+
+def test_accelerators_predict_in_full_float32():
+    params = init_params(jax.random.key(0), 5, (8, 8))
+    assert in_full(lambda x: forward(params, x, (8, 8)), jnp.ones((3, 5)))
 
 
 def test_mapped_equals_one_by_one(points, ensembles):
