@@ -51,7 +51,7 @@ def add_checkpoint_options(parser: argparse.ArgumentParser) -> None:
 
 def load(args: argparse.Namespace, path: str, **more: Any) -> CLIP:
     """The checkpoint at `path`, under these options."""
-    from codesign.api import load_network
+    from codesign.api.networks import load_network
 
     head_dim = args.head_dim
     if head_dim is not None:

@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
 
     args.overrides = [*_own_overrides(args), *args.overrides]
     config = load_config(args.config, (), args.command_name)
-    from codesign.api import config_of
+    from codesign.api.runs import config_of
     from codesign.train.search.compare_config import comparison_of
 
     config = config_of(args.command_name, comparison_of(config), args.overrides)

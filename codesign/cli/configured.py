@@ -20,7 +20,7 @@ def load(args: argparse.Namespace) -> Any:
       UserError: a config that cannot be read, one of another command or of none, or a field
         that holds what it may not.
     """
-    from codesign.api import config_of
+    from codesign.api.runs import config_of
 
     return config_of(args.command_name, args.config, args.overrides)
 

@@ -111,7 +111,11 @@ def run(args: argparse.Namespace) -> int:
 
 def _run_classifier(args: argparse.Namespace, family: ResNetFamily, dtype: Any) -> int:
     """The accuracy of one subnet of a classifier's family."""
-    from codesign.api import check_subnet, evaluate_classifier, open_labelled_source
+    from codesign.api.networks import (
+        check_subnet,
+        evaluate_classifier,
+        open_labelled_source,
+    )
     from codesign.report.text import share_of
     from codesign.train.progress import counting
 

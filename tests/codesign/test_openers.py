@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from codesign.api import load_network
+from codesign.api.networks import load_network
 from codesign.caches import cache_folder
 from codesign.cli import main
 from codesign.errors import UserError
