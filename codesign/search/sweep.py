@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
@@ -81,10 +82,17 @@ def sweep(
         return Swept(np.arange(number), _priced(demand, chips, limits, grid_costs))
     # A user's own function of bounds is no bound.
     known_limits = dataclasses.replace(limits, functions=None)
-    low = _priced(demand, chips, known_limits, least_costs, 1 - _ROUNDING)
-    wanted = _Wanted(low, objectives, ranks)
     crowded = np.asarray(is_crowded(chips))
-    index, parts = [np.zeros(0, np.int64)], [_take(low, slice(0))]
+    # Some accelerators from all over the grid are mapped meanwhile, so that the program which maps
+    # compiles beside that of the bounds.
+    with ThreadPoolExecutor(1) as beside:
+        spread = _spread(np.flatnonzero(crowded == crowded.all()))
+        first = beside.submit(_priced, demand, _take(chips, spread), limits, grid_costs)
+        low = _priced(demand, chips, known_limits, least_costs, 1 - _ROUNDING)
+        some, at = np.unique(spread, return_index=True)
+        index, parts = [some], [_take(first.result(), at)]
+    wanted = _Wanted(low, objectives, ranks)
+    wanted.learn(some, parts[0])
     # The crowded ones last: they have more mappings, and hardly ever are the best.
     for kind in (False, True):
         while len(some := wanted.most(crowded == kind)):
@@ -97,6 +105,11 @@ def sweep(
     priced = jax.tree.map(lambda *x: np.concatenate(x), *parts)
     order = np.argsort(np.concatenate(index))
     return Swept(np.concatenate(index)[order], _take(priced, order))
+
+
+def _spread(places: np.ndarray) -> np.ndarray:
+    """_CHUNK of the places, evenly; some several times where there are fewer."""
+    return places[np.linspace(0, len(places) - 1, _CHUNK).astype(np.int64)]
 
 
 class _Wanted:
