@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from codesign.cost.demand import longest_row, subnet_shares, with_index_bits
 from codesign.cost.model import Costs, expected
-from codesign.cost.table import CostTable, build_table
+from codesign.cost.table import CostTable, build_table, costs_at
 from codesign.scenario import Scenario
 from codesign.space import DesignSpace
 from codesign.weighted import weighted_sum
@@ -68,6 +68,10 @@ class FamilyTable:
             self.by_level
         )
         return self._expected(by_level, jax.nn.one_hot(own, len(space.levels)))
+
+    def on_accelerator(self, indices: Array, flat: int) -> Costs:
+        """Costs of the family at choice indices on one accelerator, by its flat index."""
+        return costs_at(self.on_every_accelerator(indices), flat)
 
     def accelerator_indices(self, flat: Array) -> Array:
         """Choice indices [..., fields] of accelerators given by flat index [...]."""

@@ -150,9 +150,19 @@ class CostTable:
         run, chip = jax.tree.map(lambda x: jnp.reshape(x, -1), (run, self.chip))
         return costs_of(run, chip, self.scenario, dram_gb).totals()
 
+    def on_accelerator(self, indices: Array, flat: int) -> Costs:
+        """Costs of the architecture at choice indices on one accelerator, by its flat index."""
+        return costs_at(self.on_every_accelerator(indices), flat)
+
     def accelerator_indices(self, flat: Array) -> Array:
         """Choice indices [..., fields] of accelerators given by flat index [...]."""
         return jnp.stack(jnp.unravel_index(flat, self.chip.tops.shape), axis=-1)
+
+
+def costs_at(costs: Costs, index: int) -> Costs:
+    """One of many costs, [n]."""
+    one: Costs = jax.tree.map(lambda x: x[index], costs)
+    return one
 
 
 class _Neighbours(NamedTuple):
@@ -389,12 +399,12 @@ class BlockedTable:
                 ),
             )
 
-    def at(self, place: int) -> CostTable:
-        """The table of one accelerator, by its flat index."""
-        only = self.space.accelerator_at(self.accelerator_indices(np.asarray(place)))
+    def on_accelerator(self, indices: Array, flat: int) -> Costs:
+        """Costs of the architecture at choice indices on one accelerator, by its flat index."""
+        only = self.space.accelerator_at(self.accelerator_indices(np.asarray(flat)))
         choices = AcceleratorChoices(*((x,) for x in jax.tree.leaves(only)))
         space = dataclasses.replace(self.space, accelerator=choices)
-        return build_table(space, self.scenario, self.density)
+        return build_table(space, self.scenario, self.density).on_accelerator(indices, 0)
 
     def accelerator_indices(self, flat: Any) -> np.ndarray:
         """Choice indices [..., fields] of accelerators given by flat index [...]."""

@@ -17,7 +17,6 @@ import numpy as np
 
 from codesign.accelerator import Accelerator
 from codesign.cost.model import Costs
-from codesign.cost.table import BlockedTable
 from codesign.search.grid import AnyTable, Choice
 from codesign.search.objectives import Limits, Objective
 from codesign.workload.clip import CLIP_FAMILY
@@ -56,12 +55,8 @@ def nearest(table: AnyTable, networks: np.ndarray, limits: Limits, choice: Choic
       choice: the accelerators on which they fall short of the limits least.
     """
     best = int(np.argmin(choice.value))
-    at, own = int(choice.accelerator[best]), jnp.asarray(networks[best])
-    if isinstance(table, BlockedTable):
-        costs = jax.tree.map(lambda x: x[0], table.at(at).on_every_accelerator(own))
-    else:
-        costs = jax.tree.map(lambda x: x[at], table.on_every_accelerator(own))
-    space = table.space
+    at, space = int(choice.accelerator[best]), table.space
+    costs = table.on_accelerator(jnp.asarray(networks[best]), at)
     chip = space.accelerator_at(np.asarray(table.accelerator_indices(jnp.asarray(at))))
     network = space.architecture_at(networks[best])
     shown = network_text(network, space.family)
