@@ -199,8 +199,7 @@ class RunFolder:
         lock = _locked(path)
         _clear_aside(path)
         # A config alone is a start that failed, on bad data say: a new run loses nothing.
-        signs = (CONFIG, METRICS, DESIGNS) if resume else (METRICS, DESIGNS)
-        held = any((path / name).exists() for name in signs)
+        held = _has_results(path) or (resume and (path / CONFIG).exists())
         if held and not resume:
             raise UserError(
                 f"{path} already holds a run; add --resume to continue it, or --out FOLDER "
@@ -399,6 +398,12 @@ def _clear_aside(path: Path) -> None:
                     shutil.rmtree(aside)
                 else:
                     aside.unlink()
+
+
+def _has_results(path: Path) -> bool:
+    """Whether a run of any kind has left something; of a comparison, one of the runs within it."""
+    own = any((path / name).exists() for name in (METRICS, DESIGNS, REPORT))
+    return own or next(path.glob(f"*/*/{METRICS}"), None) is not None
 
 
 def _check_same_config(path: Path, config: dict[str, Any]) -> None:

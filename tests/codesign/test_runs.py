@@ -34,6 +34,20 @@ def test_config_json_repeats_the_run(tmp_path):
     assert not folder.resumed
 
 
+@pytest.mark.parametrize("left", ["report.html", "designs.json", "seed-0/random/metrics.jsonl"])
+def test_results_of_any_kind_of_run_hold_their_folder(left, tmp_path):
+    """An ablation's or a study's have a report alone, a comparison's are runs within it."""
+    RunFolder.create(tmp_path, CONFIG)
+    file = tmp_path / left
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.touch()
+    before = (tmp_path / "config.json").read_bytes()
+    with pytest.raises(UserError, match="already holds a run; add --resume"):
+        RunFolder.create(tmp_path, {"a": 2})
+    assert (tmp_path / "config.json").read_bytes() == before
+    assert RunFolder.create(tmp_path, CONFIG, resume=True).resumed
+
+
 def test_a_held_folder_needs_resume(tmp_path):
     folder = RunFolder.create(tmp_path, CONFIG)
     assert not RunFolder.create(tmp_path, {"a": 2}).resumed  # nothing was written yet
