@@ -31,7 +31,7 @@ from elastic_supernet import elastic_supernet
 
 from codesign.configs.quickstart import config as QUICKSTART
 from codesign.cost.execution import Execution
-from codesign.cost.model import Costs, costs_of
+from codesign.cost.model import Costs, Stored, costs_of
 from codesign.cost.table import CostTable
 from codesign.models import Gates
 from codesign.models.gates import TowerGates
@@ -104,7 +104,7 @@ class Layout:
             )
         return Gates(**gates)
 
-    def costs(self, x: Array, table: CostTable, dram_gb: Array) -> Costs:
+    def costs(self, x: Array, table: CostTable, stored: Stored) -> Costs:
         """Costs [accelerators] of a row: the table's, layer by layer."""
         runs = []
         for tower in self.space.towers:
@@ -116,7 +116,7 @@ class Layout:
         run, chip = jax.tree.map(
             lambda t: jnp.reshape(t, -1), (functools.reduce(Execution.then, runs), table.chip)
         )
-        return costs_of(run, chip, table.scenario, dram_gb).totals()
+        return costs_of(run, chip, table.scenario, stored).totals()
 
 
 def _open(choices: tuple[int, ...], index: Array) -> Array:
@@ -132,15 +132,15 @@ class Supernet:
     setup: Setup
     state: Searched
     layout: Layout
-    dram_gb: Array  # [accelerators], the same for all networks
+    stored: Stored  # [accelerators], the same DRAM for all networks
 
     @classmethod
     def of(cls, setup: Setup, state: Searched) -> Supernet:
         space, table, rest = setup.space, setup.tables.dense, state.fixed.rest
         rank = {t: np.asarray(rest[t]["blocks"]["layer_rank"][...]) for t in space.towers}
         ends = (jnp.zeros(len(space.steps), int), jnp.asarray(space.steps))
-        smallest, largest = map(table.dram_gb_on_every_accelerator, ends)
-        if not np.array_equal(smallest, largest):
+        smallest, largest = map(table.stored_on_every_accelerator, ends)
+        if not np.array_equal(smallest.dram_gb, largest.dram_gb):
             raise SystemExit("networks of the space need DRAM of different sizes")
         return cls(setup, state, Layout(space, rank), largest)
 
@@ -149,7 +149,7 @@ class Supernet:
         config, table = self.setup.config, self.setup.tables.dense
 
         def of(x: Array) -> Array:
-            costs = self.layout.costs(x, table, self.dram_gb)
+            costs = self.layout.costs(x, table, self.stored)
             value = metric(costs, config.targets.mode)
             return jnp.min(jnp.where(feasible(costs, config.limits), value, jnp.inf))
 

@@ -18,7 +18,7 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from codesign import Accelerator, Scenario
-from codesign.cost.model import Chip, Costs, costs_of, run_workload
+from codesign.cost.model import Chip, Costs, Stored, costs_of, run_workload
 from codesign.cost.technology import technology
 from codesign.cost.world import World
 from codesign.workload.clip import ClipNetwork
@@ -325,7 +325,7 @@ _run = jax.jit(run_workload)
 def _priced(workload: Workload, chip: Accelerator, scenario: Scenario) -> Costs:
     tech = technology(chip, scenario)
     run = _run(workload, chip, tech).with_static(tech)
-    return costs_of(run, Chip.of(chip, World.of(scenario)), scenario, dram_gb=1.0)
+    return costs_of(run, Chip.of(chip, World.of(scenario)), scenario, Stored(0.0, dram_gb=1.0))
 
 
 def ours(it: Published) -> tuple[float, float, float | None]:

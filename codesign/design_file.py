@@ -506,6 +506,7 @@ _SCENARIO_CHECKS: dict[str, checks.Check] = {
     "clock_mhz": checks.plausible(1, 10_000, "MHz", {"Hz": 1e-6, "GHz": 1e3, "kHz": 1e-3}),
     "glb_bytes_per_cycle": checks.positive,
     "hand_over": checks.flag,
+    "resident_weights": checks.flag,
     "operator_start_cycles": functools.partial(checks.positive, zero=True),
     "gated_leakage": functools.partial(checks.positive, most=1, zero=True),
     "index_bits": checks.whole_up_to(_MOST_INDEX_BITS),

@@ -25,6 +25,7 @@ _STRUCTURE = frozenset(
         "dram_technology",
         "dram_between",
         "hand_over",
+        "resident_weights",
         "index_bits",
         "subnet_shares",
         "costing",
@@ -86,6 +87,10 @@ class Scenario:
       glb_bytes_per_cycle: global-buffer bandwidth, bytes a cycle, read and write each.
       hand_over: whether activations that the GLB has room for wait there from one operator to the
         next; false: all cross the DRAM, as in the reference.
+      resident_weights: whether weights may stay in the GLB from one inference to the next where
+        half of it holds the network: what keeps them is then not switched off in between, and
+        they stay where that lowers energy x delay; false: they come from DRAM each time. Without
+        hand_over they never stay.
       operator_start_cycles: cycles from one operator's end to the next one's start, when the
         chip is told what to do and waits for the first data; heads of an attention start
         together.
@@ -124,6 +129,7 @@ class Scenario:
     clock_mhz: Number = 625.0
     glb_bytes_per_cycle: Number = 512.0
     hand_over: bool = True
+    resident_weights: bool = False
     operator_start_cycles: Number = 2000.0
     gated_leakage: Number = 0.05
     index_bits: int = 0

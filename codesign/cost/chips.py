@@ -17,6 +17,7 @@ from codesign.cost.execution import Execution
 from codesign.cost.mapper import gemm_run
 from codesign.cost.mapping import is_crowded
 from codesign.cost.model import Chip, Costs, costs_of, summed
+from codesign.cost.residence import beside_weights, resident
 from codesign.cost.technology import Technology, technology_in
 from codesign.cost.vector_unit import vector_costs
 from codesign.cost.world import World
@@ -171,6 +172,18 @@ def run_on(
       techs: of them, leaves [A], as of `technologies`.
       even: for other chips, as many, the same program runs.
     """
+    runs = _run_on(workloads, chips, techs, even=even)
+    if not techs.keeps_weights:
+        return runs
+    kept = [resident(work) for work in workloads]
+    ways = _run_on(kept, beside_weights(chips), techs, even=even)
+    return [dataclasses.replace(run, resident=way) for run, way in zip(runs, ways, strict=True)]
+
+
+def _run_on(
+    workloads: Sequence[Workload], chips: Accelerator, techs: Technology, *, even: bool
+) -> list[Execution]:
+    """Of one way to run them."""
     workload = stack_workloads(workloads)
     live = workload.live if techs.hands_over and workload.live is not None else Live()
     columns: list[Any] = [workload.m, workload.k, workload.n]
@@ -240,4 +253,4 @@ def costs_on_chips(run: Execution, chips: Accelerator, world: World, contents: A
       contents: of the DRAM, bytes.
     """
     chip, scenario = Chip.of(chips, world), world.scenario
-    return costs_of(run, chip, scenario, chip.dram_gb(contents, scenario)).totals()
+    return costs_of(run, chip, scenario, chip.stored(contents, scenario)).totals()

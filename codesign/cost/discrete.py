@@ -9,6 +9,7 @@ padded to few lengths: two programs price them all.
 from __future__ import annotations
 
 import collections
+import dataclasses
 import functools
 import operator
 from collections.abc import Sequence
@@ -22,7 +23,8 @@ from codesign.cost.chips import stack_workloads, technologies
 from codesign.cost.execution import Execution
 from codesign.cost.mapper import gemm_costs
 from codesign.cost.mapping import is_crowded
-from codesign.cost.model import Chip, Costs, costs_of, summed
+from codesign.cost.model import Chip, Costs, costs_and_share, summed
+from codesign.cost.residence import beside_weights, resident
 from codesign.cost.technology import Technology
 from codesign.cost.vector_unit import vector_costs
 from codesign.cost.world import World
@@ -71,7 +73,21 @@ def priced(jobs: Sequence[Job]) -> list[Priced]:
     """Each job's costs in NumPy's float32: those of `model.workload_costs`, to rounding."""
     jobs = [job._replace(accelerator=jax.tree.map(np.float32, job.accelerator)) for job in jobs]
     techs = [jax.device_get(technologies(job.accelerator, World.of(job.scenario))) for job in jobs]
-    return [_priced(*each) for each in zip(jobs, techs, _run_gemms(jobs, techs), strict=True)]
+    runs = _run_gemms(jobs, techs)
+    ways: list[_Way | None] = [None] * len(jobs)
+    keeping = [i for i, tech in enumerate(techs) if tech.keeps_weights]
+    if keeping:
+        kept = [_in_the_glb(jobs[i]) for i in keeping]
+        found = _run_gemms(kept, [techs[i] for i in keeping])
+        for i, job, run in zip(keeping, kept, found, strict=True):
+            ways[i] = _Way(job.work, job.accelerator, run)
+    return [_priced(*each) for each in zip(jobs, techs, runs, ways, strict=True)]
+
+
+def _in_the_glb(job: Job) -> Job:
+    """The same network with its weights in the GLB, and the chip that is left for the rest."""
+    work = jax.tree.map(np.asarray, resident(job.work))
+    return job._replace(work=work, accelerator=beside_weights(job.accelerator))
 
 
 def _run_gemms(jobs: Sequence[Job], techs: Sequence[Technology]) -> list[Execution]:
@@ -111,13 +127,26 @@ def _map(gemms: Any, accelerator: Any, tech: Any, crowded: bool) -> Execution:
     return run
 
 
-def _priced(job: Job, tech: Technology, gemms: Execution) -> Priced:
-    """One job whose GEMMs have run, [G]."""
-    one = jax.tree.map(lambda x: np.asarray(x)[None], job.work)
-    work = jax.tree.map(operator.itemgetter(0), stack_workloads([one], _OPERATORS))
-    more = len(work.gemm_names) - len(job.work.gemm_names)
-    run = gemms.map(lambda x: np.pad(x, (0, more)))
-    costs, *each = jax.device_get(_sum(job._replace(work=work), tech, run))
+class _Way(NamedTuple):
+    """A way to run a network: operators, the chip that they find, and the GEMMs as they ran."""
+
+    work: Workload
+    accelerator: Accelerator
+    gemms: Execution
+
+    def padded(self) -> _Way:
+        """The same with operators that never run, up to a multiple of _OPERATORS."""
+        one = jax.tree.map(lambda x: np.asarray(x)[None], self.work)
+        work = jax.tree.map(operator.itemgetter(0), stack_workloads([one], _OPERATORS))
+        more = len(work.gemm_names) - len(self.work.gemm_names)
+        return self._replace(work=work, gemms=self.gemms.map(lambda x: np.pad(x, (0, more))))
+
+
+def _priced(job: Job, tech: Technology, gemms: Execution, kept: _Way | None) -> Priced:
+    """One job whose GEMMs have run, [G], in one way or in two."""
+    streamed = _Way(job.work, job.accelerator, gemms).padded()
+    ways = streamed, None if kept is None else kept.padded()
+    costs, *each = jax.device_get(_sum(ways, tech, job.scenario, job.contents))
     by_gemm, by_vector = (
         tuple(x[: len(names)] for x in numbers)
         for numbers, names in zip(each, (job.work.gemm_names, job.work.vector_names), strict=True)
@@ -126,20 +155,33 @@ def _priced(job: Job, tech: Technology, gemms: Execution) -> Priced:
 
 
 @functools.partial(jax.jit, compiler_options=_QUICKLY)
-def _sum(job: Job, tech: Technology, gemms: Execution) -> tuple[Costs, Any, Any]:
+def _sum(
+    ways: tuple[_Way, _Way | None], tech: Technology, scenario: Scenario, contents: Any
+) -> tuple[Costs, Any, Any]:
     """Costs; (s, J) of every GEMM, and of every element-wise operator."""
-    work, accelerator, scenario, contents = job
-    vector = vector_costs(work, accelerator, tech)
 
     def counted(run: Execution, count: Any, starts: Any) -> tuple[Any, Any]:
         cycles = run.cycles * count + starts * tech.start_cycles
         joules = 1e-12 * (run.dynamic_pj * count + tech.static_pj * cycles)
         return cycles / scenario.clock_hz, joules
 
-    chip = Chip.of(accelerator, World(scenario, tech.costing))
-    run = summed(gemms, vector, work, tech).with_static(tech)
-    return (
-        costs_of(run, chip, scenario, chip.dram_gb(contents, scenario)),
-        counted(gemms, work.count, work.starts),
-        counted(vector, work.vector_count, work.vector_count),
-    )
+    def of(way: _Way) -> tuple[Execution, Any]:
+        """The whole execution, and what each operator has of it."""
+        work, accelerator, gemms = way
+        vector = vector_costs(work, accelerator, tech)
+        operators = (
+            counted(gemms, work.count, work.starts),
+            counted(vector, work.vector_count, work.vector_count),
+        )
+        return summed(gemms, vector, work, tech).with_static(tech), operators
+
+    streamed, kept = ways
+    chip = Chip.of(streamed.accelerator, World(scenario, tech.costing))
+    stored = chip.stored(contents, scenario)
+    run, operators = of(streamed)
+    if kept is None:
+        return costs_and_share(run, chip, scenario, stored)[0], *operators
+    other, others = of(kept)
+    run = dataclasses.replace(run, resident=other)
+    costs, share = costs_and_share(run, chip, scenario, stored)
+    return costs, *jax.tree.map(lambda a, b: a + share * (b - a), operators, others)

@@ -24,10 +24,13 @@ class Execution:
       unit_cycles: clock cycles by the unit that works, one unit after the other: "gemm" the PE
         arrays, "vector" the vector units; "start" is when none does yet.
       energy_pj: energy by part of the machine, pJ.
+      resident: the same operators where the global buffer keeps their weights between inferences;
+        None: it does not. See residence.py.
     """
 
     unit_cycles: dict[str, Any]
     energy_pj: dict[str, Any]
+    resident: Execution | None = None
 
     @property
     def cycles(self) -> Any:
@@ -41,8 +44,13 @@ class Execution:
 
     def then(self, after: Execution) -> Execution:
         """This and another one after it; parts of the same name are added."""
+        resident = None
+        if self.resident is not None or after.resident is not None:
+            resident = (self.resident or self).then(after.resident or after)
         return Execution(
-            _added(self.unit_cycles, after.unit_cycles), _added(self.energy_pj, after.energy_pj)
+            _added(self.unit_cycles, after.unit_cycles),
+            _added(self.energy_pj, after.energy_pj),
+            resident,
         )
 
     def map(self, change: Callable[[Any], Any]) -> Execution:
@@ -53,11 +61,13 @@ class Execution:
     def with_static(self, tech: Technology) -> Execution:
         """With the energy that passes with time, whatever the chip does."""
         static = {part: pj * self.cycles for part, pj in tech.static_parts_pj.items()}
-        return dataclasses.replace(self, energy_pj=self.energy_pj | static)
+        resident = None if self.resident is None else self.resident.with_static(tech)
+        return Execution(self.unit_cycles, self.energy_pj | static, resident)
 
     def merged(self) -> Execution:
         """The sums alone, as one unit and one part."""
-        return Execution({"all": self.cycles}, {"all": self.dynamic_pj})
+        resident = None if self.resident is None else self.resident.merged()
+        return Execution({"all": self.cycles}, {"all": self.dynamic_pj}, resident)
 
 
 def total(parts: Mapping[str, Any]) -> Any:

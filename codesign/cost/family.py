@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from codesign.cost.demand import longest_row, subnet_shares, with_index_bits
-from codesign.cost.model import Costs, expected
+from codesign.cost.model import Costs, Stored, expected
 from codesign.cost.table import CostTable, build_table, costs_at
 from codesign.scenario import Scenario
 from codesign.space import DesignSpace
@@ -54,8 +54,9 @@ class FamilyTable:
         The latency is the slowest subnet's; see `expected`.
         """
         weights = self.space.level_weights(z)
-        dram_gb = weighted_sum(weights[0], jax.vmap(lambda t: t.dram_gb(z))(self.by_level))
-        by_level = jax.vmap(lambda table: table.relaxed(z, dram_gb))(self.by_level)
+        of_level = jax.vmap(lambda table: table.stored(z))(self.by_level)
+        densest = Stored(*(weighted_sum(weights[0], x) for x in of_level))
+        by_level = jax.vmap(lambda table: table.relaxed(z, densest))(self.by_level)
         return self._expected(by_level, weights)
 
     def on_every_accelerator(self, indices: Array) -> Costs:
@@ -63,8 +64,8 @@ class FamilyTable:
         space = self.space
         own = space.part(indices, "sparsity") + space.first_levels
         densest = jax.tree.map(lambda x: x[own[0]], self.by_level)
-        dram_gb = densest.dram_gb_on_every_accelerator(indices)
-        by_level = jax.vmap(lambda table: table.on_every_accelerator(indices, dram_gb))(
+        stored = densest.stored_on_every_accelerator(indices)
+        by_level = jax.vmap(lambda table: table.on_every_accelerator(indices, stored))(
             self.by_level
         )
         return self._expected(by_level, jax.nn.one_hot(own, len(space.levels)))

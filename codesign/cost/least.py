@@ -20,7 +20,8 @@ from codesign.cost.costing import PHYSICAL, Costing
 from codesign.cost.execution import Execution
 from codesign.cost.handover import Shares, shares_of, taken_words
 from codesign.cost.memories import glb_words
-from codesign.cost.model import Chip, Costs, costs_of, summed
+from codesign.cost.model import Chip, Costs, Stored, costs_of_way, summed
+from codesign.cost.residence import beside_weights, resident
 from codesign.cost.rounding import ceil, floor
 from codesign.cost.technology import WEIGHT_REGISTER_WORDS, Technology, technology_in
 from codesign.cost.vector_unit import vector_costs
@@ -56,25 +57,14 @@ def least_costs(workload: Workload, chips: Accelerator, scenario: Scenario, cont
 
     def on(chip: Accelerator) -> Costs:
         tech, made = technology_in(world, chip), Chip.of(chip, world)
-        run = summed(
-            gemm_least(workload, chip, tech),
-            vector_costs(workload, chip, tech).merged(),
-            workload,
-            tech,
-        ).merged()
-        dram_gb = made.dram_gb(contents, scenario)
-
-        def after(cycles: Any) -> Costs:
-            timed = Execution({"all": cycles}, run.energy_pj).with_static(tech)
-            return costs_of(timed, made, scenario, dram_gb).totals()
-
-        # Energy is linear in the latency until the next inference, and increases from then on.
-        soon, late = after(run.cycles), after(scenario.clock_hz / scenario.inferences_per_s)
-        return dataclasses.replace(
-            soon,
-            energy_j=jnp.minimum(soon.energy_j, late.energy_j),
-            operational_kgco2e=jnp.minimum(soon.operational_kgco2e, late.operational_kgco2e),
-        )
+        stored = made.stored(contents, scenario)
+        least = _least_of_way(workload, chip, tech, made, scenario, stored)
+        if tech.keeps_weights:
+            # What stays, and whether, is anything between the two ways.
+            beside = beside_weights(chip)
+            kept = _least_of_way(resident(workload), beside, tech, made, scenario, stored)
+            least = jax.tree.map(jnp.minimum, least, kept)
+        return least
 
     number = len(chips.cores)
     batch = min(number, _AT_ONCE)
@@ -87,6 +77,35 @@ def least_costs(workload: Workload, chips: Accelerator, scenario: Scenario, cont
     found: Costs = jax.lax.map(jax.vmap(on), jax.tree.map(in_batches, chips))
     whole: Costs = jax.tree.map(lambda x: x.reshape(-1)[:number], found)
     return whole
+
+
+def _least_of_way(
+    workload: Workload,
+    chip: Accelerator,
+    tech: Technology,
+    made: Chip,
+    scenario: Scenario,
+    stored: Stored,
+) -> Costs:
+    """Of one way to run a network: its weights from DRAM, or in the GLB, which stays awake."""
+    run = summed(
+        gemm_least(workload, chip, tech),
+        vector_costs(workload, chip, tech).merged(),
+        workload,
+        tech,
+    ).merged()
+
+    def after(cycles: Any) -> Costs:
+        timed = Execution({"all": cycles}, run.energy_pj).with_static(tech)
+        return costs_of_way(timed, made, scenario, stored, keeping=0.0).totals()
+
+    # Energy is linear in the latency until the next inference, and increases from then on.
+    soon, late = after(run.cycles), after(scenario.clock_hz / scenario.inferences_per_s)
+    return dataclasses.replace(
+        soon,
+        energy_j=jnp.minimum(soon.energy_j, late.energy_j),
+        operational_kgco2e=jnp.minimum(soon.operational_kgco2e, late.operational_kgco2e),
+    )
 
 
 def gemm_least(workload: Workload, accelerator: Accelerator, tech: Technology) -> Execution:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,9 +18,17 @@ from codesign.cost.components import Components
 from codesign.cost.costing import Costing
 from codesign.cost.execution import Execution, total
 from codesign.cost.mapper import gemm_costs
+from codesign.cost.memories import glb_words
+from codesign.cost.residence import (
+    beside_weights,
+    fitting_share,
+    resident,
+    worthwhile_share,
+)
 from codesign.cost.technology import (
     Technology,
     area_in,
+    glb_leakage_w,
     leakage_w,
     technology_in,
     tops,
@@ -70,6 +78,38 @@ class Costs:
         return dataclasses.replace(self, breakdown={})
 
 
+class Stored(NamedTuple):
+    """What a device stores of its networks; shapes broadcast.
+
+    Attributes:
+      contents_bytes: weights, live activations and cache.
+      dram_gb: capacity of the DRAM that holds them, binary GB.
+    """
+
+    contents_bytes: Any
+    dram_gb: Any
+
+
+class Keeper(NamedTuple):
+    """The global buffer of a chip that may keep weights between inferences.
+
+    Attributes:
+      glb_bytes: its capacity.
+      awake_w: what it leaks beyond `Chip.gated_w` if all of it stays switched on, W.
+    """
+
+    glb_bytes: Any
+    awake_w: Any
+
+    @classmethod
+    def of(cls, accelerator: Accelerator, world: World) -> Keeper | None:
+        """An accelerator's; None where the world has weights come from DRAM."""
+        if not world.keeps_weights:
+            return None
+        awake_w = (1 - world.scenario.gated_leakage) * glb_leakage_w(accelerator, world)
+        return cls(glb_words(accelerator, 1.0), awake_w)
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Chip:
@@ -82,6 +122,7 @@ class Chip:
       packages: that the DRAM's channels come in.
       gated_w: what leaks between inferences, W.
       costing: the conventions these numbers belong to.
+      keeper: of weights; None: they come from DRAM for every inference.
     """
 
     area_mm2: dict[str, Any]
@@ -90,6 +131,7 @@ class Chip:
     packages: Any
     gated_w: Any
     costing: Costing = dataclasses.field(metadata={"static": True})
+    keeper: Keeper | None = None
 
     @classmethod
     def of(cls, accelerator: Accelerator, world: World) -> Chip:
@@ -102,15 +144,16 @@ class Chip:
             packages=world.costing.dram_packages(channels, scenario),
             gated_w=scenario.gated_leakage * leakage_w(accelerator, world),
             costing=world.costing,
+            keeper=Keeper.of(accelerator, world),
         )
 
     def merged(self) -> Chip:
         """The same with its area as one part."""
         return dataclasses.replace(self, area_mm2={"all": total(self.area_mm2)})
 
-    def dram_gb(self, contents: Any, scenario: Scenario) -> Any:
-        """Capacity of the DRAM that holds so many bytes, binary GB; shapes broadcast."""
-        return self.costing.dram_capacity_gb(contents, self.channels, scenario)
+    def stored(self, contents: Any, scenario: Scenario) -> Stored:
+        """So many bytes and the DRAM that holds them; shapes broadcast."""
+        return Stored(contents, self.costing.dram_capacity_gb(contents, self.channels, scenario))
 
 
 def run_workload(
@@ -120,6 +163,16 @@ def run_workload(
 
     `crowded` is what `mapping.is_crowded` says of the accelerator where that is known.
     """
+    run = _run(workload, accelerator, tech, crowded)
+    if not tech.keeps_weights:
+        return run
+    kept = _run(resident(workload), beside_weights(accelerator), tech, None)
+    return dataclasses.replace(run, resident=kept)
+
+
+def _run(
+    workload: Workload, accelerator: Accelerator, tech: Technology, crowded: bool | None
+) -> Execution:
     by_gemm = functools.partial(gemm_costs, crowded=crowded)
     by_gemm = jax.vmap(by_gemm, in_axes=(0, 0, 0, None, None, 0, 0))
     dims = workload.m, workload.k, workload.n
@@ -138,17 +191,54 @@ def summed(gemms: Execution, vector: Execution, workload: Workload, tech: Techno
     return in_arrays.then(in_lanes).then(Execution({"start": starts * tech.start_cycles}, {}))
 
 
-def costs_of(run: Execution, chip: Chip, scenario: Scenario, dram_gb: Any) -> Costs:
+def costs_of(run: Execution, chip: Chip, scenario: Scenario, stored: Stored) -> Costs:
     """Costs of an execution, static energy included, on a chip; shapes broadcast.
 
     Args:
       run: one inference.
       chip: that it runs on.
       scenario: how both live.
-      dram_gb: capacity of the DRAM, binary GB, such as `Chip.dram_gb`.
+      stored: what the device stores, such as `Chip.stored`.
+    """
+    return costs_and_share(run, chip, scenario, stored)[0]
+
+
+def costs_and_share(
+    run: Execution, chip: Chip, scenario: Scenario, stored: Stored
+) -> tuple[Costs, Any]:
+    """`costs_of`, and the share of the weights that stay in the GLB, of [0, 1]."""
+    streamed = costs_of_way(run, chip, scenario, stored, keeping=0.0)
+    if run.resident is None:
+        return streamed, 0.0
+    assert chip.keeper is not None
+    kept = costs_of_way(run.resident, chip, scenario, stored, keeping=1.0)
+    share = fitting_share(stored.contents_bytes, chip.keeper.glb_bytes) * worthwhile_share(
+        streamed.energy_j * streamed.latency_s, kept.energy_j * kept.latency_s
+    )
+
+    def between(streamed: Any, kept: Any) -> Any:
+        # What cannot be run is infinite, and no part of it is wanted.
+        some = share > 0
+        step = jnp.where(some, kept, 0.0) - jnp.where(some, streamed, 0.0)
+        return streamed + share * step
+
+    return jax.tree.map(between, streamed, kept), share
+
+
+def costs_of_way(
+    run: Execution, chip: Chip, scenario: Scenario, stored: Stored, keeping: float
+) -> Costs:
+    """Costs of one way to run a network, as `costs_of`.
+
+    Args:
+      run: one inference, of which `resident` is the other way.
+      chip, scenario, stored: as of `costs_of`.
+      keeping: 1.0 where the GLB keeps the weights between inferences, else 0.0.
     """
     latency_s = run.cycles / scenario.clock_hz
-    dram = chip.costing.dram_devices(dram_gb, chip.channels, chip.packages, latency_s, scenario)
+    dram = chip.costing.dram_devices(
+        stored.dram_gb, chip.channels, chip.packages, latency_s, scenario
+    )
     idle_s = jnp.maximum(1 / scenario.inferences_per_s - latency_s, 0.0)
     energy_j = {part: 1e-12 * pj for part, pj in run.energy_pj.items()}
     energy_j |= {
@@ -156,6 +246,10 @@ def costs_of(run: Execution, chip: Chip, scenario: Scenario, dram_gb: Any) -> Co
         "dram_refresh": dram.refresh_w * latency_s,
         "dram_between": dram.between_j,
     }
+    if chip.keeper is not None:
+        # The banks that hold the network stay on.
+        held = stored.contents_bytes / chip.keeper.glb_bytes
+        energy_j["retention"] = keeping * held * chip.keeper.awake_w * idle_s
     total_energy_j, total_area_mm2 = total(energy_j), total(chip.area_mm2)
     embodied = {"chip": carbon.chip_kgco2e(total_area_mm2, scenario)} | {
         part: kg + jnp.zeros_like(total_area_mm2) for part, kg in dram.kgco2e.items()
@@ -248,7 +342,7 @@ def costs_in(
     tech = technology_in(world, accelerator)
     run = run_workload(workload, accelerator, tech, crowded).with_static(tech)
     chip = Chip.of(accelerator, world)
-    return costs_of(run, chip, world.scenario, chip.dram_gb(contents, world.scenario))
+    return costs_of(run, chip, world.scenario, chip.stored(contents, world.scenario))
 
 
 def expected(subnets: Costs, shares: Sequence[float] | jax.Array) -> Costs:

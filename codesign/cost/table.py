@@ -28,7 +28,7 @@ from codesign.architecture import ELASTIC, Tower
 from codesign.cost.capacity import contents_bytes
 from codesign.cost.chips import accelerator_grid, run_on, technologies
 from codesign.cost.execution import Execution
-from codesign.cost.model import Chip, Costs, costs_of
+from codesign.cost.model import Chip, Costs, Stored, costs_of
 from codesign.cost.world import World
 from codesign.scenario import Scenario
 from codesign.space import AcceleratorChoices, DesignSpace
@@ -68,15 +68,15 @@ class CostTable:
         """How many there are."""
         return math.prod(self.chip.tops.shape)
 
-    def relaxed(self, z: Array, dram_gb: Array | None = None) -> Costs:
+    def relaxed(self, z: Array, stored: Stored | None = None) -> Costs:
         """Costs at a relaxed design z [d]: multilinear between the discrete designs.
 
         Args:
           z: the design.
-          dram_gb: capacity of the DRAM; None: what this network takes.
+          stored: what the device stores; None: this network alone.
         """
-        if dram_gb is None:
-            dram_gb = self.dram_gb(z)
+        if stored is None:
+            stored = self.stored(z)
         space, weights = self.space, self.space.weights(z)
         on_chip = _neighbours(space.part(weights, "accelerator"))
 
@@ -89,10 +89,10 @@ class CostTable:
 
         chip = jax.tree.map(lambda x: _interpolate(x, on_chip), self.chip)
         run = functools.reduce(Execution.then, map(tower, space.towers))
-        return costs_of(run, chip, self.scenario, dram_gb).totals()
+        return costs_of(run, chip, self.scenario, stored).totals()
 
-    def dram_gb(self, z: Array) -> Array:
-        """Capacity of the DRAM at a relaxed design z [d], binary GB: multilinear, as all costs."""
+    def stored(self, z: Array) -> Stored:
+        """What the device of a relaxed design z [d] stores: multilinear, as all costs."""
         space, weights = self.space, self.space.weights(z)
         near = {name: _near(space, name, weights) for name in space.towers}
         shares = [*(share for _, share in near.values()), space.part(weights, "accelerator")[-1]]
@@ -103,14 +103,18 @@ class CostTable:
         }
         architecture = space.family.architecture(space.base, spread)
         channels = jnp.asarray(space.accelerator.channels, jnp.float32)
-        capacity = self._capacity_gb(space.family.memory(architecture, self.scenario), channels)
-        mean: Array = jnp.broadcast_to(capacity, [len(share) for share in shares])
-        for share in reversed(shares):
-            mean = weighted_sum(mean, share)
-        return mean
+        every = self._stored(space.family.memory(architecture, self.scenario), channels)
 
-    def dram_gb_on_every_accelerator(self, indices: Array) -> Array:
-        """Capacity of the DRAM [accelerators] of the architecture at choice indices."""
+        def mean(of_each: Array) -> Array:
+            left = jnp.broadcast_to(of_each, [len(share) for share in shares])
+            for share in reversed(shares):
+                left = weighted_sum(left, share)
+            return left
+
+        return Stored(*map(mean, every))
+
+    def stored_on_every_accelerator(self, indices: Array) -> Stored:
+        """What devices [accelerators] store of the architecture at choice indices."""
         space = self.space
         values = [
             jnp.asarray(d.choices)[i]
@@ -121,23 +125,22 @@ class CostTable:
             )
         ]
         memory = space.family.memory(space.with_dimensions(values), self.scenario)
-        return self._capacity_gb(memory, self.chip.channels.reshape(-1))
+        return self._stored(memory, self.chip.channels.reshape(-1))
 
-    def _capacity_gb(self, memory: Memory, channels: Array) -> Array:
+    def _stored(self, memory: Memory, channels: Array) -> Stored:
         contents = contents_bytes(memory, self.scenario, self.density)
         costing = self.chip.costing
-        capacity: Array = costing.dram_capacity_gb(contents, channels, self.scenario)
-        return capacity
+        return Stored(contents, costing.dram_capacity_gb(contents, channels, self.scenario))
 
-    def on_every_accelerator(self, indices: Array, dram_gb: Array | None = None) -> Costs:
+    def on_every_accelerator(self, indices: Array, stored: Stored | None = None) -> Costs:
         """Costs [accelerators] of the architecture at choice indices [>= architecture_size].
 
         Args:
           indices: of the choices.
-          dram_gb: capacity of the DRAM, [accelerators]; None: what this network takes.
+          stored: what the devices store, [accelerators]; None: this network alone.
         """
-        if dram_gb is None:
-            dram_gb = self.dram_gb_on_every_accelerator(indices)
+        if stored is None:
+            stored = self.stored_on_every_accelerator(indices)
         space = self.space
 
         def tower(name: str) -> Execution:
@@ -148,7 +151,7 @@ class CostTable:
 
         run = functools.reduce(Execution.then, map(tower, space.towers))
         run, chip = jax.tree.map(lambda x: jnp.reshape(x, -1), (run, self.chip))
-        return costs_of(run, chip, self.scenario, dram_gb).totals()
+        return costs_of(run, chip, self.scenario, stored).totals()
 
     def on_accelerator(self, indices: Array, flat: int) -> Costs:
         """Costs of the architecture at choice indices on one accelerator, by its flat index."""
@@ -298,10 +301,11 @@ def build_table(space: DesignSpace, scenario: Scenario, density: float = 1) -> C
     )
 
 
-def table_bytes(space: DesignSpace) -> int:
+def table_bytes(space: DesignSpace, scenario: Scenario) -> int:
     """Bytes of a space's `CostTable`: cycles and energy of every block, and the chips, float32."""
     sums = sum(len(t.width) * (len(t.heads) * len(t.ffn) + 1) for t in space.towers.values())
-    return 4 * space.accelerators * (2 * sums + _CHIP_NUMBERS) + 4
+    ways, of_keeper = (2, 2) if World.of(scenario).keeps_weights else (1, 0)
+    return 4 * space.accelerators * (2 * ways * sums + _CHIP_NUMBERS + of_keeper) + 4
 
 
 # Area, peak, channels, packages and leakage.
@@ -315,13 +319,13 @@ def _run_in_blocks(
     number = len(chips.cores)
     if number <= ACCELERATORS_AT_ONCE:
         return run_on(workloads, chips, technologies(chips, world))
-    rows = [w.m.shape[0] for w in workloads]
-    whole = [
-        Execution(*({"all": np.empty((n, number), np.float32)} for _ in range(2))) for n in rows
-    ]
+    whole: list[Execution] = []
     for start in range(0, number, ACCELERATORS_AT_ONCE):
         block = _Block.of(chips, np.arange(start, min(number, start + ACCELERATORS_AT_ONCE)))
-        for into, run in zip(whole, block.run(workloads, world), strict=True):
+        runs = block.run(workloads, world)
+        if not whole:
+            whole = [run.map(lambda x: np.empty((x.shape[0], number), np.float32)) for run in runs]
+        for into, run in zip(whole, runs, strict=True):
             for kept, new in zip(*map(jax.tree.leaves, (into, run)), strict=True):
                 kept[:, start : start + block.size] = np.asarray(new)[:, : block.size]
     return whole

@@ -50,6 +50,7 @@ class Technology:
       partial_sum_words: words of a 32-bit partial sum.
       costing: the conventions these constants belong to.
       hand_over: whether the scenario lets operands wait in the GLB.
+      resident_weights: whether it lets weights stay there between inferences.
     """
 
     mac_pj: Any
@@ -67,11 +68,17 @@ class Technology:
     index_words: Any = 0.0
     costing: Costing = dataclasses.field(default=PHYSICAL, metadata={"static": True})
     hand_over: bool = dataclasses.field(default=True, metadata={"static": True})
+    resident_weights: bool = dataclasses.field(default=False, metadata={"static": True})
 
     @property
     def hands_over(self) -> bool:
         """Whether operands may wait in the GLB from one operator to the next."""
         return self.costing.hands_over and self.hand_over
+
+    @property
+    def keeps_weights(self) -> bool:
+        """Whether weights may stay in the GLB from one inference to the next."""
+        return self.hands_over and self.resident_weights
 
     @property
     def static_pj(self) -> Any:
@@ -178,6 +185,7 @@ def technology_in(world: World, accelerator: Accelerator) -> Technology:
         index_words=like + scenario.index_bits / scenario.precision_bits,
         costing=costing,
         hand_over=scenario.hand_over,
+        resident_weights=scenario.resident_weights,
     )
 
 
@@ -192,6 +200,12 @@ def leakage_w(accelerator: Accelerator, world: World) -> Any:
     return total(
         {s.name: s.copies(accelerator) * srams[s.name].leakage_w for s in reversed(SRAMS)}
     ) + 1e-6 * node.logic_energy * sum(logic_uw.values())
+
+
+def glb_leakage_w(accelerator: Accelerator, world: World) -> Any:
+    """The global buffer's part of `leakage_w`."""
+    (glb,) = (s for s in SRAMS if s.name == "glb")
+    return glb.copies(accelerator) * _srams(glb, accelerator, world)[0].leakage_w
 
 
 def _uncore(accelerator: Accelerator, parts: Components, column: str) -> dict[str, Any]:

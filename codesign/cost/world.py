@@ -45,6 +45,12 @@ class World:
         """The components, nominal ones as plain numbers that a program has as constants."""
         return nominal(self.costing) if self.components is None else self.components
 
+    @property
+    def keeps_weights(self) -> bool:
+        """Whether weights may stay in the GLB from one inference to the next."""
+        given = self.scenario
+        return self.costing.hands_over and given.hand_over and given.resident_weights
+
     def with_components(self, components: Components) -> World:
         """The same with chips made of other components."""
         return dataclasses.replace(self, components=components)

@@ -106,7 +106,7 @@ def _costs(
         vector = vector_costs(workload, chip, tech)
         priced = Execution({"gemm": gemms.cycles}, {"gemm": gemms.energy_pj})
         run = summed(priced, vector.merged(), workload, tech).with_static(tech)
-        return named_costs(costs_of(run, made, scenario, made.dram_gb(held, scenario)), METRICS)
+        return named_costs(costs_of(run, made, scenario, made.stored(held, scenario)), METRICS)
 
     return jax.vmap(one)(gemms, workload, accelerator, contents)
 

@@ -36,7 +36,8 @@ class Gemm(NamedTuple):
     """`count` times a batch of products [m, k] x [k, n]; integers of one word in and out.
 
     Attributes:
-      name: what the product computes; "scores" and "values" are an attention's two.
+      name: what the product computes; "scores" and "values" are an attention's two, "similarity"
+        compares embeddings. Of all others the second operand is weights.
       m, k, n: rows, summed dimension, columns.
       count: repetitions, such as layers.
       batch: products of one repetition that share nothing, such as attention heads.

@@ -19,6 +19,7 @@ from codesign.errors import UserError
 from codesign.models import CLIP
 from codesign.models.formats import ImageSettings, Processor
 from codesign.models.subnets import subnet_specs
+from codesign.scenario import Scenario
 from codesign.search.front import unmet
 from codesign.search.grid import best_accelerators
 from codesign.search.lagrangian import AugmentedLagrangian
@@ -208,20 +209,20 @@ def _supernet(config: SearchConfig, opened: OpenedData) -> tuple[CLIP, Processor
 
 def _tables(config: SearchConfig, space: DesignSpace) -> CostTables:
     """Dense designs are priced on chips that skip no zeros, families on chips that do."""
-    _check_memory(space)
+    _check_memory(space, config.scenario)
     plain = dataclasses.replace(config.scenario, index_bits=0, subnet_shares=None)
     if not space.sparsity:
         return CostTables(build_table(space, config.scenario))
     return CostTables(build_table(space, plain), build_family_table(space, config.scenario))
 
 
-def _check_memory(space: DesignSpace) -> None:
+def _check_memory(space: DesignSpace, scenario: Scenario) -> None:
     """Refuses tables that the memory of the host, or of a device, cannot hold.
 
     Raises:
       UserError: it cannot, with what would fit.
     """
-    table, levels = table_bytes(space), len(space.levels)
+    table, levels = table_bytes(space, scenario), len(space.levels)
     # A table is there twice while it is made (2.16 times measured, with one block), those of a
     # family once more when they are put into one.
     of_host = (2.25 + 2 * levels) * table, free_host_bytes(), ""

@@ -47,7 +47,7 @@ def halfway(wide, of):
 def test_a_table_of_many_accelerators_is_that_made_at_once(blocked, wide):
     made = build_table(wide.space, wide.scenario)
     jax.tree.map(np.testing.assert_array_equal, made, wide)
-    assert table_bytes(wide.space) == sum(x.nbytes for x in jax.tree.leaves(wide))
+    assert table_bytes(wide.space, wide.scenario) == sum(x.nbytes for x in jax.tree.leaves(wide))
 
 
 @pytest.mark.parametrize("mode", ["carbon", "tops"])
@@ -144,7 +144,7 @@ for grid in (small, WIDE_GRID):
     # Not getrusage's, which begins with the peak of the process that started this one.
     peak = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
     peaks.append(1024 * int(peak[1]))
-print((peaks[1] - peaks[0]) / table_bytes(space))
+print((peaks[1] - peaks[0]) / table_bytes(space, scenario))
 """
 
 
