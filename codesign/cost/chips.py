@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from codesign.accelerator import Accelerator
@@ -38,28 +39,26 @@ def technologies(chips: Accelerator, world: World) -> Technology:
 
 
 # Whatever a scenario changes is in the technology's leaves, so that one program maps for all.
-@jax.jit
-def _map_gemms(gemms: Array, chips: Accelerator, techs: Technology, crowded: Array) -> Execution:
-    """Execution [B, N, U], without static energy, of single GEMMs on batches of accelerators.
+@functools.partial(jax.jit, static_argnames="crowded")
+def _map_gemms(gemms: Array, chips: Accelerator, techs: Technology, crowded: bool) -> Execution:
+    """Execution [N, U], without static energy, of single GEMMs on accelerators.
 
     Args:
       gemms: m, k, n, what is alive while each operand waits and, where some are sparse,
         densities: [U, 6 or 7].
-      chips: leaves [B, N]; those of a batch are mapped together.
-      techs: of the chips, leaves [B, N].
-      crowded: what `is_crowded` says of all of a batch, [B].
+      chips: leaves [N].
+      techs: of the chips, leaves [N].
+      crowded: what `is_crowded` says of all of them.
     """
 
-    def on_chip(chip: Accelerator, tech: Technology, crowded: Array) -> Execution:
+    def on_chip(chip: Accelerator, tech: Technology) -> Execution:
         m, k, n, *more = gemms.T
         live, density = Live(*more[:3]), more[3:]
         run = functools.partial(gemm_run, crowded=crowded)
         run = jax.vmap(run, in_axes=(0, 0, 0, None, None, 0, 0))
         return run(m, k, n, chip, tech, density[0] if density else None, live)
 
-    run: Execution = jax.lax.map(
-        lambda batch: jax.vmap(on_chip, in_axes=(0, 0, None))(*batch), (chips, techs, crowded)
-    )
+    run: Execution = jax.vmap(on_chip)(chips, techs)
     return run
 
 
@@ -202,21 +201,25 @@ def _mapped(
 ) -> Execution:
     """Execution [A, U], without static energy, of single GEMMs [U, 6 or 7] on chips [A].
 
-    `even`: in as many batches whatever the chips, one more than they may need.
+    `even`: in batches of one size, whatever the chips.
     """
     crowded = np.asarray(is_crowded(chips))
-    batch = min(len(crowded), max(1, PAIRS_AT_ONCE // len(gemms)))
-    # Batches of one kind, padded by more of its last chip: what they give is that chip's again.
-    kinds = [np.flatnonzero(crowded == kind) for kind in np.unique(crowded)]
-    at = np.concatenate([np.pad(kind, (0, -len(kind) % batch), mode="edge") for kind in kinds])
-    if even:
-        most = batch * (-(-len(crowded) // batch) + 1)
-        at = np.pad(at, (0, most - len(at)), mode="edge")
-    batches = jax.tree.map(lambda x: np.asarray(x)[at].reshape(-1, batch), (chips, techs))
-    run = _map_gemms(gemms, *batches, crowded[at[::batch]])
-    order = np.zeros(len(crowded), np.int64)
-    order[at] = np.arange(len(at))
-    return run.map(lambda x: x.reshape(-1, x.shape[-1])[order])
+    most = min(len(crowded), max(1, PAIRS_AT_ONCE // len(gemms)))
+    chips, techs = jax.tree.map(np.asarray, (chips, techs))
+    parts, order = [], np.zeros(len(crowded), np.int64)
+    done = 0
+    for kind in np.unique(crowded):
+        (places,) = np.nonzero(crowded == kind)
+        batch = most if even else -(-len(places) // -(-len(places) // most))
+        # Padded by more of the last chip: what they give is that chip's again.
+        at = np.pad(places, (0, -len(places) % batch), mode="edge")
+        for some in at.reshape(-1, batch):
+            here = jax.tree.map(lambda x, some=some: x[some], (chips, techs))
+            parts.append(_map_gemms(gemms, *here, crowded=bool(kind)))
+        order[at] = done + np.arange(len(at))
+        done += len(at)
+    run: Execution = jax.tree.map(lambda *x: jnp.concatenate(x)[order], *parts)
+    return run
 
 
 def accelerator_grid(choices: AcceleratorChoices) -> Accelerator:

@@ -99,7 +99,7 @@ def _packed(edp: Array, number: Array | int) -> Array:
     return jax.lax.bitcast_convert_type(edp, jnp.int32) & ~_NUMBER | number
 
 
-def best_mapping(work: Work, crowded: Array | bool | None = None) -> Best:
+def best_mapping(work: Work, crowded: bool | None = None) -> Best:
     """The mapping of least energy x delay.
 
     Scans the mappings, so that under vmap each step is one pass over the batch and
@@ -107,26 +107,24 @@ def best_mapping(work: Work, crowded: Array | bool | None = None) -> Best:
 
     Args:
       work: a product on a machine.
-      crowded: what `mapping.is_crowded` says of the machine where that is known, of a batch of
-        one kind one scalar for all; None: it is asked, and every mapping priced.
+      crowded: what `mapping.is_crowded` says of the machine, of a batch of all of it, where that
+        is known: of machines that are not crowded far fewer mappings are priced. None: it is
+        asked, and every mapping priced.
     """
     every = points_of(work.tech.costing)
+    if crowded is False:
+        # Left out, not skipped: a branch in the loop would keep XLA from taking out of it what all
+        # mappings share, which is half of the time.
+        every = jax.tree.map(lambda x: x[~every.crowded], every)
     assert len(every.crowded) <= _NUMBER
 
     def step(best: Array, of: tuple[Any, Points, Walk]) -> tuple[Array, None]:
         number, (_, point, in_crowd), walk = of
-
-        def looked_at(best: Array) -> Array:
-            cost, fits = price(walk, work, tiles_of(work, point, walk))
-            edp = (cost.dynamic_pj + cost.cycles * work.tech.static_pj) * cost.cycles
-            if crowded is None:
-                fits &= is_crowded(work.accelerator) | ~in_crowd
-            return jnp.minimum(best, _packed(jnp.where(fits, edp, jnp.inf), number))
-
+        cost, fits = price(walk, work, tiles_of(work, point, walk))
+        edp = (cost.dynamic_pj + cost.cycles * work.tech.static_pj) * cost.cycles
         if crowded is None:
-            return looked_at(best), None
-        # One number for a whole batch, so under vmap too what is passed over takes no time.
-        return jax.lax.cond(crowded | ~in_crowd, looked_at, lambda same: same, best), None
+            fits &= is_crowded(work.accelerator) | ~in_crowd
+        return jnp.minimum(best, _packed(jnp.where(fits, edp, jnp.inf), number)), None
 
     # Infinite either way; but as it asks the work, vmap knows from the first that the loop carries
     # a number for each of the batch, and need not find out by tracing the loop twice.
@@ -148,7 +146,7 @@ def gemm_run(
     tech: Technology,
     density: Array | None = None,
     live: Live | None = None,
-    crowded: Array | bool | None = None,
+    crowded: bool | None = None,
 ) -> Execution:
     """What `gemm_costs` sums up to, without derivatives; `crowded` as of `best_mapping`."""
     work = work_of(m, k, n, accelerator, tech, live)
@@ -163,7 +161,7 @@ def gemm_costs(
     tech: Technology,
     density: Array | None = None,
     live: Live | None = None,
-    crowded: Array | bool | None = None,
+    crowded: bool | None = None,
 ) -> Execution:
     """Cost of the GEMM [m, k] x [k, n] under its best mapping.
 
@@ -184,7 +182,7 @@ def gemm_costs(
     return _best_of(work_of(m, k, n, accelerator, tech, live), density, crowded)
 
 
-def _best_of(work: Work, density: Array | None, crowded: Array | bool | None = None) -> Execution:
+def _best_of(work: Work, density: Array | None, crowded: bool | None = None) -> Execution:
     """Cost of a product, as a dense one or its zeros skipped, whichever is better."""
     if density is None:
         return _under(best_mapping(jax.lax.stop_gradient(work), crowded), work)

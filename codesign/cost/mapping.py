@@ -215,11 +215,17 @@ def _aligned(dim: Array, trips: Array, block: Array) -> Array:
 def _shared(work: Work, point: Point, walk: Walk) -> tuple[Dims, Dims, Dims]:
     """Cores that share each dimension, the part of the busiest, and PEs that share that."""
     by_m, by_k = point.split == 0, point.split == 1
+    fixed, ways = work.tech.costing.wiring == "fixed", work.unrollings
+    if fixed:
+        # Of each split, not of the chosen one: so it is the same for all mappings.
+        ways = [
+            way._replace(cores={d: _worth(x, work.dims[d]) for d, x in way.cores.items()})
+            for way in ways
+        ]
     cores, pes = (
         {d: jnp.where(by_m, a[d], jnp.where(by_k, b[d], c[d])) for d in SPLITS}
-        for a, b, c in zip(*work.unrollings, strict=True)
+        for a, b, c in zip(*ways, strict=True)
     )
-    fixed = work.tech.costing.wiring == "fixed"
     if fixed:
         cores = {d: _part(x, work.dims[d], point.cores) for d, x in cores.items()}
     core_dims = {d: ceil(work.dims[d] / cores[d]) for d in SPLITS}
@@ -235,29 +241,32 @@ def _array(work: Work, point: Point, walk: Walk, cores: Dims, core_dims: Dims) -
     mappings of one twice as large, and what small buffers ask for among those of larger.
     """
     wide, high = core_dims["n"], ceil(core_dims["k"] * work.kept)
-    columns = _part(work.accelerator.pe_x, wide, point.columns)
-    rows = _part(work.accelerator.pe_y, high, point.rows)
+    columns = _part(_worth(work.accelerator.pe_x, wide), wide, point.columns)
+    rows = _part(_worth(work.accelerator.pe_y, high), high, point.rows)
     # Weights that the GLB streams, two copies: all k where a block holds all of it.
     k = jnp.where(walk.whole_k, work.dims["k"], rows / work.kept * cores["k"])
-    excess = _halvings(2 * columns * cores["n"] * k * work.stored_words, _glb_words(work) / 2)
+    streamed = 2 * columns * cores["n"] * k * work.stored_words
+    # Ratios by reciprocals, of which the loop over mappings takes one.
+    excess = _halvings(streamed * (2 / _glb_words(work)))
     by_columns = walk.whole_k | (point.cut == 0)
     by_rows = jnp.where(by_columns, 0, jnp.where(point.cut == 1, excess, (excess + 1) // 2))
     # A row of sums, and of inputs, takes no more than a quarter of L2.
-    quarter = work.accelerator.l2_kib * 256.0 / work.tech.word_bytes
-    by_columns = jnp.maximum(excess - by_rows, _halvings(columns * work.sum_words, quarter))
-    by_rows = jnp.maximum(by_rows, _halvings(rows / work.kept, quarter))
+    of_quarter = work.tech.word_bytes / (work.accelerator.l2_kib * 256.0)
+    by_columns = jnp.maximum(excess - by_rows, _halvings(columns * (work.sum_words * of_quarter)))
+    by_rows = jnp.maximum(by_rows, _halvings(rows * (of_quarter / work.kept)))
     return {
         "n": _evenly(wide, columns * _halved(by_columns)),
         "k": _evenly(high, rows * _halved(by_rows)),
     }
 
 
-def _part(resource: Array, dim: Array, share: Array) -> Array:
-    """A share of a resource that is worth sharing a dimension over, at most the dimension.
+def _worth(resource: Array, dim: Array) -> Array:
+    """What a dimension may be shared over of a resource: less than twice the dimension."""
+    return resource * _halved(jnp.maximum(_halvings(resource / dim) - 1, 0))
 
-    A resource of twice the dimension or more counts as one of less than twice.
-    """
-    worth = resource * _halved(jnp.maximum(_halvings(resource, dim) - 1, 0))
+
+def _part(worth: Array, dim: Array, share: Array) -> Array:
+    """A share of what a dimension may be shared over, at most the dimension."""
     return jnp.maximum(1, jnp.minimum(dim, worth * share))
 
 
@@ -271,9 +280,12 @@ def _evenly(dim: Array, most: Array) -> Array:
 _FRACTION_BITS, _BIAS = 23, 127
 
 
-def _halvings(needed: Array, room: Array) -> Array:
-    """How often `needed` must be halved to fit; a whole number without derivative."""
-    ratio = jax.lax.stop_gradient(needed / room) * (1 - 1e-4)
+def _halvings(ratio: Array) -> Array:
+    """How often what is needed must be halved to fit, by its ratio to the room there is.
+
+    A whole number without derivative.
+    """
+    ratio = jax.lax.stop_gradient(ratio) * (1 - 1e-4)
     bits = jax.lax.bitcast_convert_type(jnp.maximum(ratio, 1), jnp.int32)
     return ((bits + (1 << _FRACTION_BITS) - 1) >> _FRACTION_BITS) - _BIAS
 

@@ -86,29 +86,29 @@ def fill_and_drain(work: Work, tiles: Tiles) -> tuple[Array, Array]:
     crossing = work.shares.crossing
     fill = (
         chip["m"] * chip["k"] * crossing.input + chip["k"] * chip["n"] * stored * crossing.second
-    ) / tech.words_per_cycle["dram"] + first_registers / _l2_words_per_cycle(work)
+    ) * tech.cycles_per_word["dram"] + first_registers * _l2_cycles_per_word(work)
     drained = chip["m"] * chip["n"] * crossing.output
-    return fill, drained / tech.words_per_cycle["dram"]
+    return fill, drained * tech.cycles_per_word["dram"]
 
 
 def l2_cycles(traffic: Traffic, work: Work, tiles: Tiles) -> Array:
     """Cycles of the busiest core's local buffer."""
     used = tiles.cores["m"] * tiles.cores["k"] * tiles.cores["n"]
     busiest = jnp.maximum(traffic.read["l2"], traffic.write["l2"]) / used
-    return busiest / _l2_words_per_cycle(work)
+    return busiest * _l2_cycles_per_word(work)
 
 
 def dram_cycles(traffic: Traffic, work: Work, fill: Array, drain: Array) -> Array:
     """Reads and writes take turns on the channels' pins."""
     del fill, drain
     moved: Array = traffic.read["dram"] + traffic.write["dram"]
-    return moved / work.tech.words_per_cycle["dram"]
+    return moved * work.tech.cycles_per_word["dram"]
 
 
-def _l2_words_per_cycle(work: Work) -> Array:
-    """Words a cycle of one core's port, which is so many bytes wide."""
-    words: Array = work.accelerator.l2_bytes_per_cycle / work.tech.word_bytes
-    return words
+def _l2_cycles_per_word(work: Work) -> Array:
+    """Cycles a word takes on one core's port, which is so many bytes wide."""
+    cycles: Array = work.tech.word_bytes / work.accelerator.l2_bytes_per_cycle
+    return cycles
 
 
 def vector_costs(workload: Workload, accelerator: Accelerator, tech: Technology) -> Execution:

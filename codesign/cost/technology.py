@@ -81,6 +81,11 @@ class Technology:
         return self.hands_over and self.resident_weights
 
     @property
+    def cycles_per_word(self) -> dict[str, Any]:
+        """Reciprocals of `words_per_cycle`, by which programs multiply: divisions take longer."""
+        return {level: 1 / words for level, words in self.words_per_cycle.items()}
+
+    @property
     def static_pj(self) -> Any:
         """Energy that passes with time, whatever the chip does, per clock cycle."""
         return total(self.static_parts_pj)

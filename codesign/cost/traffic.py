@@ -95,7 +95,7 @@ def cycles_of(traffic: Traffic, work: Work, tiles: Tiles) -> Array:
     tech, costing = work.tech, work.tech.costing
     on_chip = jnp.maximum(
         traffic.compute_cycles,
-        jnp.maximum(traffic.read["glb"], traffic.write["glb"]) / tech.words_per_cycle["glb"],
+        jnp.maximum(traffic.read["glb"], traffic.write["glb"]) * tech.cycles_per_word["glb"],
     )
     on_chip = jnp.maximum(on_chip, costing.l2_cycles(traffic, work, tiles))
     fill, drain = costing.fill_and_drain(work, tiles)
