@@ -52,6 +52,7 @@ def start(folder, *argv):
     return subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stall_s", ["0", "300"])
 def test_sigterm_during_a_stall_saves_and_ends_within_seconds(tmp_path, stall_s):
     """With the watch, and without: then the loop itself waits for the picture."""

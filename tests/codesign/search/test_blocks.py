@@ -50,7 +50,7 @@ def test_a_table_of_many_accelerators_is_that_made_at_once(blocked, wide):
     assert table_bytes(wide.space, wide.scenario) == sum(x.nbytes for x in jax.tree.leaves(wide))
 
 
-@pytest.mark.parametrize("mode", ["carbon", "tops"])
+@pytest.mark.parametrize("mode", ["carbon", pytest.param("tops", marks=pytest.mark.slow)])
 def test_the_best_accelerators_are_those_of_the_whole_table_to_the_bit(blocked, wide, mode):
     networks = every_network(wide.space)
     area = halfway(wide, lambda costs: costs.area_mm2)
@@ -89,6 +89,7 @@ def test_chips_that_break_a_limit_are_not_mapped(blocked, wide, monkeypatch):
     assert mapped == [at_once] * -(-wide.accelerators // at_once)
 
 
+@pytest.mark.slow
 def test_what_nothing_meets_is_told_in_the_same_words(blocked, wide):
     limits = Limits(
         area_mm2=1.0001 * float(np.min(wide.chip.area_mm2["all"])),
@@ -97,6 +98,7 @@ def test_what_nothing_meets_is_told_in_the_same_words(blocked, wide):
     assert unmet(blocked, limits) == unmet(wide, limits)
 
 
+@pytest.mark.slow
 def test_an_accelerator_too_small_for_an_operator_is_left_out(table, monkeypatch):
     """The whole table refuses it, as its infinities do not interpolate."""
     small = dataclasses.replace(table.space.accelerator, l2_kib=(0.001, 4))

@@ -184,7 +184,9 @@ def brute_best(indices, mode, limits):
     return best
 
 
-@pytest.mark.parametrize("mode", ["carbon", "latency", "energy"])
+@pytest.mark.parametrize(
+    "mode", ["carbon", *(pytest.param(x, marks=pytest.mark.slow) for x in ("latency", "energy"))]
+)
 def test_best_accelerator_is_that_of_brute_force(mode, table):
     every = table.on_every_accelerator(jnp.asarray(LARGEST))
     middle = Limits(

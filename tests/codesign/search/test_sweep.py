@@ -91,7 +91,9 @@ def bounds_and_costs(work, chips, scenario):
     return jax.vmap(on)(chips)
 
 
-@pytest.mark.parametrize(("bits", "index_bits"), [(8, 0), (4, 12)])
+@pytest.mark.parametrize(
+    ("bits", "index_bits"), [(8, 0), pytest.param(4, 12, marks=pytest.mark.slow)]
+)
 def test_no_product_costs_less_than_its_bounds(bits, index_bits):
     """Of any size, wherever its operands wait, on any accelerator that a design file may hold."""
     rng = np.random.default_rng(bits)
@@ -136,7 +138,13 @@ LIMITS = {
 SOUGHT = [objective(x) for x in ("carbon", "latency", "energy", "carbon^0.5*latency^0.5")]
 
 
-@pytest.fixture(scope="module", params=[((1.0,), (1.0,)), ((1.0, 0.4), (0.3, 0.7))], ids=["1", "2"])
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(((1.0,), (1.0,)), id="1"),
+        pytest.param(((1.0, 0.4), (0.3, 0.7)), id="2", marks=pytest.mark.slow),
+    ],
+)
 def everything(request):
     """One network or a family of two, and the whole grid priced for it, whatever the limits."""
     scenario = Scenario() if len(request.param[0]) == 1 else Scenario(index_bits=12)

@@ -88,6 +88,7 @@ def rows_of(path):
         return list(csv.DictReader(file))
 
 
+@pytest.mark.slow
 def test_from_config_to_report(here, capsys):
     assert main(["ablate", "./tiny.py", "--json"]) == 0
     out, err = capsys.readouterr()

@@ -335,6 +335,7 @@ def test_a_teacher_of_another_vocabulary_is_refused(finished, tmp_path):
         run(config, tmp_path / "bad")
 
 
+@pytest.mark.slow
 def test_prune_keeps_scores_and_writes_a_network_that_evaluates(finished, tmp_path, capsys):
     path, _ = finished
     arguments = ["prune", str(path / "clip"), "--importance", str(tmp_path / "scores.safetensors")]

@@ -93,6 +93,7 @@ def in_frames(setup, lots):
     return tuple(tune.frame(setup, lot, NETWORKS[lot].max(axis=0)) for lot in lots)
 
 
+@pytest.mark.slow
 def test_frames_train_what_gates_in_the_whole_supernet_do(setup, population, constants):
     frames = in_frames(setup, LOTS)
     goals = setup.goals._replace(searched=jnp.zeros_like(setup.goals.searched))
