@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 
 from codesign.configs import clip_b16
+from codesign.cost.table import table_bytes
 from codesign.errors import UserError
 from codesign.space import JOINT_GRID, WIDE_GRID
 from codesign.train import memory
@@ -37,6 +38,9 @@ def test_the_least_of_what_the_system_and_its_groups_leave_is_free(system):
     assert memory.free_host_bytes() == 0
 
 
+SCENARIO = clip_b16.config.scenario
+
+
 def space_on(grid):
     config = clip_b16.config
     space = config.design_space(image=224, channels=3, context=77, vocab=49408)
@@ -47,14 +51,20 @@ def space_on(grid):
 def test_a_table_that_does_not_fit_is_refused_before_anything_is_mapped(monkeypatch, where):
     monkeypatch.setattr(setup, "free_host_bytes", lambda: 10**9 if where == "host" else None)
     monkeypatch.setattr(setup, "free_device_bytes", lambda: 10**9 if where == "device" else None)
-    setup._check_memory(space_on(JOINT_GRID))
+    setup._check_memory(space_on(JOINT_GRID), SCENARIO)
     if where == "device":
-        setup._check_memory(space_on(WIDE_GRID))  # 0.95 GB
+        setup._check_memory(space_on(WIDE_GRID), SCENARIO)  # 0.95 GB
         monkeypatch.setattr(setup, "free_device_bytes", lambda: 9 * 10**8)
     with pytest.raises(UserError) as refused:
-        setup._check_memory(space_on(WIDE_GRID))
+        setup._check_memory(space_on(WIDE_GRID), SCENARIO)
     said = str(refused.value)
     assert "costs on 378,000 accelerators take" in said and "\n" not in said
     assert ("2.13 GB, of which 1 GB" if where == "host" else "0.945 GB on a device, of") in said
     most = int(said.split("until there are ")[1].split(" ")[0].replace(",", ""))
     assert 150_000 < most < 378_000
+
+
+def test_weights_that_may_stay_need_a_table_of_twice_the_size():
+    space = space_on(JOINT_GRID)
+    stay = dataclasses.replace(SCENARIO, resident_weights=True)
+    assert table_bytes(space, stay) == pytest.approx(2 * table_bytes(space, SCENARIO), rel=0.02)
