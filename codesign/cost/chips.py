@@ -18,7 +18,7 @@ from codesign.cost.execution import Execution
 from codesign.cost.mapper import gemm_run
 from codesign.cost.mapping import is_crowded
 from codesign.cost.model import Chip, Costs, costs_of, summed
-from codesign.cost.residence import beside_weights, resident
+from codesign.cost.residence import beside_weights, with_resident_weights
 from codesign.cost.technology import Technology, technology_in
 from codesign.cost.vector_unit import vector_costs
 from codesign.cost.world import World
@@ -172,10 +172,10 @@ def run_on(
       even: for other chips, as many, the same program runs.
     """
     runs = _run_on(workloads, chips, techs, even=even)
-    if not techs.keeps_weights:
+    if not techs.resident_weights:
         return runs
-    kept = [resident(work) for work in workloads]
-    ways = _run_on(kept, beside_weights(chips), techs, even=even)
+    works = list(map(with_resident_weights, workloads))
+    ways = _run_on(works, beside_weights(chips), techs, even=even)
     return [dataclasses.replace(run, resident=way) for run, way in zip(runs, ways, strict=True)]
 
 

@@ -24,7 +24,7 @@ from codesign.cost.execution import Execution
 from codesign.cost.mapper import gemm_costs
 from codesign.cost.mapping import is_crowded
 from codesign.cost.model import Chip, Costs, costs_and_share, summed
-from codesign.cost.residence import beside_weights, resident
+from codesign.cost.residence import beside_weights, with_resident_weights
 from codesign.cost.technology import Technology
 from codesign.cost.vector_unit import vector_costs
 from codesign.cost.world import World
@@ -73,20 +73,18 @@ def priced(jobs: Sequence[Job]) -> list[Priced]:
     """Each job's costs in NumPy's float32: those of `model.workload_costs`, to rounding."""
     jobs = [job._replace(accelerator=jax.tree.map(np.float32, job.accelerator)) for job in jobs]
     techs = [jax.device_get(technologies(job.accelerator, World.of(job.scenario))) for job in jobs]
-    runs = _run_gemms(jobs, techs)
-    ways: list[_Way | None] = [None] * len(jobs)
-    keeping = [i for i, tech in enumerate(techs) if tech.keeps_weights]
-    if keeping:
-        kept = [_in_the_glb(jobs[i]) for i in keeping]
-        found = _run_gemms(kept, [techs[i] for i in keeping])
-        for i, job, run in zip(keeping, kept, found, strict=True):
-            ways[i] = _Way(job.work, job.accelerator, run)
-    return [_priced(*each) for each in zip(jobs, techs, runs, ways, strict=True)]
+    # Some networks are run in a second way, all in one list.
+    twice = [i for i, tech in enumerate(techs) if tech.resident_weights]
+    every = [*jobs, *(_with_resident_weights(jobs[i]) for i in twice)]
+    runs = _run_gemms(every, [*techs, *(techs[i] for i in twice)])
+    ways = [_Way(job.work, job.accelerator, run) for job, run in zip(every, runs, strict=True)]
+    resident = dict(zip(twice, ways[len(jobs) :], strict=True))
+    return [_priced(job, techs[i], ways[i], resident.get(i)) for i, job in enumerate(jobs)]
 
 
-def _in_the_glb(job: Job) -> Job:
+def _with_resident_weights(job: Job) -> Job:
     """The same network with its weights in the GLB, and the chip that is left for the rest."""
-    work = jax.tree.map(np.asarray, resident(job.work))
+    work = jax.tree.map(np.asarray, with_resident_weights(job.work))
     return job._replace(work=work, accelerator=beside_weights(job.accelerator))
 
 
@@ -142,10 +140,9 @@ class _Way(NamedTuple):
         return self._replace(work=work, gemms=self.gemms.map(lambda x: np.pad(x, (0, more))))
 
 
-def _priced(job: Job, tech: Technology, gemms: Execution, kept: _Way | None) -> Priced:
+def _priced(job: Job, tech: Technology, streamed: _Way, resident: _Way | None) -> Priced:
     """One job whose GEMMs have run, [G], in one way or in two."""
-    streamed = _Way(job.work, job.accelerator, gemms).padded()
-    ways = streamed, None if kept is None else kept.padded()
+    ways = streamed.padded(), None if resident is None else resident.padded()
     costs, *each = jax.device_get(_sum(ways, tech, job.scenario, job.contents))
     by_gemm, by_vector = (
         tuple(x[: len(names)] for x in numbers)
@@ -175,13 +172,13 @@ def _sum(
         )
         return summed(gemms, vector, work, tech).with_static(tech), operators
 
-    streamed, kept = ways
+    streamed, resident = ways
     chip = Chip.of(streamed.accelerator, World(scenario, tech.costing))
     stored = chip.stored(contents, scenario)
     run, operators = of(streamed)
-    if kept is None:
+    if resident is None:
         return costs_and_share(run, chip, scenario, stored)[0], *operators
-    other, others = of(kept)
+    other, others = of(resident)
     run = dataclasses.replace(run, resident=other)
     costs, share = costs_and_share(run, chip, scenario, stored)
     return costs, *jax.tree.map(lambda a, b: a + share * (b - a), operators, others)

@@ -21,7 +21,7 @@ from codesign.cost.execution import Execution
 from codesign.cost.handover import Shares, shares_of, taken_words
 from codesign.cost.memories import glb_words
 from codesign.cost.model import Chip, Costs, Stored, costs_of_way, summed
-from codesign.cost.residence import beside_weights, resident
+from codesign.cost.residence import beside_weights, with_resident_weights
 from codesign.cost.rounding import ceil, floor
 from codesign.cost.technology import WEIGHT_REGISTER_WORDS, Technology, technology_in
 from codesign.cost.vector_unit import vector_costs
@@ -59,11 +59,12 @@ def least_costs(workload: Workload, chips: Accelerator, scenario: Scenario, cont
         tech, made = technology_in(world, chip), Chip.of(chip, world)
         stored = made.stored(contents, scenario)
         least = _least_of_way(workload, chip, tech, made, scenario, stored)
-        if tech.keeps_weights:
+        if tech.resident_weights:
             # What stays, and whether, is anything between the two ways.
             beside = beside_weights(chip)
-            kept = _least_of_way(resident(workload), beside, tech, made, scenario, stored)
-            least = jax.tree.map(jnp.minimum, least, kept)
+            work = with_resident_weights(workload)
+            other = _least_of_way(work, beside, tech, made, scenario, stored)
+            least = jax.tree.map(jnp.minimum, least, other)
         return least
 
     number = len(chips.cores)
@@ -97,7 +98,7 @@ def _least_of_way(
 
     def after(cycles: Any) -> Costs:
         timed = Execution({"all": cycles}, run.energy_pj).with_static(tech)
-        return costs_of_way(timed, made, scenario, stored, keeping=0.0).totals()
+        return costs_of_way(timed, made, scenario, stored).totals()
 
     # Energy is linear in the latency until the next inference, and increases from then on.
     soon, late = after(run.cycles), after(scenario.clock_hz / scenario.inferences_per_s)

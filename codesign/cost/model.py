@@ -22,7 +22,7 @@ from codesign.cost.memories import glb_words
 from codesign.cost.residence import (
     beside_weights,
     fitting_share,
-    resident,
+    with_resident_weights,
     worthwhile_share,
 )
 from codesign.cost.technology import (
@@ -90,7 +90,7 @@ class Stored(NamedTuple):
     dram_gb: Any
 
 
-class Keeper(NamedTuple):
+class Retention(NamedTuple):
     """The global buffer of a chip that may keep weights between inferences.
 
     Attributes:
@@ -102,9 +102,9 @@ class Keeper(NamedTuple):
     awake_w: Any
 
     @classmethod
-    def of(cls, accelerator: Accelerator, world: World) -> Keeper | None:
+    def of(cls, accelerator: Accelerator, world: World) -> Retention | None:
         """An accelerator's; None where the world has weights come from DRAM."""
-        if not world.keeps_weights:
+        if not world.resident_weights:
             return None
         awake_w = (1 - world.scenario.gated_leakage) * glb_leakage_w(accelerator, world)
         return cls(glb_words(accelerator, 1.0), awake_w)
@@ -122,7 +122,7 @@ class Chip:
       packages: that the DRAM's channels come in.
       gated_w: what leaks between inferences, W.
       costing: the conventions these numbers belong to.
-      keeper: of weights; None: they come from DRAM for every inference.
+      retention: of weights; None: they come from DRAM for every inference.
     """
 
     area_mm2: dict[str, Any]
@@ -131,7 +131,7 @@ class Chip:
     packages: Any
     gated_w: Any
     costing: Costing = dataclasses.field(metadata={"static": True})
-    keeper: Keeper | None = None
+    retention: Retention | None = None
 
     @classmethod
     def of(cls, accelerator: Accelerator, world: World) -> Chip:
@@ -144,7 +144,7 @@ class Chip:
             packages=world.costing.dram_packages(channels, scenario),
             gated_w=scenario.gated_leakage * leakage_w(accelerator, world),
             costing=world.costing,
-            keeper=Keeper.of(accelerator, world),
+            retention=Retention.of(accelerator, world),
         )
 
     def merged(self) -> Chip:
@@ -164,10 +164,10 @@ def run_workload(
     `crowded` is what `mapping.is_crowded` says of the accelerator where that is known.
     """
     run = _run(workload, accelerator, tech, crowded)
-    if not tech.keeps_weights:
+    if not tech.resident_weights:
         return run
-    kept = _run(resident(workload), beside_weights(accelerator), tech, None)
-    return dataclasses.replace(run, resident=kept)
+    beside = _run(with_resident_weights(workload), beside_weights(accelerator), tech, None)
+    return dataclasses.replace(run, resident=beside)
 
 
 def _run(
@@ -207,33 +207,33 @@ def costs_and_share(
     run: Execution, chip: Chip, scenario: Scenario, stored: Stored
 ) -> tuple[Costs, Any]:
     """`costs_of`, and the share of the weights that stay in the GLB, of [0, 1]."""
-    streamed = costs_of_way(run, chip, scenario, stored, keeping=0.0)
+    streamed = costs_of_way(run, chip, scenario, stored)
     if run.resident is None:
         return streamed, 0.0
-    assert chip.keeper is not None
-    kept = costs_of_way(run.resident, chip, scenario, stored, keeping=1.0)
-    share = fitting_share(stored.contents_bytes, chip.keeper.glb_bytes) * worthwhile_share(
-        streamed.energy_j * streamed.latency_s, kept.energy_j * kept.latency_s
+    assert chip.retention is not None
+    resident = costs_of_way(run.resident, chip, scenario, stored, resident=True)
+    share = fitting_share(stored.contents_bytes, chip.retention.glb_bytes) * worthwhile_share(
+        streamed.energy_j * streamed.latency_s, resident.energy_j * resident.latency_s
     )
 
-    def between(streamed: Any, kept: Any) -> Any:
+    def between(streamed: Any, resident: Any) -> Any:
         # What cannot be run is infinite, and no part of it is wanted.
         some = share > 0
-        step = jnp.where(some, kept, 0.0) - jnp.where(some, streamed, 0.0)
+        step = jnp.where(some, resident, 0.0) - jnp.where(some, streamed, 0.0)
         return streamed + share * step
 
-    return jax.tree.map(between, streamed, kept), share
+    return jax.tree.map(between, streamed, resident), share
 
 
 def costs_of_way(
-    run: Execution, chip: Chip, scenario: Scenario, stored: Stored, keeping: float
+    run: Execution, chip: Chip, scenario: Scenario, stored: Stored, resident: bool = False
 ) -> Costs:
     """Costs of one way to run a network, as `costs_of`.
 
     Args:
       run: one inference, of which `resident` is the other way.
       chip, scenario, stored: as of `costs_of`.
-      keeping: 1.0 where the GLB keeps the weights between inferences, else 0.0.
+      resident: whether the weights stay in the GLB between inferences, which takes energy.
     """
     latency_s = run.cycles / scenario.clock_hz
     dram = chip.costing.dram_devices(
@@ -246,10 +246,10 @@ def costs_of_way(
         "dram_refresh": dram.refresh_w * latency_s,
         "dram_between": dram.between_j,
     }
-    if chip.keeper is not None:
+    if chip.retention is not None:
         # The banks that hold the network stay on.
-        held = stored.contents_bytes / chip.keeper.glb_bytes
-        energy_j["retention"] = keeping * held * chip.keeper.awake_w * idle_s
+        held = stored.contents_bytes / chip.retention.glb_bytes
+        energy_j["retention"] = float(resident) * held * chip.retention.awake_w * idle_s
     total_energy_j, total_area_mm2 = total(energy_j), total(chip.area_mm2)
     embodied = {"chip": carbon.chip_kgco2e(total_area_mm2, scenario)} | {
         part: kg + jnp.zeros_like(total_area_mm2) for part, kg in dram.kgco2e.items()

@@ -18,8 +18,8 @@ import jax.numpy as jnp
 from codesign.accelerator import Accelerator
 from codesign.workload.operators import Live, Workload
 
-# Share of the GLB that keeps weights. The other one is a GLB of the usual, halved, sizes.
-KEEPING = 0.5
+# Share of the GLB that is for weights. The rest is a GLB of the usual, halved, sizes.
+_RESERVED = 0.5
 # Share of the energy x delay that must be saved for all weights to stay.
 _WORTHWHILE = 0.1
 # Products whose second operand is no weights: keys and values of an attention, a CLIP's texts.
@@ -28,7 +28,7 @@ _NO_WEIGHTS = ("scores", "values", "similarity")
 _AT_ONCE_WORDS = 1.0
 
 
-def resident(workload: Workload) -> Workload:
+def with_resident_weights(workload: Workload) -> Workload:
     """The same operators with their weights in the GLB before and after."""
     live = Live() if workload.live is None else workload.live
     second = jnp.broadcast_to(jnp.asarray(live.second, jnp.float32), workload.m.shape)
@@ -41,7 +41,7 @@ def resident(workload: Workload) -> Workload:
 
 def beside_weights(accelerator: Accelerator) -> Accelerator:
     """The chip that all but the weights finds."""
-    return dataclasses.replace(accelerator, glb_mib=(1 - KEEPING) * accelerator.glb_mib)
+    return dataclasses.replace(accelerator, glb_mib=(1 - _RESERVED) * accelerator.glb_mib)
 
 
 def fitting_share(contents_bytes: Any, glb_bytes: Any) -> Any:
@@ -54,7 +54,7 @@ def fitting_share(contents_bytes: Any, glb_bytes: Any) -> Any:
       contents_bytes: weights, live activations and cache; [...].
       glb_bytes: capacity of the GLB; [...].
     """
-    return jnp.clip((1 - contents_bytes / glb_bytes) / (1 - KEEPING), 0, 1)
+    return jnp.clip((1 - contents_bytes / glb_bytes) / (1 - _RESERVED), 0, 1)
 
 
 def worthwhile_share(streamed_edp: Any, resident_edp: Any) -> Any:

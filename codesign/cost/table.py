@@ -129,8 +129,7 @@ class CostTable:
 
     def _stored(self, memory: Memory, channels: Array) -> Stored:
         contents = contents_bytes(memory, self.scenario, self.density)
-        costing = self.chip.costing
-        return Stored(contents, costing.dram_capacity_gb(contents, channels, self.scenario))
+        return dataclasses.replace(self.chip, channels=channels).stored(contents, self.scenario)
 
     def on_every_accelerator(self, indices: Array, stored: Stored | None = None) -> Costs:
         """Costs [accelerators] of the architecture at choice indices [>= architecture_size].
@@ -304,8 +303,8 @@ def build_table(space: DesignSpace, scenario: Scenario, density: float = 1) -> C
 def table_bytes(space: DesignSpace, scenario: Scenario) -> int:
     """Bytes of a space's `CostTable`: cycles and energy of every block, and the chips, float32."""
     sums = sum(len(t.width) * (len(t.heads) * len(t.ffn) + 1) for t in space.towers.values())
-    ways, of_keeper = (2, 2) if World.of(scenario).keeps_weights else (1, 0)
-    return 4 * space.accelerators * (2 * ways * sums + _CHIP_NUMBERS + of_keeper) + 4
+    ways, of_retention = (2, 2) if World.of(scenario).resident_weights else (1, 0)
+    return 4 * space.accelerators * (2 * ways * sums + _CHIP_NUMBERS + of_retention) + 4
 
 
 # Area, peak, channels, packages and leakage.

@@ -50,7 +50,7 @@ class Technology:
       partial_sum_words: words of a 32-bit partial sum.
       costing: the conventions these constants belong to.
       hand_over: whether the scenario lets operands wait in the GLB.
-      resident_weights: whether it lets weights stay there between inferences.
+      resident_weights: whether weights may stay there between inferences, `World.resident_weights`.
     """
 
     mac_pj: Any
@@ -74,11 +74,6 @@ class Technology:
     def hands_over(self) -> bool:
         """Whether operands may wait in the GLB from one operator to the next."""
         return self.costing.hands_over and self.hand_over
-
-    @property
-    def keeps_weights(self) -> bool:
-        """Whether weights may stay in the GLB from one inference to the next."""
-        return self.hands_over and self.resident_weights
 
     @property
     def cycles_per_word(self) -> dict[str, Any]:
@@ -190,7 +185,7 @@ def technology_in(world: World, accelerator: Accelerator) -> Technology:
         index_words=like + scenario.index_bits / scenario.precision_bits,
         costing=costing,
         hand_over=scenario.hand_over,
-        resident_weights=scenario.resident_weights,
+        resident_weights=world.resident_weights,
     )
 
 

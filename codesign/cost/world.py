@@ -46,7 +46,7 @@ class World:
         return nominal(self.costing) if self.components is None else self.components
 
     @property
-    def keeps_weights(self) -> bool:
+    def resident_weights(self) -> bool:
         """Whether weights may stay in the GLB from one inference to the next."""
         given = self.scenario
         return self.costing.hands_over and given.hand_over and given.resident_weights

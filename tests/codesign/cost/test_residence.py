@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from codesign import Accelerator, Scenario, estimate
-from codesign.architecture import Architecture, Tower
+from codesign.configs.quickstart import config as quickstart
 from codesign.cost import build_table, clip_costs
 from codesign.cost.capacity import contents_bytes
 from codesign.cost.chips import accelerator_grid, grid_costs
@@ -21,13 +21,13 @@ from codesign.cost.estimate import estimate_subnets
 from codesign.cost.family import build_family_table
 from codesign.cost.least import least_costs
 from codesign.cost.model import run_workload
-from codesign.cost.residence import fitting_share, resident, worthwhile_share
+from codesign.cost.residence import fitting_share, with_resident_weights, worthwhile_share
 from codesign.cost.technology import technology
 from codesign.cost.world import World
 from codesign.search import sweep as sweep_module
 from codesign.search.objectives import Limits, objective
 from codesign.search.sweep import sweep
-from codesign.space import AcceleratorChoices, DesignSpace, TowerChoices
+from codesign.space import AcceleratorChoices, TowerChoices
 from codesign.workload.blocks import Block, block_operators
 from codesign.workload.clip import CLIP_FAMILY
 
@@ -36,17 +36,8 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 # Often enough for memory that stays awake to pay.
 BUSY = Scenario(inferences_per_s=400.0, resident_weights=True)
 STREAMED = dataclasses.replace(BUSY, resident_weights=False)
-SPACE = DesignSpace(
-    base=Architecture(
-        vision=Tower(1, 16, 1, 32),
-        text=Tower(1, 16, 1, 32),
-        patch=4,
-        image=16,
-        context=9,
-        projection=12,
-        head_dim=8,
-        vocab=200,
-    ),
+SPACE = dataclasses.replace(
+    quickstart.design_space(image=8, channels=1, context=16, vocab=200),
     vision=TowerChoices((1, 2, 4), (32, 48, 64), (1, 2), (64, 160)),
     text=TowerChoices((1, 3), (32, 40), (1, 2), (64,)),
     accelerator=AcceleratorChoices((1, 2), (8, 16), (2, 8), (8, 16), (32,), (1 / 16, 1 / 8, 1 / 2)),
@@ -98,7 +89,7 @@ def test_what_crosses_the_dram_is_all_but_the_weights(cached):
 
 def test_only_weights_are_taken_for_weights():
     model = dense_demand(SPACE.largest(), BUSY).workloads[0]
-    kept = resident(model)
+    kept = with_resident_weights(model)
     changed = {
         name
         for name, before, after in zip(
@@ -159,8 +150,8 @@ def test_weights_that_had_better_come_from_dram_do(scenario, chip):
     "off", [{"hand_over": False}, {"costing": "catransformers"}, {"resident_weights": False}]
 )
 def test_without_hand_over_none_stay(off):
-    assert not World.of(dataclasses.replace(BUSY, **off)).keeps_weights
-    assert World.of(BUSY).keeps_weights
+    assert not World.of(dataclasses.replace(BUSY, **off)).resident_weights
+    assert World.of(BUSY).resident_weights
 
 
 @pytest.fixture(scope="module")
@@ -216,11 +207,7 @@ def test_slopes_are_finite_differences(table):
     rng = np.random.default_rng(1)
     seen = 0
     for _ in range(12):
-        z = jnp.asarray(
-            SPACE.encode(some(1, rng.integers(1 << 30))[0])
-            + rng.uniform(0.2, 0.6, len(SPACE.steps)),
-            jnp.float32,
-        )
+        z = jnp.asarray(rng.uniform(0.02, 0.98, len(SPACE.steps)), jnp.float32)
         found = np.asarray(slope(z))
         i = int(rng.integers(len(z)))
         step = np.zeros(len(z), np.float32)
