@@ -39,8 +39,8 @@ def technologies(chips: Accelerator, world: World) -> Technology:
 
 
 # Whatever a scenario changes is in the technology's leaves, so that one program maps for all.
-@functools.partial(jax.jit, static_argnames="crowded")
-def _map_gemms(gemms: Array, chips: Accelerator, techs: Technology, crowded: bool) -> Execution:
+@jax.jit
+def _map_gemms(gemms: Array, chips: Accelerator, techs: Technology, crowded: Array) -> Execution:
     """Execution [N, U], without static energy, of single GEMMs on accelerators.
 
     Args:
@@ -160,27 +160,24 @@ def in_float32(chips: Accelerator) -> Accelerator:
     return as_float
 
 
-def run_on(
-    workloads: Sequence[Workload], chips: Accelerator, techs: Technology, *, even: bool = False
-) -> list[Execution]:
+def run_on(workloads: Sequence[Workload], chips: Accelerator, techs: Technology) -> list[Execution]:
     """`run_grid` where what each event costs is given.
 
     Args:
       workloads: concrete batches of operators, each [D, G] and [D, V].
       chips: accelerators, leaves [A], as of `in_float32`.
       techs: of them, leaves [A], as of `technologies`.
-      even: for other chips, as many, the same program runs.
     """
-    runs = _run_on(workloads, chips, techs, even=even)
+    runs = _run_on(workloads, chips, techs)
     if not techs.resident_weights:
         return runs
     works = list(map(with_resident_weights, workloads))
-    ways = _run_on(works, beside_weights(chips), techs, even=even)
+    ways = _run_on(works, beside_weights(chips), techs)
     return [dataclasses.replace(run, resident=way) for run, way in zip(runs, ways, strict=True)]
 
 
 def _run_on(
-    workloads: Sequence[Workload], chips: Accelerator, techs: Technology, *, even: bool
+    workloads: Sequence[Workload], chips: Accelerator, techs: Technology
 ) -> list[Execution]:
     """Of one way to run them."""
     workload = stack_workloads(workloads)
@@ -190,32 +187,29 @@ def _run_on(
     columns += [] if workload.density is None else [workload.density]
     shapes = np.stack([np.asarray(x) for x in columns], axis=-1)
     gemms, which = np.unique(shapes.reshape(-1, len(columns)), axis=0, return_inverse=True)
-    mapped = _mapped(gemms, chips, techs, even=even)
+    mapped = _mapped(gemms, chips, techs)
     run = _sum_operators(mapped, which.reshape(shapes.shape[:2]), workload, chips, techs)
     ends = np.cumsum([0, *(w.m.shape[0] for w in workloads)])
     return [run.map(lambda x, a=a, b=b: x[a:b]) for a, b in itertools.pairwise(ends)]
 
 
-def _mapped(
-    gemms: np.ndarray, chips: Accelerator, techs: Technology, *, even: bool = False
-) -> Execution:
-    """Execution [A, U], without static energy, of single GEMMs [U, 6 or 7] on chips [A].
-
-    `even`: in batches of one size, whatever the chips.
-    """
+def _mapped(gemms: np.ndarray, chips: Accelerator, techs: Technology) -> Execution:
+    """Execution [A, U], without static energy, of single GEMMs [U, 6 or 7] on chips [A]."""
     crowded = np.asarray(is_crowded(chips))
-    most = min(len(crowded), max(1, PAIRS_AT_ONCE // len(gemms)))
+    number = len(crowded)
+    # Of one size, so that one program maps all, and any other chips of the same number.
+    batches = -(-number // max(1, PAIRS_AT_ONCE // len(gemms)))
+    batch = -(-number // batches)
     chips, techs = jax.tree.map(np.asarray, (chips, techs))
-    parts, order = [], np.zeros(len(crowded), np.int64)
+    parts, order = [], np.zeros(number, np.int64)
     done = 0
     for kind in np.unique(crowded):
         (places,) = np.nonzero(crowded == kind)
-        batch = most if even else -(-len(places) // -(-len(places) // most))
-        # Padded by more of the last chip: what they give is that chip's again.
+        # Batches of one kind. Padded by more of the last chip: what they give is that chip's again.
         at = np.pad(places, (0, -len(places) % batch), mode="edge")
         for some in at.reshape(-1, batch):
             here = jax.tree.map(lambda x, some=some: x[some], (chips, techs))
-            parts.append(_map_gemms(gemms, *here, crowded=bool(kind)))
+            parts.append(_map_gemms(gemms, *here, kind))
         order[at] = done + np.arange(len(at))
         done += len(at)
     run: Execution = jax.tree.map(lambda *x: jnp.concatenate(x)[order], *parts)

@@ -115,8 +115,8 @@ def _run_gemms(jobs: Sequence[Job], techs: Sequence[Technology]) -> list[Executi
     return [found[i] for i in range(len(jobs))]
 
 
-@functools.partial(jax.jit, static_argnames="crowded", compiler_options=_QUICKLY)
-def _map(gemms: Any, accelerator: Any, tech: Any, crowded: bool) -> Execution:
+@functools.partial(jax.jit, compiler_options=_QUICKLY)
+def _map(gemms: Any, accelerator: Any, tech: Any, crowded: Any) -> Execution:
     def one(gemm: Any, accelerator: Any, tech: Any) -> Execution:
         m, k, n, density, live = gemm
         return gemm_costs(m, k, n, accelerator, tech, density, live, crowded)

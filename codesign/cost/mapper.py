@@ -22,7 +22,7 @@ the average slope. docs/cost-model.md derives each term.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +32,6 @@ from codesign.accelerator import Accelerator
 from codesign.cost.execution import Execution
 from codesign.cost.mapping import (
     Point,
-    Points,
     Tiles,
     Work,
     blocks_of,
@@ -99,7 +98,7 @@ def _packed(edp: Array, number: Array | int) -> Array:
     return jax.lax.bitcast_convert_type(edp, jnp.int32) & ~_NUMBER | number
 
 
-def best_mapping(work: Work, crowded: bool | None = None) -> Best:
+def best_mapping(work: Work, crowded: Array | bool | None = None) -> Best:
     """The mapping of least energy x delay.
 
     Scans the mappings, so that under vmap each step is one pass over the batch and
@@ -107,31 +106,32 @@ def best_mapping(work: Work, crowded: bool | None = None) -> Best:
 
     Args:
       work: a product on a machine.
-      crowded: what `mapping.is_crowded` says of the machine, of a batch of all of it, where that
-        is known: of machines that are not crowded far fewer mappings are priced. None: it is
-        asked, and every mapping priced.
+      crowded: what `mapping.is_crowded` says of the machine where that is known, of a batch of one
+        kind one scalar for all: of machines that are not crowded far fewer mappings are priced.
+        None: it is asked, and every mapping priced.
     """
     every = points_of(work.tech.costing)
-    if crowded is False:
-        # Left out, not skipped: a branch in the loop would keep XLA from taking out of it what all
-        # mappings share, which is half of the time.
-        every = jax.tree.map(lambda x: x[~every.crowded], every)
-    assert len(every.crowded) <= _NUMBER
+    mappings = len(every.crowded)
+    assert mappings <= _NUMBER and not (np.diff(every.crowded.astype(int)) < 0).any()
+    walks = walk_at(every.schedule)
 
-    def step(best: Array, of: tuple[Any, Points, Walk]) -> tuple[Array, None]:
-        number, (_, point, in_crowd), walk = of
+    def step(i: Array, best: Array) -> Array:
+        (_, point, in_crowd), walk = jax.tree.map(lambda x: jnp.asarray(x)[i], (every, walks))
         cost, fits = price(walk, work, tiles_of(work, point, walk))
         edp = (cost.dynamic_pj + cost.cycles * work.tech.static_pj) * cost.cycles
         if crowded is None:
             fits &= is_crowded(work.accelerator) | ~in_crowd
-        return jnp.minimum(best, _packed(jnp.where(fits, edp, jnp.inf), number)), None
+        return jnp.minimum(best, _packed(jnp.where(fits, edp, jnp.inf), i))
 
+    # Those of crowded machines alone come last, and are left out by the loop's end: a branch in it
+    # would keep XLA from taking out of it what all mappings share, which is half of the time.
+    for_all = int(np.sum(~every.crowded))
+    end = mappings if crowded is None else jnp.where(crowded, mappings, for_all)
     # Infinite either way; but as it asks the work, vmap knows from the first that the loop carries
     # a number for each of the batch, and need not find out by tracing the loop twice.
     started = work.dims["m"] + work.stored_words + work.tech.static_pj > 0
     best = _packed(jnp.where(started, jnp.float32(jnp.inf), jnp.float32(jnp.inf)), 0)
-    numbered = np.arange(len(every.crowded), dtype=np.int32), every, walk_at(every.schedule)
-    best, _ = jax.lax.scan(step, best, numbered)
+    best = jax.lax.fori_loop(0, end, step, best)
     number = best & _NUMBER
     schedule, point = jax.tree.map(lambda x: jnp.asarray(x)[number], (every.schedule, every.at))
     edp = jax.lax.bitcast_convert_type(best & ~_NUMBER, jnp.float32)
@@ -146,7 +146,7 @@ def gemm_run(
     tech: Technology,
     density: Array | None = None,
     live: Live | None = None,
-    crowded: bool | None = None,
+    crowded: Array | bool | None = None,
 ) -> Execution:
     """What `gemm_costs` sums up to, without derivatives; `crowded` as of `best_mapping`."""
     work = work_of(m, k, n, accelerator, tech, live)
@@ -161,7 +161,7 @@ def gemm_costs(
     tech: Technology,
     density: Array | None = None,
     live: Live | None = None,
-    crowded: bool | None = None,
+    crowded: Array | bool | None = None,
 ) -> Execution:
     """Cost of the GEMM [m, k] x [k, n] under its best mapping.
 
@@ -182,7 +182,7 @@ def gemm_costs(
     return _best_of(work_of(m, k, n, accelerator, tech, live), density, crowded)
 
 
-def _best_of(work: Work, density: Array | None, crowded: bool | None = None) -> Execution:
+def _best_of(work: Work, density: Array | None, crowded: Array | bool | None = None) -> Execution:
     """Cost of a product, as a dense one or its zeros skipped, whichever is better."""
     if density is None:
         return _under(best_mapping(jax.lax.stop_gradient(work), crowded), work)

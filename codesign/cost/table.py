@@ -351,7 +351,7 @@ class _Block(NamedTuple):
 
     def run(self, workloads: Sequence[Workload], world: World) -> list[Execution]:
         """Execution [D, ACCELERATORS_AT_ONCE] of workloads."""
-        return run_on(workloads, self.chips, technologies(self.chips, world), even=True)
+        return run_on(workloads, self.chips, technologies(self.chips, world))
 
 
 @dataclasses.dataclass(frozen=True)

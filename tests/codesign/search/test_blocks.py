@@ -74,9 +74,9 @@ def test_chips_that_break_a_limit_are_not_mapped(blocked, wide, monkeypatch):
     mapped = []
     run_on = table_module.run_on
 
-    def counted(workloads, chips, techs, **options):
+    def counted(workloads, chips, techs):
         mapped.append(len(chips.cores))
-        return run_on(workloads, chips, techs, **options)
+        return run_on(workloads, chips, techs)
 
     monkeypatch.setattr(table_module, "run_on", counted)
     limits = Limits(area_mm2=halfway(wide, lambda costs: costs.area_mm2))
@@ -128,7 +128,7 @@ from codesign.search.grid import best_accelerators
 from codesign.search.objectives import Limits
 from codesign.space import WIDE_GRID
 
-def mapped(workloads, chips, techs, *, even=False):
+def mapped(workloads, chips, techs):
     # Mapping them would take hours.
     ones = [np.ones((w.m.shape[0], len(chips.cores)), np.float32) for w in workloads]
     return [Execution({"all": x}, {"all": x.copy()}) for x in ones]
