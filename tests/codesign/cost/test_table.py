@@ -13,8 +13,11 @@ from codesign.accelerator import Accelerator
 from codesign.architecture import Architecture, Tower
 from codesign.cost import build_table, clip_costs
 from codesign.cost import chips as chips_module
-from codesign.cost.chips import accelerator_grid, run_grid
+from codesign.cost.chips import accelerator_grid, in_float32, run_grid
+from codesign.cost.discrete import Job, priced
 from codesign.cost.execution import Execution
+from codesign.cost.mapper import gemm_run
+from codesign.cost.mapping import is_crowded
 from codesign.cost.technology import technology
 from codesign.scenario import Scenario
 from codesign.space import AcceleratorChoices, DesignSpace, TowerChoices
@@ -226,6 +229,35 @@ def test_grid_maps_each_gemm_once_and_gives_it_to_whoever_has_it(monkeypatch):
         dynamic_pj = times_a * (7 * a + chips.pe_y) + times_b * (7 * b + chips.pe_y)
         np.testing.assert_allclose(run.cycles[0], cycles, rtol=1e-6)
         np.testing.assert_allclose(run.dynamic_pj[0], dynamic_pj + static_pj * cycles, rtol=1e-6)
+
+
+def test_crowded_chips_have_mappings_of_their_own():
+    """In a grid of both kinds, and one by one: as where every chip is asked which it is."""
+    choices = AcceleratorChoices((1, 4), (32, 128), (16, 64), (16,), (64,), (1 / 32, 2), (2,))
+    chips = in_float32(accelerator_grid(choices))
+    scenario = dataclasses.replace(SCENARIO, operator_start_cycles=0.0)
+    dims = np.float32(2 ** np.random.default_rng(0).uniform(3, 11, (24, 3)).round())
+    works = [gather([Gemm("g", *d)], [VectorOp("v", "add", 0.0)]).through_dram for d in dims]
+    batch = jax.tree.map(lambda *x: np.stack(x), *works)
+    (found,) = run_grid([batch], chips, scenario)
+
+    def edp(crowded):
+        def one(dims, chip):
+            tech = technology(chip, scenario)
+            run = gemm_run(*dims, chip, tech, crowded=crowded)
+            return run.cycles * (run.dynamic_pj + tech.static_pj * run.cycles)
+
+        return jax.jit(jax.vmap(jax.vmap(one, in_axes=(None, 0)), in_axes=(0, None)))(dims, chips)
+
+    asked, without = edp(None), edp(False)
+    np.testing.assert_allclose(found.cycles * found.dynamic_pj, asked, rtol=3e-4)
+    crowded = np.asarray(is_crowded(chips))
+    assert crowded.any() and (np.asarray(without) > 1.01 * np.asarray(asked))[:, crowded].any()
+    at = np.unravel_index(np.argmax(without / asked), without.shape)
+    chip = jax.tree.map(lambda x: x[at[1]], chips)
+    (one,) = priced([Job(works[at[0]], chip, scenario, 1e5)])
+    alone = gemm_run(*dims[at[0]], chip, technology(chip, scenario))
+    assert one.gemms[0][0] * scenario.clock_hz == pytest.approx(float(alone.cycles), rel=3e-4)
 
 
 def test_grid_is_every_combination_in_order():
