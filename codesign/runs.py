@@ -45,6 +45,7 @@ CONFIG = "config.json"
 METRICS = "metrics.jsonl"
 DESIGNS = "designs.json"
 SUMMARY = "summary.json"
+SNAP = "snap.json"
 CHECKPOINTS = "checkpoints"
 REPORT = "report.html"
 

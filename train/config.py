@@ -107,6 +107,8 @@ class ScheduleConfig:
       order_batches: batches the importance of units is measured on.
       snap_candidates: roundings of each design that are compared by their loss.
       snap_images: training images they are compared on.
+      snap_steps: where rounding costs most of what a candidate has learnt, training of each
+        rounding before they are compared; 0: they are compared as they are.
       proxy_images: validation images that networks are ranked on.
     """
 
@@ -119,6 +121,7 @@ class ScheduleConfig:
     order_batches: Count = 16
     snap_candidates: Count = 32
     snap_images: Count = 512
+    snap_steps: Natural = 60
     proxy_images: Count = 512
 
 

@@ -21,6 +21,7 @@ from codesign.cost.family import FamilyTable
 from codesign.cost.model import Chip, Costs
 from codesign.cost.table import BlockedTable, CostTable
 from codesign.search.objectives import CostFunction, Limits, feasible, metric
+from codesign.space import DesignSpace
 
 Array = jax.Array
 # Costs looked at side by side: a few MB a leaf, whatever the number of accelerators.
@@ -138,6 +139,36 @@ def within_target(
     return candidates[met], Choice(*(x[met] for x in choice))
 
 
+def without_parts(
+    space: DesignSpace, networks: np.ndarray, choice: Choice
+) -> tuple[np.ndarray, Choice]:
+    """Those of some networks [n, d] of which no dimension alone can be a choice larger.
+
+    All meet a target, so what a larger one costs is paid for, and trained it is no less accurate
+    than what is part of it.
+
+    Args:
+      space: of the networks.
+      networks: choice indices, within a box.
+      choice: their best accelerators.
+    """
+    steps = space.part(space.steps, "network")
+    sizes = tuple(steps + 1)
+    flat = np.ravel_multi_index(tuple(networks.T), sizes)
+    parts = np.zeros(len(networks), bool)
+    for dimension, way in enumerate(-_cheaper(space)):
+        raised = networks.copy()
+        raised[:, dimension] += way
+        inside = (raised[:, dimension] >= 0) & (raised[:, dimension] <= steps[dimension])
+        parts[inside] |= np.isin(np.ravel_multi_index(tuple(raised[inside].T), sizes), flat)
+    return networks[~parts], Choice(*(np.asarray(x)[~parts] for x in choice))
+
+
+def _cheaper(space: DesignSpace) -> np.ndarray:
+    """By dimension of a network, which way it gets cheaper: towers shrink, sparsities grow."""
+    return np.where(np.arange(space.network_size) < space.architecture_size, -1, 1)
+
+
 def roundings(
     table: CostTable | FamilyTable,
     position: np.ndarray,
@@ -158,9 +189,7 @@ def roundings(
       Networks [n, d], nearest first, and their best accelerators.
     """
     space = table.space
-    steps = space.part(space.steps, "network")
-    # Towers shrink, sparsities grow.
-    cheaper = np.where(np.arange(len(steps)) < space.architecture_size, -1, 1)
+    steps, cheaper = space.part(space.steps, "network"), _cheaper(space)
     for further in range(int(steps.max()) + 1):
         # Lowered all together but for the last step, or the number of candidates would explode.
         start = np.clip(position + max(0, further - 1) * cheaper, 0.0, steps)

@@ -39,6 +39,7 @@ from codesign.runs import (
     CHECKPOINTS,
     DESIGNS,
     METRICS,
+    SNAP,
     SUMMARY,
     RunFolder,
     jsonable,
@@ -57,6 +58,7 @@ from codesign.train.search.problem import chip_of, problem_of
 from codesign.train.search.run import PHASES, leaves_of, loop_of, order_units, phases, run_search
 from codesign.train.search.setup import Setup
 from codesign.train.search.setup import prepare as prepared
+from codesign.train.search.snap import Snaps
 from codesign.train.search.trials import Result, Trials
 from codesign.train.search.work import macs_at, search_work, share_of, shared_work
 from codesign.train.stages import run_stages, session
@@ -354,7 +356,10 @@ def _own_run(
     found = [d for d in run.designs if d["role"] == "found" and d["feasible"]]
     cost = objective(config.targets.mode).key
     shares = [share_of(start.setup, entry) for entry in found]
-    work = search_work(search, start.setup, shares)
+    snap = folder.path / SNAP
+    snapped = Snaps.read(snap).designs if snap.is_file() else ()
+    tried = [each.trained_share for each in snapped if each.trained]
+    work = search_work(search, start.setup, shares, tried)
     total = sum(value for part, value in work.items() if part not in START)
     wall_s = run.summary["wall_time_s"]
     return {

@@ -12,6 +12,7 @@ as an uninterrupted one does.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -28,7 +29,7 @@ from codesign.overrides import config_to_json
 from codesign.progress import OnProgress
 from codesign.report.correct import CORRECT, correct_json
 from codesign.report.html import write_report
-from codesign.runs import DESIGNS, SUMMARY, RunFolder
+from codesign.runs import DESIGNS, SNAP, SUMMARY, RunFolder
 from codesign.space import DesignSpace
 from codesign.train import placement
 from codesign.train.check import due
@@ -222,7 +223,10 @@ def phases(setup: Setup, display: Display, folder: RunFolder) -> Sequence[Stage]
 
     def snapped(state: Searched) -> Searched:
         display.says("snapping to discrete designs", chapter="snapping")
-        return state._replace(trained=snap(setup, state.trained, state.fixed))
+        trained, chosen = snap(setup, state.trained, state.fixed)
+        if jax.process_index() == 0:
+            folder.write_json(SNAP, dataclasses.asdict(chosen))
+        return state._replace(trained=trained)
 
     def settled(state: Searched) -> Stage:
         frames = tuple(frames_of(setup, state.trained.z))

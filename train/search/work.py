@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -47,7 +48,9 @@ def share_of(setup: Setup, entry: dict[str, Any]) -> float:
     return float(mine / whole)
 
 
-def search_work(search: SearchConfig, setup: Setup, shares: list[float]) -> dict[str, float]:
+def search_work(
+    search: SearchConfig, setup: Setup, shares: list[float], tried: Sequence[float] = ()
+) -> dict[str, float]:
     """MAC-eq of the parts of one of the product's searches.
 
     The yardstick `half`, which nothing needs, and measuring, as of all contestants, do not count.
@@ -56,6 +59,8 @@ def search_work(search: SearchConfig, setup: Setup, shares: list[float]) -> dict
       search: its configuration.
       setup: of the same space, data and seed.
       shares: products of the designs found, as shares of the supernet's.
+      tried: for each design whose roundings were trained before they were compared, the products
+        of those, in all, as a share of the supernet's.
 
     Returns:
       By part: "warmup", "order", "teacher", and of the others those that there are.
@@ -87,6 +92,8 @@ def search_work(search: SearchConfig, setup: Setup, shares: list[float]) -> dict
         work["joint"] = mac_equivalents(schedule.joint_steps, [whole] * len(shares), whole)
         seen = schedule.snap_candidates * schedule.snap_images
         work["snap"] = forward_equivalents(seen, np.array(shares), batch, 1.0)
+        # Each time beside the supernet, which teaches.
+        work["snap"] += float(schedule.snap_steps * sum(1 + share for share in tried))
     work["tune"] = mac_equivalents(schedule.tune_steps, shares, 1.0)
     return work
 

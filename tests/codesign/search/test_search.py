@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from codesign.architecture import Architecture, Tower
 from codesign.constraints import check_config
@@ -19,7 +21,13 @@ from codesign.cost.model import Costs
 from codesign.errors import UserError
 from codesign.overrides import config_to_json, load_config
 from codesign.scenario import Scenario
-from codesign.search.grid import best_accelerator, neighbours, roundings
+from codesign.search.grid import (
+    Choice,
+    best_accelerator,
+    neighbours,
+    roundings,
+    without_parts,
+)
 from codesign.search.lagrangian import AugmentedLagrangian
 from codesign.search.objectives import (
     METRIC,
@@ -56,6 +64,8 @@ SPACE = DesignSpace(
     accelerator=AcceleratorChoices((1,), (4, 8), (2, 4), (4, 8), (8,), (1 / 64, 1 / 32)),
 )
 LARGEST = SPACE.steps[:8]
+_THREE = TowerChoices((1, 2, 3), (8, 16, 24), (1, 2, 3), (16, 32, 48))
+THREES = dataclasses.replace(SPACE, vision=_THREE, text=_THREE, sparsity=((0.5, 0.6, 0.7),))
 
 
 @pytest.fixture(scope="module")
@@ -270,6 +280,25 @@ def test_roundings_lower_a_position_that_costs_too_much(table):
     assert len(found) and (choice.value <= target).all() and (found <= LARGEST).all()
     none, _ = roundings(table, LARGEST.astype(float), 0.9 * small, "carbon", Limits())
     assert len(none) == 0
+
+
+@given(
+    st.lists(st.tuples(*(st.integers(0, 2),) * 8, st.integers(0, 2)), min_size=1, max_size=60),
+)
+def test_what_is_part_of_another_network_is_left_out(rows):
+    """Smaller by a choice in one dimension; a sparser network is part of a denser one."""
+    networks = np.unique(np.array(rows), axis=0)
+    numbers = np.arange(len(networks))
+    kept, choice = without_parts(THREES, networks, Choice(numbers, numbers + 0.5))
+    rest = {tuple(row) for row in networks.tolist()}
+
+    def has_larger(row):
+        larger = ((*row[:i], row[i] + (1 if i < 8 else -1), *row[i + 1 :]) for i in range(len(row)))
+        return any(other in rest for other in larger)
+
+    wanted = [i for i, row in enumerate(networks.tolist()) if not has_larger(tuple(row))]
+    assert kept.tolist() == networks[wanted].tolist()
+    assert choice.accelerator.tolist() == wanted and (choice.value - 0.5).tolist() == wanted
 
 
 # ---- objectives as arguments ---------------------------------------------------------------

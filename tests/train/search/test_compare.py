@@ -127,7 +127,12 @@ def test_the_work_of_a_joint_search_by_hand(setup):
     search = dataclasses.replace(
         CONFIG,
         schedule=dataclasses.replace(
-            CONFIG.schedule, warmup_steps=7, joint_steps=3, snap_candidates=4, snap_images=24
+            CONFIG.schedule,
+            warmup_steps=7,
+            joint_steps=3,
+            snap_candidates=4,
+            snap_images=24,
+            snap_steps=30,
         ),
     )
     work = search_work(search, setup, [0.5, 0.25])
@@ -136,6 +141,9 @@ def test_the_work_of_a_joint_search_by_hand(setup):
         # images four times, six batches of 16, of networks as large as the designs.
         {"warmup": 7, "order": 1, "teacher": 8, "joint": 6, "tune": 3.75, "snap": 6 * 0.75 / 3}
     )
+    # Roundings of both were trained: as many as make 1.5 and 0.5 supernets, and one that teaches.
+    more = search_work(search, setup, [0.5, 0.25], [1.5, 0.5])
+    assert more == pytest.approx(work | {"snap": work["snap"] + 30 * (2.5 + 1.5)})
 
 
 def test_the_work_of_an_elastic_search_counts_every_network_that_is_drawn(setup):

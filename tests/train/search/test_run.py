@@ -22,6 +22,7 @@ from codesign.search.proxy_file import read_proxy
 from codesign.search.statistics import standard_error
 from codesign.train.checkpoints import Checkpoints
 from codesign.train.data import load_tokenizer
+from codesign.train.search.snap import Snaps
 from simulators.tiny_runs import SEARCH
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -141,6 +142,13 @@ def test_metrics_have_one_line_a_step(run):
     assert len(rows[30]["relaxed"]["vision.width"]) == 2
     settled = {tuple(row["carbon_kgco2e"]) for row in rows[50:]}
     assert len(settled) == 1, "designs rest while they are tuned"
+
+
+def test_a_search_tells_how_its_designs_were_rounded(run, designs):
+    snaps = Snaps.read(run / "snap.json").designs
+    assert [each.candidate for each in snaps] == [2, 3]
+    assert all(each.compared >= 1 and each.trained <= min(each.compared, 3) for each in snaps)
+    assert all(d["costs"]["carbon_kgco2e"] <= d["target_carbon_kgco2e"] for d in designs[:2])
 
 
 def test_a_search_starts_from_the_best_of_its_ranking(run, designs, capsys):
