@@ -37,8 +37,12 @@ class Shares(NamedTuple):
 
     @property
     def crossing(self) -> Shares:
-        """Shares that cross the DRAM."""
-        return Shares(*(1 - share for share in self))
+        """Shares that cross the DRAM.
+
+        None below 0: a quotient of equals is a product with a reciprocal to a compiler, whose
+        difference from 1 a fused multiply-add gives exactly, some -3e-8.
+        """
+        return Shares(*(_at_least(1 - share, 0.0) for share in self))
 
     @property
     def room(self) -> Shares:

@@ -88,7 +88,7 @@ def sweep(
     with ThreadPoolExecutor(1) as beside:
         spread = _spread(np.flatnonzero(crowded == crowded.all()))
         first = beside.submit(_priced, demand, _take(chips, spread), limits, grid_costs)
-        low = _priced(demand, chips, known_limits, least_costs, 1 - _ROUNDING)
+        low = _priced(demand, chips, known_limits, _bounds, 1 - _ROUNDING)
         some, at = np.unique(spread, return_index=True)
         index, parts = [some], [_take(first.result(), at)]
     wanted = _Wanted(low, objectives, ranks)
@@ -112,6 +112,11 @@ def _spread(places: np.ndarray) -> np.ndarray:
     return places[np.linspace(0, len(places) - 1, _CHUNK).astype(np.int64)]
 
 
+def _bounds(*of: Any) -> Costs:
+    """`least_costs`; what is no number bounds nothing, or an accelerator would be passed over."""
+    return jax.tree.map(lambda x: np.where(np.isnan(x), 0.0, x), least_costs(*of))
+
+
 class _Wanted:
     """Which accelerators must still be priced, by their bounds and what is known so far.
 
@@ -127,7 +132,8 @@ class _Wanted:
         self._front = np.zeros((0, 2))
         # The most promising first: those of the least bounds, and nearest to these' own front.
         bounds = self._low_points[self._open]
-        above = self._low_points[:, 1] / _carbon_at(_front_of(bounds), self._low_points)
+        with np.errstate(invalid="ignore"):  # 0 / 0: what has no bound is looked at in any case
+            above = self._low_points[:, 1] / _carbon_at(_front_of(bounds), self._low_points)
         self._ranked = [np.argsort(x, kind="stable") for x in (*self._low, above)]
 
     def most(self, among: np.ndarray) -> np.ndarray:
