@@ -25,7 +25,7 @@ from codesign.search import sweep as module
 from codesign.search.hardware import search_hardware
 from codesign.search.objectives import Limits, feasible, objective
 from codesign.search.sweep import sweep
-from codesign.space import AcceleratorChoices
+from codesign.space import WIDE_GRID, AcceleratorChoices
 from codesign.workload import Gemm, VectorOp, clip_workload, gather, load_model
 from codesign.workload.operators import Live
 
@@ -171,6 +171,29 @@ def test_the_answers_are_those_of_pricing_everything(limits, everything):
         for p in (some, every)
     )
     np.testing.assert_array_equal(points, all_points)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["tinyclip-8m-16", "clip-vit-b-16"])
+def test_the_answers_on_the_shipped_grid_are_those_of_pricing_everything(name):
+    """One whose activations all wait in the buffers there are, and one of which few do."""
+    grid, model = accelerator_grid(WIDE_GRID), load_model(name)
+    of = Demand(
+        [clip_workload(model.architecture, PHYSICAL, 1.0, 1.0)],
+        (1.0,),
+        float(contents_bytes(model.memory, Scenario())),
+        Scenario(),
+    )
+    some = np.sort(np.random.default_rng(0).choice(len(grid.cores), 12_000, replace=False))
+    chips = jax.tree.map(lambda x: x[some], grid)
+    _, every = sweep(of, chips, Limits(), SOUGHT, whole=len(some))
+    fastest = every.costs.latency_s[every.keeps_up].min()
+    for limits in (Limits(), Limits(latency_s=2.5 * fastest), Limits(area_mm2=3.0)):
+        all_feasible = np.asarray(feasible(every.costs, limits)) & every.keeps_up
+        _, found = sweep(of, chips, limits, SOUGHT, whole=0)
+        assert len(found.feasible) < len(some) / 2
+        for each in SOUGHT:
+            assert each(found.costs)[found.feasible].min() == each(every.costs)[all_feasible].min()
 
 
 def test_bounds_that_are_no_numbers_bound_nothing(everything, monkeypatch):
