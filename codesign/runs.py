@@ -45,7 +45,6 @@ CONFIG = "config.json"
 METRICS = "metrics.jsonl"
 DESIGNS = "designs.json"
 SUMMARY = "summary.json"
-SNAP = "snap.json"
 CHECKPOINTS = "checkpoints"
 REPORT = "report.html"
 

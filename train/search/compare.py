@@ -39,7 +39,6 @@ from codesign.runs import (
     CHECKPOINTS,
     DESIGNS,
     METRICS,
-    SNAP,
     SUMMARY,
     RunFolder,
     jsonable,
@@ -49,6 +48,7 @@ from codesign.runs import (
 from codesign.search.front import network_shape, tower_shape
 from codesign.search.objectives import objective
 from codesign.search.proxy_file import PROXY, read_proxy
+from codesign.search.snap_file import SNAP, Snaps
 from codesign.search.work import mac_equivalents
 from codesign.space import DesignSpace
 from codesign.train.checkpoints import Checkpoints
@@ -58,7 +58,6 @@ from codesign.train.search.problem import chip_of, problem_of
 from codesign.train.search.run import PHASES, leaves_of, loop_of, order_units, phases, run_search
 from codesign.train.search.setup import Setup
 from codesign.train.search.setup import prepare as prepared
-from codesign.train.search.snap import Snaps
 from codesign.train.search.trials import Result, Trials
 from codesign.train.search.work import macs_at, search_work, share_of, shared_work
 from codesign.train.stages import run_stages, session

@@ -29,7 +29,8 @@ from codesign.overrides import config_to_json
 from codesign.progress import OnProgress
 from codesign.report.correct import CORRECT, correct_json
 from codesign.report.html import write_report
-from codesign.runs import DESIGNS, SNAP, SUMMARY, RunFolder
+from codesign.runs import DESIGNS, SUMMARY, RunFolder
+from codesign.search.snap_file import SNAP
 from codesign.space import DesignSpace
 from codesign.train import placement
 from codesign.train.check import due

@@ -19,10 +19,10 @@ from codesign.cli import main
 from codesign.report.correct import read_correct
 from codesign.runs import RunFolder
 from codesign.search.proxy_file import read_proxy
+from codesign.search.snap_file import Snaps
 from codesign.search.statistics import standard_error
 from codesign.train.checkpoints import Checkpoints
 from codesign.train.data import load_tokenizer
-from codesign.train.search.snap import Snaps
 from simulators.tiny_runs import SEARCH
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")

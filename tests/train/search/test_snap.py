@@ -13,13 +13,16 @@ import pytest
 
 from codesign.configs.quickstart import config as quickstart
 from codesign.errors import UserError
+from codesign.runs import jsonable
 from codesign.search.grid import best_accelerators, roundings, without_parts
+from codesign.search.snap_file import Snaps
 from codesign.train import placement
 from codesign.train.config import TargetConfig
 from codesign.train.search import snap as snapping
 from codesign.train.search import tune
 from codesign.train.search.setup import start_population
-from codesign.train.search.snap import Snaps, snap
+from codesign.train.search.snap import snap
+from codesign.train.search.snap_training import losses_once_trained
 from codesign.workload.clip import clip_workload
 from simulators.tiny_search import SPACE
 
@@ -119,7 +122,7 @@ def test_networks_are_trained_where_their_losses_are_of_chance(
     tried = np.array(population.z)[np.full(3, SEARCHED)]
     tried[:, : setup.space.network_size] = near[:3] / setup.space.part(setup.space.steps, "network")
     # Written out again for the numbers themselves.
-    ours = snapping._losses_once_trained(
+    ours = losses_once_trained(
         setup, population, setup.constants.fixed, SEARCHED, tried.astype(np.float32)
     )
     np.testing.assert_allclose(ours, losses, rtol=2e-4)
@@ -151,6 +154,20 @@ def test_networks_that_keep_what_was_learnt_are_compared_as_they_are(
     assert network_of(setup, snapped) == tuple(near[2].tolist())
     assert [each.trained for each in chosen.designs] == [0, 0]
     assert chosen.designs[0].rounded_loss == pytest.approx(below)
+
+
+@pytest.mark.parametrize("relaxed", [CHANCE - 1, math.nan])
+def test_losses_that_are_not_finite_are_not_the_least(
+    relaxed, setup, population, near, monkeypatch
+):
+    """And do not end the run where they are written."""
+    of_losses(monkeypatch, [math.nan, math.inf, CHANCE - 1, math.nan, math.nan], relaxed)
+    snapped, chosen = snap(setup, population, setup.constants.fixed)
+    assert network_of(setup, snapped) == tuple(near[2].tolist())
+    told = jsonable(chosen)["designs"][0]
+    assert told["rounded_loss"] == pytest.approx(CHANCE - 1)
+    assert told["relaxed_loss"] == (pytest.approx(relaxed) if relaxed == relaxed else None)
+    assert told["trained"] == 0
 
 
 def test_what_is_read_of_a_snap_is_checked(tmp_path):
