@@ -51,8 +51,11 @@ def setup(prepared):
 
 @pytest.fixture(scope="module")
 def population(setup):
-    """Designs halfway between all choices."""
+    """Designs halfway between all choices; each candidate has weights of its own."""
     state = start_population(setup, setup.params, 0)
+    own = 1 - 0.1 * jnp.arange(len(state.z))
+    params = jax.tree.map(lambda x: x * own.reshape(-1, *[1] * (x.ndim - 1)), state.params)
+    state = state._replace(params=params)
     z = np.array(state.z)
     z[SEARCHED:, : setup.space.network_size] = 0.5
     return placement.put_split(state._replace(z=jnp.asarray(z)), setup.trainer.mesh)
