@@ -132,7 +132,7 @@ class _Wanted:
         self._front = np.zeros((0, 2))
         # The most promising first: those of the least bounds, and nearest to these' own front.
         bounds = self._low_points[self._open]
-        with np.errstate(invalid="ignore"):  # 0 / 0: what has no bound is looked at in any case
+        with np.errstate(invalid="ignore", divide="ignore"):  # by 0: what has no bound
             above = self._low_points[:, 1] / _carbon_at(_front_of(bounds), self._low_points)
         self._ranked = [np.argsort(x, kind="stable") for x in (*self._low, above)]
 
