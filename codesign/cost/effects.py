@@ -81,6 +81,11 @@ def _sram(world: World, **factors: float) -> World:
     return world.with_components(dataclasses.replace(world.parts, sram=sram))
 
 
+def _other_weights(world: World) -> World:
+    """The world that streams its weights where this one lets them stay, and the reverse."""
+    return _scenario(resident_weights=not world.resident_weights)(world)
+
+
 def _without_leakage(world: World) -> World:
     dry = _columns(dict.fromkeys(world.parts.values, ("power_uw",)))(world)
     return _sram(dry, leakage=0.0)
@@ -130,6 +135,11 @@ EFFECTS = (
     Effect("densities", "DRAM comes in any capacity", _scenario(dram_capacity="continuous")),
     Effect("packages", "packages of DRAM cost no carbon", _scenario(dram_package_g=0.0)),
     Effect("hand-over", "all activations cross the DRAM", _scenario(hand_over=False)),
+    Effect(
+        "weights",
+        "weights that fit stay in the GLB between inferences; where they may stay, they do not",
+        _other_weights,
+    ),
     Effect("start-up", "operators start at once", _scenario(operator_start_cycles=0.0)),
     Effect(
         "control",

@@ -132,6 +132,7 @@ SIGNS = {
     "densities": {"latency_s": 0, "area_mm2": 0, "dram_gb": -1},
     "packages": {"latency_s": 0, "energy_j": 0, "embodied_kgco2e": -1},
     "hand-over": {"latency_s": 1, "energy_j": 1, "area_mm2": 0},
+    "weights": {"latency_s": 0, "area_mm2": 0},  # no GLB of the grid holds them
     "start-up": {"latency_s": -1, "area_mm2": 0},
     "control": {"energy_j": -1, "area_mm2": -1},
     "network": {"area_mm2": -1},
@@ -166,6 +167,23 @@ def check_signs(name, truth, others):
             # The mapper may choose otherwise, and trade a little time for energy.
             assert (sign * change > -2e-3).all() and (sign * change.mean() >= 0), key
             assert (np.abs(change).max() <= tolerance) == (sign == 0), key
+
+
+@pytest.mark.slow  # two ways of every product
+@pytest.mark.parametrize("resident", [False, True])
+def test_weights_stay_where_they_did_not_and_the_reverse(resident):
+    """Half of a GLB of 32 MiB holds TinyCLIP-8M's image tower, which then is read from no DRAM."""
+    large = dataclasses.replace(GRID, cores=(4,), pe_x=(128,), glb_mib=(2.0, 32.0))
+    scenario = Scenario(inferences_per_s=30.0, texts_per_image=0.0, resident_weights=resident)
+    full = World.of(scenario)
+    model = load_model("tinyclip-8m-16").in_scenario(scenario)
+    chips = accelerator_grid(large)
+    worlds = [full, effect_of("weights").leave_out(full)]
+    (truth,), (ablated,) = priced_in_worlds(worlds, [model], chips)
+    streamed, stay = (ablated, truth) if resident else (truth, ablated)
+    faster = np.asarray(stay.latency_s) / np.asarray(streamed.latency_s)
+    assert (faster[chips.glb_mib == 2.0] == 1.0).all()
+    assert (faster[chips.glb_mib == 32.0] < 0.99).all()
 
 
 def test_without_any_effect_left_out_the_best_is_chosen_again(priced):
