@@ -35,17 +35,26 @@ def overload_message(latency_s: float, scenario: Scenario) -> str | None:
     )
 
 
+def left_out_share(scenario: Scenario, density: Any) -> Any:
+    """Share of a kernel's words that the DRAM is spared: 0 where its dense form takes less.
+
+    Args:
+      scenario: with index_bits where weights are sparse.
+      density: share of the kernel's weights that are kept.
+    """
+    index_words = scenario.index_bits / scenario.precision_bits
+    return largest(0.0, 1 - density * (1 + index_words))
+
+
 def weight_bytes(memory: Memory, scenario: Scenario, density: Any = 1) -> Any:
-    """All weights of a network that keeps a share of its prunable ones, with their positions.
+    """All weights of a network whose kernels keep one share, with their positions.
 
     Args:
       memory: of the network, its weights dense.
       scenario: with index_bits where weights are sparse.
       density: share of the prunable weights that are kept.
     """
-    index_words = scenario.index_bits / scenario.precision_bits
-    # Packed or, where that takes less, dense.
-    left_out = largest(0.0, 1 - density * (1 + index_words)) * memory.prunable
+    left_out = left_out_share(scenario, density) * memory.prunable
     return (memory.weights - left_out) * scenario.word_bytes
 
 

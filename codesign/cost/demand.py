@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from codesign.architecture import Architecture
-from codesign.cost.capacity import contents_bytes
+from codesign.cost.capacity import contents_bytes, left_out_share
 from codesign.cost.costing import costing_of
 from codesign.dress.masks import checked_sparsities
-from codesign.scenario import Scenario
+from codesign.scenario import Scenario, runs_never
 from codesign.workload import Workload, clip_workload
 from codesign.workload.clip import CLIP_FAMILY, ClipNetwork, subnet_operators
 from codesign.workload.families import ModelFamily
@@ -89,8 +89,10 @@ def family_demand(
     scenario = with_index_bits(scenario, longest_row(architecture))
     costing, texts = costing_of(scenario), scenario.texts_per_image
     works = [subnet_operators(architecture, each, texts).under(costing) for each in densities]
-    densest = max(mean_density(architecture, each) for each in densities)
-    return Demand(works, shares, _contents(architecture, scenario, densest), scenario)
+    memory = CLIP_FAMILY.memory(architecture, scenario)
+    stored = max(layers_weight_bytes(architecture, scenario, each) for each in densities)
+    contents = stored + memory.activations * scenario.word_bytes
+    return Demand(works, shares, float(contents), scenario)
 
 
 def subnet_shares(scenario: Scenario, subnets: int) -> tuple[float, ...]:
@@ -133,6 +135,26 @@ def with_index_bits(scenario: Scenario, row: int) -> Scenario:
             f"weights apart, a row has {row}; use {needed}, or 0 for as many as it takes"
         )
     return scenario
+
+
+def layers_weight_bytes(
+    architecture: Architecture, scenario: Scenario, densities: Mapping[str, Sequence[float]]
+) -> float:
+    """All weights of a subnet, with their positions; every layer's kernel is packed or dense.
+
+    Args:
+      architecture: of integers.
+      scenario: with index_bits; of towers that never run nothing is on the device.
+      densities: by kernel, one share a layer; kernels not named keep all their weights.
+    """
+    memory, left_out = CLIP_FAMILY.memory(architecture, scenario), 0.0
+    for name, shares in densities.items():
+        kernel = BlockKernel.named(name)
+        if runs_never(CLIP_FAMILY.runs(kernel.tower, scenario)):
+            continue
+        words = kernel.weights_per_layer(architecture)
+        left_out += words * sum(left_out_share(scenario, share) for share in shares)
+    return float((memory.weights - left_out) * scenario.word_bytes)
 
 
 def mean_density(architecture: Architecture, densities: Mapping[str, Sequence[float]]) -> float:

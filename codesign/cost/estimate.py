@@ -23,6 +23,7 @@ from codesign.cost.demand import (
     Demand,
     dense_demand,
     family_demand,
+    layers_weight_bytes,
     mean_density,
     sparse_demand,
     subnet_shares,
@@ -103,7 +104,7 @@ def estimate(
         return family_costs(estimate_subnets(architecture, accelerator, scenario, sparsity))
     architecture, accelerator, scenario = _checked(architecture, accelerator, scenario)
     demand = dense_demand(architecture, scenario)
-    _check_dram(architecture, scenario, 1)
+    _check_dram(architecture, scenario, _weights(architecture, scenario))
     costs: Costs = jax.tree.map(float, _of_each(demand, accelerator)[0])
     if not math.isfinite(costs.latency_s):
         raise _no_mapping(demand.workloads[0], accelerator, scenario)
@@ -153,7 +154,7 @@ def _estimate_each(
     for one in each:
         _checked(*one)
         subnet_shares(one[2], 1)
-        _check_dram(one[0], one[2], 1)
+        _check_dram(one[0], one[2], _weights(one[0], one[2]))
     # Whole batches: one program for any number of designs.
     padding = (0, -number % _AT_ONCE)
     padded = jax.tree.map(lambda x: np.pad(np.float32(x), padding, mode="edge"), flat)
@@ -191,9 +192,8 @@ def estimate_subnets(
     levels = checked_sparsities(sparsity)
     demand = sparse_demand(architecture, scenario, levels)
     densities = 1 - np.asarray(levels, np.float32)
-    _check_dram(architecture, demand.scenario, float(densities[0]))
-    each = _of_each(demand, accelerator)
-    return _subnets(architecture, accelerator, demand, levels, each, densities)
+    weights = [_weights(architecture, demand.scenario, float(kept)) for kept in densities]
+    return _subnets(architecture, accelerator, demand, levels, weights)
 
 
 def estimate_family(
@@ -215,10 +215,9 @@ def estimate_family(
     """
     architecture, accelerator, scenario = _checked(architecture, accelerator, scenario)
     demand = family_demand(architecture, scenario, densities)
-    kept = [mean_density(architecture, subnet) for subnet in densities]
-    _check_dram(architecture, demand.scenario, max(kept))
-    each = _of_each(demand, accelerator)
-    return _subnets(architecture, accelerator, demand, [1 - k for k in kept], each, kept)
+    levels = [1 - mean_density(architecture, subnet) for subnet in densities]
+    weights = [layers_weight_bytes(architecture, demand.scenario, subnet) for subnet in densities]
+    return _subnets(architecture, accelerator, demand, levels, weights)
 
 
 def family_costs(subnets: Sequence[Subnet]) -> Costs:
@@ -238,18 +237,19 @@ def _subnets(
     accelerator: Accelerator,
     demand: Demand,
     levels: Sequence[float],
-    each: Sequence[Costs],
-    densities: Any,
+    weights: Sequence[float],
 ) -> list[Subnet]:
-    """The subnets of the costs that each would have alone."""
+    """The subnets of a demand, of so much sparsity and so many bytes of weights."""
     scenario = demand.scenario
+    _check_dram(architecture, scenario, max(weights))
+    each = _of_each(demand, accelerator)
     for work, costs in zip(demand.workloads, each, strict=True):
         if not np.isfinite(costs.latency_s):
             raise _no_mapping(work, accelerator, scenario)
-    found, memory = [], CLIP_FAMILY.memory(architecture, scenario)
-    for level, share, costs, kept in zip(levels, demand.shares, each, densities, strict=True):
-        weights = float(weight_bytes(memory, scenario, float(kept)))
-        found.append(Subnet(float(level), share, jax.tree.map(float, costs), weights))
+    found = [
+        Subnet(float(level), share, jax.tree.map(float, costs), size)
+        for level, share, costs, size in zip(levels, demand.shares, each, weights, strict=True)
+    ]
     _warn_overload(sum(subnet.share * subnet.costs.latency_s for subnet in found), scenario)
     return found
 
@@ -274,10 +274,14 @@ def _checked(
         raise ValueError(str(error)) from error
 
 
-def _check_dram(architecture: Architecture, scenario: Scenario, density: float) -> None:
-    memory = CLIP_FAMILY.memory(architecture, scenario)
-    weights = float(weight_bytes(memory, scenario, density))
-    if shortage := dram_shortage(scenario, weights, memory.activations * scenario.word_bytes):
+def _weights(architecture: Architecture, scenario: Scenario, density: float = 1.0) -> float:
+    """Bytes of weights of a CLIP all of whose kernels keep one share."""
+    return float(weight_bytes(CLIP_FAMILY.memory(architecture, scenario), scenario, density))
+
+
+def _check_dram(architecture: Architecture, scenario: Scenario, weights: float) -> None:
+    activations = CLIP_FAMILY.memory(architecture, scenario).activations * scenario.word_bytes
+    if shortage := dram_shortage(scenario, weights, activations):
         raise ValueError(shortage)
 
 

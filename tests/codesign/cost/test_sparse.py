@@ -169,6 +169,28 @@ def test_layer_by_layer_densities_price_as_the_uniform_ones_they_are():
         subnet_operators(CLIP, {"vision.blocks.fc1": [0.5, 0.5, 0.5]})
 
 
+@pytest.mark.parametrize(("vision", "text"), [(0.1, 1.0), (1.0, 0.1), (0.3, 0.3)])
+@pytest.mark.parametrize("texts", [0.0, 1.0])
+def test_the_dram_holds_each_kernel_packed_or_dense_of_the_towers_that_run(vision, text, texts):
+    scenario = Scenario(
+        texts_per_image=texts, index_bits=8, dram_capacity="continuous", dram_system_gb=0.0
+    )
+    densities = {"vision.blocks.fc1": [vision, 1.0], "text.blocks.query": [text]}
+    subnet = estimate_family(CLIP, CHIP, scenario, [densities])[0]
+    dense = estimate_family(CLIP, CHIP, scenario, [{}])[0]
+
+    def spared(density, words):
+        # A word a weight and a word a position; 8 bits both.
+        return max(0.0, 1 - 2 * density) * words
+
+    v, t = CLIP.vision, CLIP.text
+    least = spared(vision, v.width * v.ffn)
+    least += spared(text, t.width * t.heads * CLIP.head_dim) if texts else 0.0
+    assert dense.weight_bytes - subnet.weight_bytes == pytest.approx(least, abs=0.1)
+    stored = 2**30 * (dense.costs.dram_gb - subnet.costs.dram_gb)
+    assert stored == pytest.approx(least, rel=1e-3)
+
+
 def test_the_longest_row_is_that_of_any_block_kernel_of_any_family():
     assert longest_row(clip_vit_b16()) == 3072
     wide_heads = ElasticVit(Tower(2, 64, heads=3, ffn=48), head_dim=32)
