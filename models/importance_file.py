@@ -74,20 +74,8 @@ def load_importance(path: str | os.PathLike[str], model: CLIP) -> Gates:
     Raises:
       UserError: no such file, no importance file, or scores of another architecture.
     """
-    from safetensors import SafetensorError, safe_open
-
     path = Path(path)
-    if not path.is_file():
-        raise UserError(f"no file {path}; save_importance writes one")
-    try:
-        with safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, TypeError, ValueError, AttributeError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{path} is damaged or no safetensors file: {reason}") from None
-    if metadata.get("kind") != _KIND:
-        raise UserError(f"{path} holds no importance scores; score the units first")
+    metadata, tensors = _read(path)
     stored = parse_json(metadata.get("architecture", ""), f"{path} is damaged: its architecture")
     if not isinstance(stored, dict):
         raise UserError(f"{path} is damaged: its architecture is no object; score the units again")
@@ -109,6 +97,33 @@ def load_importance(path: str | os.PathLike[str], model: CLIP) -> Gates:
         return TowerGates(**{f: jnp.asarray(tensors[f"{name}.{f}"]) for f in fields})
 
     return Gates(vision=tower("vision"), text=tower("text"))
+
+
+def importance_method(path: str | os.PathLike[str]) -> str | None:
+    """How the units of a file's scores were scored; None where the file does not say.
+
+    Raises:
+      UserError: no such file, or no importance file.
+    """
+    return _read(Path(path))[0].get("method")
+
+
+def _read(path: Path) -> tuple[dict[str, str], dict[str, np.ndarray]]:
+    """Metadata and arrays of a file."""
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise UserError(f"no file {path}; save_importance writes one")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, TypeError, ValueError, AttributeError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path} is damaged or no safetensors file: {reason}") from None
+    if metadata.get("kind") != _KIND:
+        raise UserError(f"{path} holds no importance scores; score the units first")
+    return metadata, tensors
 
 
 def fingerprint(model: CLIP) -> str:

@@ -309,6 +309,7 @@ class SubnetTraining(Training):
             refresh_steps=subnets.refresh_steps,
             in_place=subnets.in_place,
             vmapped=subnets.vmapped,
+            begins_run=subnets.dense_steps == 0,
             mesh=subject.mesh,
         )
 

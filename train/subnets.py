@@ -93,6 +93,8 @@ class SubnetTrainer:
       in_place: weight of the divergence from the first subnet's outputs in the others' loss;
         the first learns nothing from it.
       vmapped: all subnets of a step at once: more memory.
+      begins_run: no dense stage comes before the joint one, so that its first step is the one in
+        which the task sets what it has of a run's first batch.
       mesh: over which states are split, see `sharding.split`; None: over none.
     """
 
@@ -106,6 +108,7 @@ class SubnetTrainer:
     refresh_steps: int = 10
     in_place: float = 0.0
     vmapped: bool = False
+    begins_run: bool = False
     mesh: Mesh | None = None
 
     def masks(self, params: Any) -> Masks:
@@ -240,6 +243,9 @@ def _ready(
     """The state with the masks of a step, its batch, and what a teacher says of it."""
     task = trainer.task
     batch = task.prepare(batch, jax.random.fold_in(key, state.step))
+    if trainer.begins_run:
+        first = task.first(state.params, fixed, batch, state.step)
+        state = state._replace(params=first)
     masks = jax.lax.cond(
         state.step % trainer.refresh_steps == 0,
         trainer.masks,

@@ -51,7 +51,6 @@ def add(commands: Any) -> None:
         "--method",
         choices=_Methods(("taylor", "loss", "magnitude")),
         metavar="NAME",
-        default="taylor",
         help="importance by first-order taylor (default), by the measured rise of the loss, "
         "slower, by magnitude, which needs no data, or by FILE.py:NAME, a function of your own",
     )
@@ -91,14 +90,14 @@ def run(args: argparse.Namespace) -> int:
     with notes_to_stderr() as told:
         clip = load(args, args.checkpoint)
         architecture = _architecture(args, clip)
-        scores = _scores(args, clip)
+        scores, method = _scores(args, clip)
         try:
             small = prune(clip, architecture, scores)
         except ValueError as error:
             raise UserError(str(error)) from None
         save_clip(small, args.out, args.to, overwrite=args.overwrite, like=args.checkpoint)
     before, after = parameters(clip), parameters(small)
-    how = f"{args.method} importance" + (f" on {shown_name(args.data)}" if args.data else "")
+    how = f"{method} importance" + (f" on {shown_name(args.data)}" if args.data else "")
     card = card_beside(args.checkpoint).without("Measured", "Costs", "Subnets")
     card = card.adding(
         "Training", f"Pruned by {how} to {after:,} of {before:,} parameters, and not trained since."
@@ -111,7 +110,7 @@ def run(args: argparse.Namespace) -> int:
                 "architecture": dataclasses.asdict(small.architecture),
                 "parameters": after,
                 "parameters_before": before,
-                "method": args.method,
+                "method": method,
                 "notes": told,
             }
         )
@@ -158,18 +157,29 @@ def _shares(words: list[str]) -> float | dict[str, float]:
         ) from None
 
 
-def _scores(args: argparse.Namespace, clip: CLIP) -> Gates:
-    """From the file, or measured and then kept in it."""
+def _scores(args: argparse.Namespace, clip: CLIP) -> tuple[Gates, str]:
+    """From the file, or measured and then kept in it; and by what method."""
     from codesign.models.importance import score_units
-    from codesign.models.importance_file import load_importance, save_importance
+    from codesign.models.importance_file import (
+        importance_method,
+        load_importance,
+        save_importance,
+    )
 
     if args.importance is not None and Path(args.importance).exists():
-        return load_importance(args.importance, clip)
-    batches, own = None, is_member(args.method)
-    if args.method != "magnitude" and not (own and args.data is None):
+        stored = importance_method(args.importance) or "unknown"
+        if args.method not in (None, stored):
+            raise UserError(
+                f"--method {args.method}: {args.importance} holds scores by {stored}; drop "
+                "--method, or name another --importance file to measure into"
+            )
+        return load_importance(args.importance, clip), stored
+    method = args.method or "taylor"
+    batches, own = None, is_member(method)
+    if method != "magnitude" and not (own and args.data is None):
         if args.data is None:
             raise UserError(
-                f"--method {args.method} measures importance on pictures: give --data, or use "
+                f"--method {method} measures importance on pictures: give --data, or use "
                 "--method magnitude"
             )
         from codesign.models.formats import load_processor
@@ -190,9 +200,9 @@ def _scores(args: argparse.Namespace, clip: CLIP) -> Gates:
             threads=args.threads,
         )
     try:
-        scores = score_units(clip, batches, args.method, groups=args.groups)
+        scores = score_units(clip, batches, method, groups=args.groups)
     except ValueError as error:
         raise UserError(str(error)) from None
     if args.importance is not None:
-        save_importance(args.importance, scores, clip, args.method)
-    return scores
+        save_importance(args.importance, scores, clip, method)
+    return scores, method

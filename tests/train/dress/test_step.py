@@ -1,5 +1,7 @@
 """Joint steps against the sum written out, and post-training that touches nothing but norms."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -88,6 +90,23 @@ class Subject:
     def step(self, state, data):
         more = self.members, self.shares, jax.random.key(0), self.trainer
         return joint_step(state, Fixed(self.rest), data, *more)
+
+
+@pytest.mark.parametrize("begins_run", [False, True])
+def test_the_sigmoid_loss_gets_its_bias_from_the_first_batch_of_a_run(begins_run):
+    subject = Subject()
+    task = ClipTask(subject.network, LossConfig(kind="sigmoid"), placement.make_mesh())
+    frozen = optax.sgd(0.0)
+    subject.trainer = dataclasses.replace(
+        subject.trainer, task=task, optimizer=frozen, begins_run=begins_run
+    )
+    bias = task.first_bias(subject.params, Fixed(subject.rest), batch())
+    state, metrics = subject.step(subject.begun(), batch())
+    second, _ = subject.step(state, batch(1))
+    expected = float(bias) if begins_run else 0.0
+    assert float(second.params.logit_bias) == pytest.approx(expected, rel=1e-5)
+    # With the bias at most pairs are told to be none from the start.
+    assert (float(metrics["loss"]) < 4) == begins_run
 
 
 def assert_close(found, expected):

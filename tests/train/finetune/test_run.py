@@ -363,6 +363,21 @@ def test_prune_keeps_scores_and_writes_a_network_that_evaluates(finished, tmp_pa
     assert main(["eval", str(tmp_path / "a"), "--data", "digits", "--limit", "30"]) == 0
 
 
+def test_scores_of_a_file_are_those_of_its_method(finished, tmp_path, capsys):
+    clip, scores = str(finished[0] / "clip"), str(tmp_path / "scores.safetensors")
+    rest = ["--keep", "ffn=0.5", "--importance", scores]
+    first = ["prune", clip, str(tmp_path / "a"), *rest, "--method", "magnitude"]
+    assert main(first) == 0
+    assert main(["prune", clip, str(tmp_path / "b"), *rest, "--json"]) == 0
+    printed = capsys.readouterr().out
+    assert json.loads(printed[printed.index("{") :])["method"] == "magnitude"
+    assert "by magnitude importance" in (tmp_path / "b" / "README.md").read_text()
+    assert main(["prune", clip, str(tmp_path / "c"), *rest, "--method", "taylor"]) == 2
+    error = capsys.readouterr().err
+    assert f"{scores} holds scores by magnitude" in error and error.count("\n") == 1
+    assert not (tmp_path / "c").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
