@@ -132,7 +132,8 @@ class OptimConfig(ClipOptimConfig):
 
     Attributes:
       elastic_lr: peak of the elastic phase, from which it falls along a cosine.
-      warmup_steps: steps of linear warm-up, at the start of each phase but the last.
+      warmup_steps: steps of linear warm-up, at the start of each phase but the last; of that too
+        where no joint phase as long comes before it, then at most half of both.
       ema: 0: candidates have no moving average.
       design_lr: learning rate of the relaxed design (Adam on the unit cube, projected).
       cost_weight: weight of the log cost itself, so that hardware stays lean where no

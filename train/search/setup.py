@@ -347,20 +347,26 @@ def learning_rates(config: SearchConfig) -> Rates:
     """Each rises to its peak along a line.
 
     The warm-up's then stays, the elastic phase's falls along a cosine, and that of the candidates
-    does so while their designs are tuned.
+    does so while their designs are tuned: with no joint phase they rise in the tuning itself, for
+    at most half of it.
     """
     optim, schedule = config.optim, config.schedule
-    rising, low = optim.warmup_steps, optim.final_lr
-    elastic_steps, tune_steps = max(1, schedule.elastic_steps), max(1, schedule.tune_steps)
-    warmup = optax.join_schedules(
-        [optax.linear_schedule(0.0, optim.lr, rising), optax.constant_schedule(optim.lr)], [rising]
-    )
-    falling = optax.cosine_decay_schedule(optim.lr, tune_steps, low)
+    low, elastic_steps = optim.final_lr, max(1, schedule.elastic_steps)
+    steps = schedule.joint_steps + schedule.tune_steps
+    rising = min(optim.warmup_steps, max(schedule.joint_steps, steps // 2))
+    peak = max(schedule.joint_steps, rising)
+    falling = optax.cosine_decay_schedule(optim.lr, max(1, steps - peak), low)
     return Rates(
-        warmup=warmup,
-        elastic=warmup_cosine(optim.elastic_lr, rising, elastic_steps, low),
-        candidates=optax.join_schedules([warmup, falling], [max(schedule.joint_steps, rising)]),
+        warmup=_rising(optim.lr, optim.warmup_steps),
+        elastic=warmup_cosine(optim.elastic_lr, optim.warmup_steps, elastic_steps, low),
+        candidates=optax.join_schedules([_rising(optim.lr, rising), falling], [peak]),
     )
+
+
+def _rising(peak: float, steps: int) -> optax.Schedule:
+    """From 0 to the peak in so many steps, and there on."""
+    parts = [optax.linear_schedule(0.0, peak, steps), optax.constant_schedule(peak)]
+    return optax.join_schedules(parts, [steps])
 
 
 def weights_optimizer(

@@ -149,3 +149,18 @@ def test_the_elastic_rate_rises_falls_and_ends_at_nothing():
     assert float(rate(0)) == 0 and float(rate(50)) == pytest.approx(config.optim.elastic_lr)
     assert float(rate(200)) == pytest.approx(0, abs=1e-9)
     assert float(rate(125)) == pytest.approx(config.optim.elastic_lr / 2, rel=1e-5)
+
+
+@pytest.mark.parametrize("warmup", [0, 50])
+@pytest.mark.parametrize(("joint", "tune"), [(300, 380), (0, 380), (0, 40), (20, 40), (60, 2)])
+def test_the_candidates_rate_reaches_its_peak_and_ends_at_nothing(joint, tune, warmup):
+    """Also where no joint phase is as long as the warm-up: with elastic training, as of a rival."""
+    schedule = dataclasses.replace(quickstart.schedule, joint_steps=joint, tune_steps=tune)
+    optim = dataclasses.replace(quickstart.optim, warmup_steps=warmup)
+    config = dataclasses.replace(CONFIG, schedule=schedule, optim=optim)
+    rate, peak = learning_rates(config).candidates, config.optim.lr
+    rates = np.array([float(rate(step)) for step in range(joint + tune + 1)]) / peak
+    assert rates.max() == pytest.approx(1) and rates[-1] == pytest.approx(0, abs=1e-9)
+    top = int(rates.argmax())
+    assert (np.diff(rates[: top + 1]) >= 0).all() and (np.diff(rates[top:]) <= 0).all()
+    assert tune / 2 <= len(rates) - np.flatnonzero(rates >= 1 - 1e-6)[-1] <= tune + 1
