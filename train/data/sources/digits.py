@@ -35,24 +35,19 @@ def scans() -> tuple[np.ndarray, np.ndarray]:
 
 def read(config: SourceConfig) -> Splits:
     """Train, validation and test of 8-bit images, as a search splits them with the same seed."""
-    return splits(config.seed, config.holdout or VALIDATION_SHARE, _TEST_SHARE, rounded=True)
+    return splits(config.seed, config.holdout or VALIDATION_SHARE, _TEST_SHARE)
 
 
-def splits(
-    seed: int, validation_share: float, test_share: float, *, rounded: bool = False
-) -> Splits:
-    """Train, validation and test, in each of which every class has its share.
+def splits(seed: int, validation_share: float, test_share: float) -> Splits:
+    """Train, validation and test of 8-bit images, in each of which every class has its share.
 
     Args:
       seed: of the splits.
       validation_share: of all digits.
       test_share: likewise.
-      rounded: levels of grey as whole numbers, as 8-bit images have them; else float32, exact.
     """
     images, labels = scans()
-    pixels = (images * _LEVEL).astype(np.float32)
-    if rounded:
-        pixels = np.rint(pixels).astype(np.uint8)
+    pixels = np.rint(images * _LEVEL).astype(np.uint8)
 
     def source(chosen: np.ndarray) -> Source:
         own = pixels[chosen]
