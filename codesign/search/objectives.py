@@ -5,7 +5,7 @@ here) it may be
 
 * the name of a row of OBJECTIVES, "carbon" or "edp", or the key that the row has in files;
 * a product of powers of these, "carbon^0.7 * latency^0.3": the weighted sum of their logarithms,
-  in which costs of different units weigh by their relative change;
+  in which costs of different units weigh by their relative change; powers add up to at most 4;
 * a function of Costs, written in a config file, or in any file as "FILE.py:NAME". A last word of
   its name that is a unit (`_s`, `_j`, `_mm2`, `_kgco2e`) is taken for one.
 
@@ -16,6 +16,7 @@ is a field of Limits.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import operator
 import re
@@ -24,6 +25,7 @@ from typing import Annotated, Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from codesign.bounds import DocInfo, Predicate
 from codesign.constraints import Positive
@@ -76,6 +78,8 @@ OBJECTIVES = (
 _NAMED = {name: row for row in OBJECTIVES for name in (row.name, row.key)}
 # A factor of a product of powers.
 _FACTOR = re.compile(r"\s*([\w-]+?)\s*(?:\^\s*(\d+\.?\d*|\.\d+))?\s*")
+# What the powers of a product may add up to.
+_MOST_POWERS = 4
 # Keys in files of the costs that searches were always made for.
 METRIC = {row.name: row.key for row in OBJECTIVES[:3]}
 
@@ -90,7 +94,7 @@ def objective(mode: str | CostFunction) -> Objective:
         return mode
     if callable(mode):
         name = getattr(mode, "__name__", type(mode).__name__)
-        return Objective(without_unit(name), name, mode, monotone=False)
+        return Objective(without_unit(name), name, _told(name, mode), monotone=False)
     if mode in _NAMED:
         return _NAMED[mode]
     if is_member(mode):
@@ -109,6 +113,22 @@ def _of_file(name: str) -> Objective:
     return objective(found)
 
 
+def _told(name: str, function: CostFunction) -> CostFunction:
+    """A user's function, whose errors are one line."""
+
+    @functools.wraps(function, updated=())
+    def of(costs: Costs) -> Any:
+        try:
+            return function(costs)
+        except Exception as error:
+            why = " ".join(f"{type(error).__name__}: {error}".split())
+            raise UserError(
+                f"objective {name}: {why}; a search gives it the totals of Costs, without breakdown"
+            ) from error
+
+    return of
+
+
 def _product(text: str) -> Objective:
     """The objective of "carbon^0.7 * latency^0.3"."""
     factors = []
@@ -123,12 +143,23 @@ def _product(text: str) -> Objective:
         factors.append((_NAMED[parsed[1]], float(parsed[2] or 1)))
     if not any(power for _, power in factors):
         raise ValueError(f"the objective '{text}' has no power above 0")
+    # Products of small numbers to high powers are 0 in float32.
+    if (powers := sum(power for _, power in factors)) > _MOST_POWERS:
+        raise ValueError(
+            f"the powers of the objective '{text}' add up to {powers:g}; only their ratios matter, "
+            f"so divide them until they are at most {_MOST_POWERS}"
+        )
 
     def of(costs: Costs) -> Any:
-        return math.prod(row(costs) ** power for row, power in factors)
+        return math.prod(_precise(row(costs)) ** power for row, power in factors)
 
     name = "-".join(f"{row.name}{power:g}" for row, power in factors)
     return Objective(name, re.sub(r"\W", "_", name), of)
+
+
+def _precise(values: Any) -> Any:
+    """NumPy's numbers in float64; others, traced ones too, as they are."""
+    return np.asarray(values, float) if isinstance(values, (np.ndarray, np.floating)) else values
 
 
 def is_objective(mode: Any) -> bool:
@@ -228,6 +259,32 @@ def excess(costs: Costs, limits: Limits, mode: str | CostFunction, target: Any) 
     ratios = [metric(costs, mode) / target]
     ratios += [bounded(costs) / limit for bounded, limit in limits.bounds()]
     return jnp.log(jnp.stack(ratios))
+
+
+def least(sought: Objective, costs: Costs, allowed: np.ndarray) -> int:
+    """Index of the least objective among the allowed ones, of which there are some.
+
+    Args:
+      sought: of what.
+      costs: leaves [A].
+      allowed: [A].
+
+    Raises:
+      UserError: it gives something else than a finite number for each.
+    """
+    values = np.asarray(sought(costs), float)
+    if values.shape not in ((), allowed.shape):
+        raise UserError(
+            f"objective {sought.name}: it gives numbers of shape {list(values.shape)} for "
+            f"{len(allowed)} accelerators; it must give one for each"
+        )
+    values = np.broadcast_to(values, allowed.shape)
+    if wrong := int((~np.isfinite(values[allowed])).sum()):
+        raise UserError(
+            f"objective {sought.name}: it is no finite number on {wrong:,} of the "
+            f"{int(allowed.sum()):,} accelerators within the limits"
+        )
+    return int(np.argmin(np.where(allowed, values, np.inf)))
 
 
 def named_costs(costs: Costs, modes: Sequence[str | CostFunction]) -> dict[str, Any]:

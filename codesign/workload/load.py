@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from codesign.architecture import Architecture
 from codesign.errors import UserError, did_you_mean
 from codesign.json_text import read_json
-from codesign.scenario import Scenario
+from codesign.scenario import Scenario, runs_never
 from codesign.workload.bert import Bert
 from codesign.workload.blocks import Operators
 from codesign.workload.clip import ClipNetwork
@@ -62,7 +62,10 @@ class Model:
         if self.clip is None or texts == 1:
             return self
         return dataclasses.replace(
-            self, operators=self.clip.operators(texts), memory=self.clip.memory(texts)
+            self,
+            task=_clip_task(self.clip, texts),
+            operators=self.clip.operators(texts),
+            memory=self.clip.memory(texts),
         )
 
     @functools.cached_property
@@ -215,9 +218,7 @@ def _task(
         raise UserError(f"tokens: {name} has a fixed number of them; drop --tokens")
     match network:
         case ClipNetwork():
-            a = network.architecture
-            task = f"one image of {a.vision_tokens} and one text of {a.context} tokens"
-            return task, network.operators(), network.memory()
+            return _clip_task(network), network.operators(), network.memory()
         case Vit():
             task = f"one image of {network.patches + 1} tokens"
             return task, network.operators(), network.memory()
@@ -226,6 +227,14 @@ def _task(
             return f"one text of {length} tokens", network.operators(length), network.memory(length)
         case Llama():
             return _decoder_task(network, tokens, phase or "prefill", context)
+
+
+def _clip_task(network: ClipNetwork, texts: float = 1) -> str:
+    a = network.architecture
+    if runs_never(texts):
+        return f"one image of {a.vision_tokens} tokens"
+    number = "one text" if texts == 1 else f"{texts:g} texts"
+    return f"one image of {a.vision_tokens} and {number} of {a.context} tokens"
 
 
 def _decoder_task(
@@ -248,6 +257,9 @@ def _decoder_task(
 def _length(option: str, value: int | None, most: int) -> int:
     if value is None:
         return min(DEFAULT_TOKENS, most)
-    if not 1 <= value <= most:
-        raise UserError(f"{option}: expected 1 to {most}, the model's longest text, got {value}")
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
+        raise UserError(
+            f"{option}: expected a whole number of 1 to {most}, the model's longest text, "
+            f"got {value}"
+        )
     return value

@@ -37,6 +37,7 @@ from codesign.search.objectives import (
     excess,
     feasible,
     is_objective,
+    least,
     metric,
     objective,
     spread_targets,
@@ -225,7 +226,7 @@ def test_neighbours_are_all_roundings():
     assert sorted(map(tuple, got.tolist())) == sorted(expected)
 
 
-def least(table, indices, limits):
+def least_value(table, indices, limits):
     return float(best_accelerator(table, jnp.asarray(indices), "carbon", limits).value)
 
 
@@ -233,11 +234,13 @@ def least(table, indices, limits):
 def test_roundings_meet_target_and_limits_nearest_first(share, table):
     every = table.on_every_accelerator(jnp.asarray(LARGEST))
     limits = Limits(latency_s=float(np.median(every.latency_s)) * 1.001)
-    small, large = (least(table, i, limits) for i in (0 * LARGEST, LARGEST))
+    small, large = (least_value(table, i, limits) for i in (0 * LARGEST, LARGEST))
     target = small + share * (large - small)
     position = np.array([1.3, 0.6, 0.2, 0.9, 0.5, 1.0, 0.0, 0.7])
     found, choice = roundings(table, position, target, "carbon", limits)
-    within = [tuple(i) for i in neighbours(position, LARGEST) if least(table, i, limits) <= target]
+    within = [
+        tuple(i) for i in neighbours(position, LARGEST) if least_value(table, i, limits) <= target
+    ]
     assert within and sorted(map(tuple, found.tolist())) == sorted(within)
     far = np.abs(found - position).sum(axis=-1)
     assert (np.diff(far) >= 0).all()
@@ -256,13 +259,13 @@ def test_roundings_meet_target_and_limits_nearest_first(share, table):
 def test_roundings_that_cost_too_much_give_way_to_any_a_choice_smaller(table):
     """Not to those alone that are smaller in every dimension."""
     position = np.array([1.04, 0.6, 0.2, 0.9, 0.5, 1.0, 0.9, 0.7])
-    costs = [least(table, i, Limits()) for i in neighbours(position, LARGEST)]
+    costs = [least_value(table, i, Limits()) for i in neighbours(position, LARGEST)]
     # The DRAM's package and the PHY, the same for all, are most of what a network costs here.
     target = min(costs) - 0.01 * (max(costs) - min(costs))
     found, choice = roundings(table, position, target, "carbon", Limits())
     low, high = np.maximum(np.floor(position) - 1, 0), np.ceil(position)
     every = itertools.product(*(range(int(a), int(b) + 1) for a, b in zip(low, high, strict=True)))
-    within = [i for i in every if least(table, np.array(i), Limits()) <= target]
+    within = [i for i in every if least_value(table, np.array(i), Limits()) <= target]
     assert within and sorted(map(tuple, found.tolist())) == sorted(within)
     assert (choice.value <= target).all()
     smaller = np.floor(position) - found > 0
@@ -271,9 +274,9 @@ def test_roundings_that_cost_too_much_give_way_to_any_a_choice_smaller(table):
 
 
 def test_roundings_lower_a_position_that_costs_too_much(table):
-    small, large = (least(table, i, Limits()) for i in (0 * LARGEST, LARGEST))
+    small, large = (least_value(table, i, Limits()) for i in (0 * LARGEST, LARGEST))
     lower = np.maximum(LARGEST - 1, 0)
-    lowered = least(table, lower, Limits())
+    lowered = least_value(table, lower, Limits())
     target = lowered + 0.01 * (large - lowered)
     assert small < target < large
     found, choice = roundings(table, LARGEST.astype(float), target, "carbon", Limits())
@@ -359,13 +362,41 @@ def test_any_cost_or_function_is_a_limit():
     np.testing.assert_allclose(excess(one, own, "tops", 1.5)[1], math.log(10 / 9), rtol=1e-6)
 
 
-@pytest.mark.parametrize("mode", ["carbn", "carbon^", "carbon*", "carbon^0", "", 3, None])
+@pytest.mark.parametrize(
+    "mode", ["carbn", "carbon^", "carbon*", "carbon^0", "carbon^3*latency^2", "", 3, None]
+)
 def test_what_is_no_objective_is_refused_before_a_run(mode):
     assert not is_objective(mode)
     config = load_config("quickstart")
     bad = dataclasses.replace(config, targets=dataclasses.replace(config.targets, mode=mode))
     with pytest.raises(UserError, match=r"--targets\.mode is .*: it must be 'carbon', 'latency'"):
         check_config(bad)
+
+
+def test_products_of_small_costs_do_not_vanish():
+    tiny = np.array([1.1e-12, 1e-12, 2e-12], np.float32)
+    many = jax.tree.map(np.asarray, costs(latency_s=tiny, energy_j=tiny))
+    assert least(objective("energy^2*latency^2"), many, tiny > 0) == 1
+    with pytest.raises(ValueError, match=r"add up to 800; only their ratios matter, so divide"):
+        objective("carbon^400*latency^400")
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda c: c.breakdown["latency_s"]["gemm"], "KeyError: 'latency_s'; .* without breakdown"),
+        (lambda c: [][2], "IndexError"),
+        (lambda c: jnp.log(c.energy_j - 2), r"no finite number on 1 of the 2 accelerators"),
+        (lambda c: np.stack([c.energy_j, c.latency_s]), r"shape \[2, 3\] for 3 accelerators"),
+    ],
+)
+def test_a_function_that_gives_no_number_for_each_is_told_in_one_line(function, message):
+    many = costs(latency_s=np.ones(3), energy_j=np.arange(1.0, 4.0))
+    allowed = np.array([False, True, True])
+    with pytest.raises(UserError, match=message) as caught:
+        least(objective(function), many, allowed)
+    assert "\n" not in str(caught.value)
+    assert least(objective(lambda c: 2.0), many, allowed) == 1
 
 
 def test_an_unknown_objective_is_told_the_nearest():

@@ -14,6 +14,7 @@ from codesign.architecture import Architecture, Tower
 from codesign.cli import main
 from codesign.design_file import Design, design_to_json
 from codesign.errors import UserError
+from codesign.scenario import Scenario
 from codesign.workload import PRESETS, clip_workload, load_model
 from codesign.workload.blocks import Block, block_operators, block_parameters
 from codesign.workload.clip import ClipNetwork
@@ -231,6 +232,19 @@ def test_command_takes_a_phase_and_a_design(capsys, design_file):
 
 
 @pytest.mark.parametrize(
+    ("texts", "task"),
+    [
+        (0.0, "one image of 197 tokens"),
+        (1.0, "one image of 197 and one text of 77 tokens"),
+        (5.0, "one image of 197 and 5 texts of 77 tokens"),
+    ],
+)
+def test_a_task_has_the_texts_of_its_scenario(texts, task):
+    model = load_model("clip-vit-b-16").in_scenario(Scenario(texts_per_image=texts))
+    assert model.task == task
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"model": "tinyclip-39m"}, r"no model 'tinyclip-39m'; did you mean 'tinyclip-39m-16'\?"),
@@ -239,8 +253,10 @@ def test_command_takes_a_phase_and_a_design(capsys, design_file):
         ({"model": "bert-base", "phase": "decode"}, "phase: bert-base is no decoder; drop --phase"),
         ({"model": "vit-b-16", "context": 3}, "context: vit-b-16 is no decoder; drop --context"),
         ({"model": "vit-b-16", "tokens": 3}, "vit-b-16 has a fixed number of them; drop --tokens"),
-        ({"model": "bert-base", "tokens": 513}, "tokens: expected 1 to 512, .* got 513"),
-        ({"model": "llama-2-7b", "tokens": 0}, "tokens: expected 1 to 4096, .* got 0"),
+        ({"model": "bert-base", "tokens": 513}, "tokens: expected .* 1 to 512, .* got 513"),
+        ({"model": "llama-2-7b", "tokens": 0}, "tokens: expected .* 1 to 4096, .* got 0"),
+        ({"model": "bert-base", "tokens": 1.5}, "tokens: expected a whole number .* got 1.5"),
+        ({"model": "llama-2-7b", "tokens": True}, "tokens: expected a whole .* got True"),
         ({"model": "llama-2-7b", "phase": "decod"}, "'decod'; did you mean 'decode'"),
         ({"model": "llama-2-7b", "phase": "decode", "tokens": 2}, "tokens: .* set --context"),
         ({"model": "llama-2-7b", "context": 2}, "context: .* set --tokens"),
