@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from codesign.errors import UserError
 from codesign.json_text import read_json
+from codesign.quantities import percents
 from codesign.runs import CONFIG, DESIGNS, SUMMARY, write_bytes
 
 CARD = "README.md"
@@ -181,7 +182,12 @@ def _write_family_card(
     from codesign.dress.packed import described
 
     file = path / summary["family"]
-    measured = {f"{s['sparsity']:.0%} sparse": s.get("validation") for s in summary["subnets"]}
+    subnets = summary["subnets"]
+    shares = percents([subnet["sparsity"] for subnet in subnets])
+    measured = {
+        f"{share} sparse": subnet.get("validation")
+        for share, subnet in zip(shares, subnets, strict=True)
+    }
     card = _measured(card, measured, _validation(record))
     card = card.adding("Subnets", _subnets_table(summary["subnets"], summary["bytes"]))
     about = (described(file) or {}).get("about", {})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 # Last words of names and the units they stand for.
 _UNITS = {
     "s": "s",
@@ -42,3 +44,13 @@ def fixed_unit_of(key: str) -> str | None:
 def words_of(key: str) -> str:
     """What a quantity is called: "peak" of "tops"."""
     return _WORDS.get(key) or without_unit(key).replace("-", " ")
+
+
+def percents(shares: Sequence[float]) -> list[str]:
+    """Shares as "50%": with decimals where it takes them to tell two apart, or from 0 and 100 %."""
+    for decimals in range(6):
+        found = [f"{share:.{decimals}%}" for share in shares]
+        ends = {f"{end:.{decimals}%}" for end in (0, 1) if end not in shares}
+        if len(set(found)) == len(set(shares)) and not ends & set(found):
+            break
+    return found

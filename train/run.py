@@ -29,6 +29,7 @@ from codesign.model_card import write_run_cards
 from codesign.models.subnets import FAMILY
 from codesign.overrides import config_to_json
 from codesign.progress import OnProgress
+from codesign.quantities import percents
 from codesign.renamed import former_names
 from codesign.report.finetune import headline, write_report
 from codesign.runs import SUMMARY, RunFolder
@@ -327,8 +328,10 @@ class SubnetTraining(Training):
             return super().evaluated(state)
         found = self.measured(self.models(state))
         line = "; ".join(
-            f"{sparsity:.0%} sparse: {headline(result)}"
-            for sparsity, result in zip(self.config.subnets.sparsities, found, strict=True)
+            f"{sparsity} sparse: {headline(result)}"
+            for sparsity, result in zip(
+                percents(self.config.subnets.sparsities), found, strict=True
+            )
         )
         return {"subnets": found}, line
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from codesign.cli.output import console, print_json
 from codesign.cli.training import add_training_command, trained, tried
 from codesign.kinds import CLASSIFIER_DRESS, kind_of_run
+from codesign.quantities import percents
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -56,10 +57,12 @@ def _classifiers_table(summary: Mapping[str, Any]) -> Table:
     table = Table(box=box.HORIZONTALS, padding=(0, 1, 0, 0))
     for heading in ("sparsity", "weights kept", "million MACs", "of the dense", "top-1"):
         table.add_column(heading, justify="right")
-    for subnet in summary["subnets"]:
+    subnets = summary["subnets"]
+    shares = percents([subnet["sparsity"] for subnet in subnets])
+    for sparsity, subnet in zip(shares, subnets, strict=True):
         found = subnet.get("validation")
         table.add_row(
-            f"{subnet['sparsity']:.0%}",
+            sparsity,
             percent(subnet["density"]),
             f"{subnet['macs'] / 1e6:.3g}",
             percent(subnet["macs"] / summary["macs"]),

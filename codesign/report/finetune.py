@@ -17,6 +17,7 @@ from codesign.constraints import Natural
 from codesign.decode import decode
 from codesign.kinds import CLASSIFIER_DRESS, DRESS, kind_of_run
 from codesign.printable import printable
+from codesign.quantities import percents
 from codesign.report import explore, explorer, footprint, text
 from codesign.report.html import Picture, write_page
 from codesign.report.plots import new_figure, png
@@ -207,8 +208,8 @@ def designs(run: Run) -> list[dict[str, Any]]:
     """The networks of a family as a report's designs: the subnets, and the dense one."""
     summary = run.summary
     entries = [
-        _network(f"{subnet['sparsity']:.0%} sparse", "subnet", subnet)
-        for subnet in summary.get("subnets", [])
+        _network(name, "subnet", subnet)
+        for name, subnet in zip(subnet_names(summary), summary.get("subnets", []), strict=True)
     ]
     if entries and (dense := dense_validation(run)) is not None:
         step, result = dense
@@ -216,6 +217,12 @@ def designs(run: Run) -> list[dict[str, Any]]:
         name = f"dense, after {step} steps"
         entries.append(_network(name, "reference", whole | {"validation": result}))
     return entries
+
+
+def subnet_names(summary: Mapping[str, Any]) -> list[str]:
+    """What the subnets of a summary are called: "50% sparse"."""
+    shares = [subnet["sparsity"] for subnet in summary.get("subnets", [])]
+    return [f"{share} sparse" for share in percents(shares)]
 
 
 def dense_validation(run: Run) -> tuple[int, Mapping[str, Any]] | None:
@@ -320,11 +327,11 @@ def subnets_table(summary: Mapping[str, Any]) -> Table:
     """The subnets of a family side by side."""
     return _columns(
         {
-            f"{subnet['sparsity']:.0%} sparse": [
+            name: [
                 ("weights kept", text.percent(subnet["density"])),
                 *measures(subnet.get("validation") or {}),
             ]
-            for subnet in summary["subnets"]
+            for name, subnet in zip(subnet_names(summary), summary["subnets"], strict=True)
         }
     )
 
@@ -422,7 +429,7 @@ def _validation_lines(
     ]
     if summary.get("validation"):
         results.append((summary.get("steps") or 0, summary["validation"]))
-    names = [f"{subnet['sparsity']:.0%} sparse" for subnet in summary.get("subnets", [])]
+    names = subnet_names(summary)
     lines: dict[str, list[tuple[int, float]]] = {}
     for step, result in results:
         for name, value in _lines(result, names):

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from codesign.printable import printable
-from codesign.quantities import words_of
+from codesign.quantities import percents, words_of
 from codesign.report.claims import Claims
 from codesign.report.costs import TOTALS
 from codesign.report.entries import cost, is_reference, number
@@ -90,7 +90,8 @@ def _part(design: Mapping[str, Any], *keys: str) -> Any:
 def _role(design: Mapping[str, Any]) -> str:
     """The design's role, and the sparsities of its subnets: "found 30/80%"."""
     levels = design.get("sparsity") or []
-    sparse = "/".join(f"{100 * level:.0f}" for level in levels if is_number(level))
+    shares = percents([level for level in levels if is_number(level)])
+    sparse = "/".join(share.removesuffix("%") for share in shares)
     return printable(design.get("role", MISSING)) + (f" {sparse}%" if sparse else "")
 
 

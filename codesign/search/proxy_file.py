@@ -79,7 +79,8 @@ def read_proxy(folder: str | os.PathLike[str]) -> Ranked:
     path = Path(folder) / PROXY
     if not path.is_file():
         raise UserError(
-            f"{path} is missing: only searches with --schedule.elastic_steps rank all networks"
+            f"{path} is missing: only searches with --schedule.elastic_steps rank all networks; "
+            "where this one did, the file was lost: repeat the search"
         )
     try:
         arrays = read_npz(path)

@@ -30,6 +30,7 @@ from codesign.progress import OnProgress
 from codesign.report.correct import CORRECT, correct_json
 from codesign.report.html import write_report
 from codesign.runs import DESIGNS, SUMMARY, RunFolder
+from codesign.search.proxy_file import PROXY
 from codesign.search.snap_file import SNAP
 from codesign.space import DesignSpace
 from codesign.train import placement
@@ -128,6 +129,8 @@ def run_search(
             mesh = setup.trainer.mesh
             stages = phases(setup, display, folder)
             state: Searched = run_stages(loop, stages, saved, mesh, leaves_of=leaves_of)
+            for line in lost_files(folder, config):
+                display.says(line)
             display.says("slicing and measuring the networks", chapter="measuring")
             designs, right = measure.designs(setup, state.trained, state.fixed, folder)
             took = tracker.stop()
@@ -141,6 +144,18 @@ def run_search(
     write_run_cards(folder.path, config_to_json(config))
     write_report(folder.path)
     return {"designs": designs, "summary": summary}
+
+
+def lost_files(folder: RunFolder, config: SearchConfig) -> list[str]:
+    """A line on each file that earlier phases wrote and a resumed run does not find any more."""
+    without = {SNAP: "how designs were rounded is not told"}
+    if config.schedule.elastic_steps:
+        without[PROXY] = "designs have no proxy accuracy, and codesign front has nothing to rank by"
+    return [
+        f"{name} is no longer in {folder.path}: {what}"
+        for name, what in without.items()
+        if not (folder.path / name).is_file()
+    ]
 
 
 def loop_of(

@@ -287,6 +287,13 @@ def test_a_family_has_its_dense_network_stages_bytes_and_products(tmp_path):
     assert "DRESS" in page and "Contrastive" not in page
 
 
+def test_subnets_of_nearly_the_same_sparsity_are_told_apart():
+    subnets = [{"sparsity": s, "density": 1 - s} for s in (0.5, 0.92, 0.924)]
+    table = finetune.subnets_table({"subnets": subnets})
+    headings = [str(column.header) for column in table.columns]
+    assert headings[1:] == ["50.0% sparse", "92.0% sparse", "92.4% sparse"]
+
+
 # ---- Chromium.
 
 CHROMIUM = next(

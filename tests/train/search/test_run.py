@@ -331,6 +331,19 @@ def check_that_it_resumes(config, out, whole):
         assert (out / name).read_bytes() == (whole / name).read_bytes(), name
 
 
+@pytest.mark.slow  # a search again, from its last checkpoint
+def test_a_resumed_run_tells_of_files_that_were_lost(config, run, tmp_path, capsys):
+    out = tmp_path / "run"
+    shutil.copytree(run, out)
+    for name in ("designs.json", "summary.json", "proxy.npz", "snap.json"):
+        (out / name).unlink()
+    assert main(["search", config, "--out", str(out), "--no-check", "--resume"]) == 0
+    told = " ".join(capsys.readouterr().err.split())
+    assert "proxy.npz is no longer in" in told and "snap.json is no longer in" in told
+    assert main(["front", str(out)]) == 2
+    assert "the file was lost: repeat the search" in " ".join(capsys.readouterr().err.split())
+
+
 @pytest.mark.slow
 def test_a_killed_run_resumes_to_the_same_result(config, whole, tmp_path):
     out = tmp_path / "killed"
