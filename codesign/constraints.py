@@ -85,7 +85,9 @@ def first_problem(config: Any, prefix: str = "") -> str | None:
             if (problem := first_problem(value, f"{prefix}{field.name}.")) is not None:
                 return problem
         elif field.init and not _holds(hint, value):
-            allowed = describe(hint) + (", and far smaller" if is_huge(value) else "")
+            allowed = describe(hint)
+            if is_huge(value) and " below " not in allowed:
+                allowed += ", and far smaller"
             return f"{prefix}{field.name} is {short_repr(value)}: it must be {allowed}"
     # Two whose ranges are those of a design file.
     try:

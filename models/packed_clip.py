@@ -149,7 +149,7 @@ class PackedClip:
           ValueError: there is no such subnet; not told of a traced one, which is clipped.
         """
         subnets = next(iter(self.counts.values())).shape[0]
-        if isinstance(k, int) and not 0 <= k < subnets:
+        if not isinstance(k, jax.Array) and not (int(k) == k and 0 <= k < subnets):
             raise ValueError(f"there is no subnet {k}; the family has 0 to {subnets - 1}")
         return dataclasses.replace(self, subnet=jnp.asarray(k, jnp.int32))
 

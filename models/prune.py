@@ -74,5 +74,5 @@ def _check_shares(shares: Mapping[str, float]) -> None:
     for name, share in shares.items():
         if name not in names:
             raise ValueError(f"keep names {name!r}, no dimension; {did_you_mean(name, names)}")
-        if not 0 < share <= 1:
+        if isinstance(share, str) or not 0 < share <= 1:
             raise ValueError(f"keep {name} is {share}: a share lies above 0 and is at most 1")

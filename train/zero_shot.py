@@ -25,6 +25,7 @@ from codesign.models.formats import Processor
 from codesign.train import placement
 from codesign.train.data import Skipped, Source, evaluation_batches
 from codesign.train.data.captions import captions as class_captions
+from codesign.train.data.stream import check_batch_size
 from codesign.train.evaluate import (
     ImageResults,
     class_embeddings,
@@ -151,8 +152,7 @@ class Encoders:
     def __init__(
         self, model: CLIP, processor: Processor, batch_size: int, gates: Gates | None = None
     ) -> None:
-        if batch_size < 1:
-            raise UserError(f"batch_size is {batch_size}: it must be at least 1")
+        check_batch_size(batch_size)
         mesh = Mesh(np.asarray(jax.local_devices()), (placement.DATA,))
         self.batch_size = -(-batch_size // mesh.size) * mesh.size
         graphdef, state = nnx.split(model)

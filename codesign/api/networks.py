@@ -89,6 +89,8 @@ def evaluate(
         processor = processor or load_processor(path, clip)
     elif processor is None:
         raise UserError("evaluate: a CLIP that is loaded needs its processor")
+    elif subnet is not None:
+        raise UserError(f"evaluate: subnet {subnet} is of a family; a loaded CLIP has none")
     else:
         clip = checkpoint
     source = config if isinstance(config, Source) else open_source(config)

@@ -210,7 +210,13 @@ def apply(params: Tree, masks: Masks, k: int | jax.Array) -> Tree:
       params: the tree that the masks are of, or one like it.
       masks: of `subnet_masks`.
       k: 0 is the densest subnet, -1 keeps all weights; may be traced.
+
+    Raises:
+      ValueError: there is no such subnet; not told of a traced number.
     """
+    subnets = next(iter(masks.counts.values())).shape[0]
+    if not isinstance(k, jax.Array) and not (int(k) == k and -1 <= k < subnets):
+        raise ValueError(f"there is no subnet {k}; there are 0 to {subnets - 1}, and -1 keeps all")
     kernels = pick(params, masks.levels)
     # In one byte, as levels are: of wider ones XLA would make copies outside a loop over k.
     least = (jnp.asarray(k, jnp.int32) + 1).astype(jnp.uint8)

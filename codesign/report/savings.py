@@ -46,8 +46,9 @@ class Saving:
       design_carbon_kgco2e: its total carbon.
       saved_kgco2e: reference minus design; negative where the design costs more.
       saved_share: the same as a share of the reference.
-      saved_share_interval: of the share, over the test images. Where no cheaper design is as
-        accurate on a resample, the reference itself is taken, which saves 0.
+      saved_share_interval: of the share, over the test images; None where the design costs more.
+        Where no cheaper design is as accurate on a resample, the reference itself is taken, which
+        saves 0.
       at_cost: the front at the reference's cost in the searched metric, where that is known.
       at_cost_difference: accuracy of that design minus the reference's.
     """
@@ -152,7 +153,10 @@ def _saving(
         return same
     design = min(reaching, key=costs.__getitem__)
     saved = carbon - costs[design]
-    interval = None if draws is None else _saved_interval(draws, index, costs, carbon)
+    # What costs more saves nothing, and the interval is of what is saved.
+    interval = None
+    if draws is not None and saved >= 0:
+        interval = _saved_interval(draws, index, costs, carbon)
     return dataclasses.replace(
         same,
         design=design_name(designs[design]),

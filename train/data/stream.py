@@ -98,7 +98,7 @@ class _Reader:
         import grain
 
         if not 0 <= threads <= MOST_AT_ONCE:
-            raise ValueError(f"threads is {threads}: it must be from 0 to {MOST_AT_ONCE}")
+            raise DataError(f"threads is {threads}: it must be from 0 to {MOST_AT_ONCE}")
         buffer = max(ahead, threads) if threads else 0
         options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=buffer)
         self._iterator = iter(numbers.to_iter_dataset(options))
@@ -203,8 +203,8 @@ class TrainingStream(_Closing):
       process_count: how many processes share the pictures.
 
     Raises:
-      DataError: no pictures, or an augmentation that is none.
-      ValueError: other arguments out of range.
+      DataError: no pictures, an augmentation that is none, or other arguments out of range.
+      ValueError: a process that is none.
     """
 
     def __init__(
@@ -223,7 +223,7 @@ class TrainingStream(_Closing):
 
         _check_shares(source, batch_size, process_index, process_count)
         if seed < 0:
-            raise ValueError(f"seed is {seed}: it must be at least 0")
+            raise DataError(f"seed is {seed}: it must be at least 0")
         self._source, self._processor = source, processor
         self._batch_size, self._seed = batch_size, seed
         self._texts = getattr(processor, "texts", None)
@@ -348,8 +348,9 @@ class EvaluationBatches(_Closing):
         `TrainingStream`.
 
     Raises:
-      DataError: no pictures; while iterating: most of them cannot be read.
-      ValueError: other arguments out of range.
+      DataError: no pictures, or arguments out of range; while iterating: most pictures cannot be
+        read.
+      ValueError: a process that is none.
     """
 
     def __init__(
@@ -421,10 +422,15 @@ class EvaluationBatches(_Closing):
 evaluation_batches = EvaluationBatches
 
 
+def check_batch_size(batch_size: int) -> None:
+    """Raises DataError for what is no number of pictures."""
+    if not isinstance(batch_size, int) or batch_size < 1:
+        raise DataError(f"batch_size is {batch_size}: it must be a whole number, at least 1")
+
+
 def _check_shares(source: Source, batch_size: int, index: int, count: int) -> None:
     if not len(source):
         raise DataError(f"{source.name} holds no pictures")
-    if batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size}: it must be at least 1")
+    check_batch_size(batch_size)
     if not 0 <= index < count:
         raise ValueError(f"process_index is {index}: it must lie in [0, {count})")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -285,10 +286,10 @@ def _goals(config: SearchConfig, tables: CostTables) -> tuple[np.ndarray, Goals,
         )
     goals = spread_targets(largest_cost, targets.low, targets.high, targets.designs)
     if goals[0] < least:
-        share = least / largest_cost
+        share = math.ceil(1e4 * least / largest_cost) / 1e4
         raise UserError(
             f"targets.low {targets.low:g} asks for less than the smallest design costs; "
-            f"use more than {share:.3g}"
+            f"use at least {share:g}"
         )
     first = full
     if tables.sparse is not None:

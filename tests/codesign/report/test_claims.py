@@ -130,6 +130,13 @@ def test_a_saving_that_may_be_none_says_so():
     assert "equal within noise" in str(saving)
 
 
+def test_what_costs_more_has_no_interval_of_a_saving():
+    entries = [design("large", 350, 1.1), design("supernet", 345, 1.0, role="reference")]
+    (saving,) = claims(entries, SUMMARY, scores(entries, nested(entries))).savings
+    assert saving.saved_share == pytest.approx(-0.1) and saving.saved_share_interval is None
+    assert "costs 100 gCO2e more" in str(saving)
+
+
 def test_a_sure_saving_has_its_interval_and_no_caveat():
     entries = [design("small", 380, 0.38), design("supernet", 345, 1.0, role="reference")]
     (saving,) = claims(entries, SUMMARY, scores(entries, nested(entries))).savings

@@ -382,13 +382,14 @@ def test_impossible_augmentation(
 def test_impossible_shares(numbered: Callable, processor: Any) -> None:
     for options, message in (
         ({"batch_size": 0}, "batch_size is 0"),
+        ({"batch_size": 2.5}, "batch_size is 2.5: it must be a whole number"),
         ({"process_index": 2, "process_count": 2}, "process_index is 2"),
         ({"threads": -1}, "threads is -1"),
     ):
         for make in (TrainingStream, EvaluationBatches):
-            with pytest.raises(ValueError, match=message):
+            with pytest.raises((DataError, ValueError), match=message):
                 make(numbered(2), processor, **({"batch_size": 1} | options))
-    with pytest.raises(ValueError, match="seed is -1"):
+    with pytest.raises(DataError, match="seed is -1"):
         TrainingStream(numbered(2), processor, batch_size=1, seed=-1)
     with pytest.raises(DataError, match="numbers holds no pictures"):
         evaluation_batches(numbered(0), processor, 1)
