@@ -504,7 +504,7 @@ _SCENARIO_CHECKS: dict[str, checks.Check] = {
         1 / 365, 100, "years", {"days": 1 / 365, "hours": 1 / 8760, "s": 1 / 31_536_000}
     ),
     "clock_mhz": checks.plausible(1, 10_000, "MHz", {"Hz": 1e-6, "GHz": 1e3, "kHz": 1e-3}),
-    "glb_bytes_per_cycle": checks.positive,
+    "glb_bytes_per_cycle": checks.plausible(1 / 8, 1 << 20, "bytes", {"bits": 1 / 8}),
     "hand_over": checks.flag,
     "resident_weights": checks.flag,
     "operator_start_cycles": functools.partial(checks.positive, zero=True),

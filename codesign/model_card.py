@@ -253,9 +253,18 @@ def _schedule(config: Mapping[str, Any], summary: Mapping[str, Any]) -> Iterator
         yield f"- Steps: {steps}"
     else:
         yield f"- Steps: {summary['steps']}"
-    yield f"- Batch: {optim['batch_size']}, peak learning rate {optim['lr']:g}"
+    yield f"- Batch: {optim['batch_size']}, peak learning rate {_rates(config)}"
     if loss.get("teacher") is not None:
         yield f"- Teacher: {shown_name(loss['teacher'])}"
+
+
+def _rates(config: Mapping[str, Any]) -> str:
+    """The peak learning rates; of DRESS, those of the stages that took steps."""
+    rate, subnets = f"{config['optim']['lr']:g}", config.get("subnets")
+    if subnets is None:
+        return rate
+    rates = {"dense": rate, "joint": f"{subnets['joint_lr']:g}", "post": f"{subnets['post_lr']:g}"}
+    return ", ".join(f"{own} {name}" for name, own in rates.items() if subnets[f"{name}_steps"])
 
 
 def _design_card(card: Card, design: Mapping[str, Any], config: Mapping[str, Any]) -> Card:

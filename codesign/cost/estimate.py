@@ -104,7 +104,7 @@ def estimate(
         return family_costs(estimate_subnets(architecture, accelerator, scenario, sparsity))
     architecture, accelerator, scenario = _checked(architecture, accelerator, scenario)
     demand = dense_demand(architecture, scenario)
-    _check_dram(architecture, scenario, _weights(architecture, scenario))
+    check_dram(architecture, scenario)
     costs: Costs = jax.tree.map(float, _of_each(demand, accelerator)[0])
     if not math.isfinite(costs.latency_s):
         raise _no_mapping(demand.workloads[0], accelerator, scenario)
@@ -134,6 +134,9 @@ def _shape_of(design: Any) -> tuple[int, ...]:
         ) from None
     if 0 in shape:
         raise ValueError("estimate: an array has no element; give at least one design")
+    kinds = {np.asarray(x).dtype for x in numbers if np.shape(x)}
+    if other := [str(kind) for kind in kinds if kind.kind not in "iuf"]:
+        raise ValueError(f"estimate: an array of {other[0]}; give arrays of numbers")
     return shape
 
 
@@ -154,7 +157,7 @@ def _estimate_each(
     for one in each:
         _checked(*one)
         subnet_shares(one[2], 1)
-        _check_dram(one[0], one[2], _weights(one[0], one[2]))
+        check_dram(one[0], one[2])
     # Whole batches: one program for any number of designs.
     padding = (0, -number % _AT_ONCE)
     padded = jax.tree.map(lambda x: np.pad(np.float32(x), padding, mode="edge"), flat)
@@ -241,7 +244,7 @@ def _subnets(
 ) -> list[Subnet]:
     """The subnets of a demand, of so much sparsity and so many bytes of weights."""
     scenario = demand.scenario
-    _check_dram(architecture, scenario, max(weights))
+    check_dram(architecture, scenario, max(weights))
     each = _of_each(demand, accelerator)
     for work, costs in zip(demand.workloads, each, strict=True):
         if not np.isfinite(costs.latency_s):
@@ -279,9 +282,22 @@ def _weights(architecture: Architecture, scenario: Scenario, density: float = 1.
     return float(weight_bytes(CLIP_FAMILY.memory(architecture, scenario), scenario, density))
 
 
-def _check_dram(architecture: Architecture, scenario: Scenario, weights: float) -> None:
+def check_dram(
+    architecture: Architecture, scenario: Scenario, weights: float | None = None
+) -> None:
+    """Refuses a scenario whose DRAM does not hold a CLIP.
+
+    Args:
+      architecture: of integers.
+      scenario: with `dram_gb`, or whatever there is fits.
+      weights: bytes of them; None: all, dense.
+
+    Raises:
+      ValueError: what is needed, in one line.
+    """
+    stored = _weights(architecture, scenario) if weights is None else weights
     activations = CLIP_FAMILY.memory(architecture, scenario).activations * scenario.word_bytes
-    if shortage := dram_shortage(scenario, weights, activations):
+    if shortage := dram_shortage(scenario, stored, activations):
         raise ValueError(shortage)
 
 

@@ -109,6 +109,9 @@ def search_hardware(
     works = [workload] if isinstance(workload, Workload) else list(workload)
     demand = Demand(works, subnet_shares(scenario, len(works)), contents, scenario)
     sought = list(map(objective, objectives))
+    names = [each.name for each in sought]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise ValueError(f"objectives: two are called '{twice}'; give each once")
     index, priced = sweep(demand, grid, limits, sought, ranks=ranks)
     costs, allowed = priced.costs, priced.feasible
     if not allowed.any():

@@ -130,9 +130,11 @@ def _model(
 ) -> Model:
     network = found.network
     task, operators, memory = _task(found.name, network, tokens, phase, context)
-    architecture = (
-        network.architecture if isinstance(network, ClipNetwork) and network.uniform else None
-    )
+    architecture = None
+    if isinstance(network, ClipNetwork) and network.uniform:
+        a = network.architecture
+        # A design file has no image with a margin that no patch covers.
+        architecture = a if a.image % a.patch == 0 else None
     return Model(
         found.name,
         task,

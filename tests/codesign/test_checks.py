@@ -71,6 +71,7 @@ WRONG = [
     ("scenario.clock_mhz", 625e6, "if it is in Hz, that is 625 MHz"),
     ("scenario.clock_mhz", 0.625, "if it is in GHz, that is 625 MHz"),
     ("scenario.clock_mhz", 625_000, "if it is in kHz, that is 625 MHz"),
+    ("scenario.glb_bytes_per_cycle", 1e-18, "1e-18 bytes is not plausible (0.125 to"),
     ("scenario.node_nm", 3, "choose from 7, 10, 14, 16, 20, 22, 28, 32, 40, 45 nm"),
     ("scenario.precision_bits", 32, "expected 4, 8 or 16, got 32"),
     ("scenario.inferences_per_s", 0, "expected more than 0"),
@@ -217,6 +218,12 @@ def test_relaxed_designs_are_checked_as_far_as_they_are_known(place, field, valu
     wrong[place] = dataclasses.replace(wrong[place], **{field: value})
     with pytest.raises(ValueError, match=re.escape(message)):
         clip_costs(*wrong)
+
+
+@pytest.mark.parametrize("cores", [np.array([1, None]), np.array(["1", "2"])])
+def test_an_array_of_no_numbers_is_refused(cores):
+    with pytest.raises(ValueError, match=r"estimate: an array of .*; give arrays of numbers"):
+        estimate(SMALL, dataclasses.replace(CHIP, cores=cores))
 
 
 def test_values_of_python_become_those_of_a_file():

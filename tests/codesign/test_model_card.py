@@ -10,7 +10,14 @@ from huggingface_hub import ModelCard
 
 from codesign.accelerator import Accelerator
 from codesign.architecture import clip_vit_b16
-from codesign.model_card import EMPTY, network_card, read_card, write_card, write_run_cards
+from codesign.model_card import (
+    EMPTY,
+    _schedule,
+    network_card,
+    read_card,
+    write_card,
+    write_run_cards,
+)
 from codesign.runs import jsonable, write_json
 from codesign.scenario import Scenario
 
@@ -117,6 +124,19 @@ def test_a_fine_tuning_of_a_checkpoint_of_the_hub_on_local_files(tmp_path):
     assert "On 1,797 images of the UCI scans" in text and "- Steps: 99" in text
     assert "secret" not in text and str(tmp_path) not in text
     assert "local files, `shards`" in text and "- Teacher: local files, `large`" in text
+
+
+@pytest.mark.parametrize(
+    ("dense", "said"), [(0, "0.002 joint, 0.001 post"), (5, "0.004 dense, 0.002 joint, 0.001 post")]
+)
+def test_the_rates_of_a_family_are_those_of_its_stages(dense, said):
+    steps = {"dense_steps": dense, "joint_steps": 4, "post_steps": 2}
+    config = {
+        "optim": {"lr": 0.004, "batch_size": 8},
+        "schedule": {},
+        "subnets": steps | {"joint_lr": 0.002, "post_lr": 0.001},
+    }
+    assert f"peak learning rate {said}" in "\n".join(_schedule(config, {}))
 
 
 def test_a_card_is_read_as_it_was_written(tmp_path):

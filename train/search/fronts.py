@@ -99,6 +99,14 @@ def _config(run: Run) -> Mapping[str, Any]:
     return config
 
 
+def keeping_up(limits: Limits, scenario: Scenario) -> Limits:
+    """The limits, with the latency at which a chip just keeps up with the scenario's inferences."""
+    longest = 1 / scenario.inferences_per_s
+    if limits.latency_s is not None and limits.latency_s <= longest:
+        return limits
+    return dataclasses.replace(limits, latency_s=longest)
+
+
 def new_front(run: Run, config: FrontConfig) -> dict[str, Any]:
     """The exact front of a run's proxy.
 
@@ -126,13 +134,15 @@ def new_front(run: Run, config: FrontConfig) -> dict[str, Any]:
     except ValueError as error:
         raise UserError(str(error)) from error
     aim = objective(config.targets.mode)
-    choice = cheapest(table, config.targets.mode, config.limits)
+    limits = keeping_up(config.limits, config.scenario)
+    choice = cheapest(table, config.targets.mode, limits)
     cost, loss = np.asarray(choice.value), ranked.proxy.loss.reshape(-1)
     accuracy = ranked.proxy.accuracy.reshape(-1)
     on_front = front(cost, loss)
     if not len(on_front):
         raise UserError(
-            f"limits: no design of the space meets them ({unmet(table, config.limits)}); raise them"
+            f"limits: no design of the space meets them ({unmet(table, limits)}); raise them"
+            + ("" if limits == config.limits else ", or lower scenario.inferences_per_s")
         )
     ends = cost[on_front[[0, -1]]]
     # The last is the end itself, whatever rounding makes of it.
@@ -143,7 +153,10 @@ def new_front(run: Run, config: FrontConfig) -> dict[str, Any]:
         chip = space.accelerator_at(np.asarray(table.accelerator_indices(choice.accelerator[flat])))
         architecture = space.architecture_at(network)
         design = Design(f"{aim.name}-{i:02d}", architecture, chip, config.scenario)
-        costs = estimate(architecture, chip, config.scenario)
+        try:
+            costs = estimate(architecture, chip, config.scenario)
+        except ValueError as error:
+            raise UserError(f"{design.name}: {error}") from error
         designs.append(
             design_to_json(design)
             | {

@@ -14,6 +14,7 @@ import optax
 from flax import nnx
 
 from codesign.architecture import Architecture
+from codesign.cost.estimate import check_dram
 from codesign.cost.family import FamilyTable, build_family_table
 from codesign.cost.table import CostTable, build_table, table_bytes
 from codesign.errors import UserError
@@ -211,6 +212,8 @@ def _supernet(config: SearchConfig, opened: OpenedData) -> tuple[CLIP, Processor
 def _tables(config: SearchConfig, space: DesignSpace) -> CostTables:
     """Dense designs are priced on chips that skip no zeros, families on chips that do."""
     _check_memory(space, config.scenario)
+    # The supernet is priced as a reference, dense.
+    check_dram(space.largest(), config.scenario)
     plain = dataclasses.replace(config.scenario, index_bits=0, subnet_shares=None)
     if not space.sparsity:
         return CostTables(build_table(space, config.scenario))

@@ -145,6 +145,12 @@ def test_a_chip_that_cannot_keep_up_is_not_feasible(found):
         search(work, GRID, Scenario(inferences_per_s=1000.0), LIMITS)
 
 
+def test_an_objective_is_sought_once(found):
+    work = clip_workload(clip_vit_b16())
+    with pytest.raises(ValueError, match="objectives: two are called 'carbon'; give each once"):
+        search(work, GRID, Scenario(), LIMITS, ("carbon", "carbon_kgco2e"))
+
+
 @pytest.mark.slow
 def test_a_family_keeps_up_on_average(found):
     """The slow dense subnet runs one inference in a hundred."""

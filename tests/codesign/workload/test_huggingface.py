@@ -325,6 +325,17 @@ def test_hub_out_of_reach(monkeypatch):
         load_model("some/model")
 
 
+def test_an_image_with_a_margin_is_no_design(folder):
+    """Its patches are those of the image without, which a design file would state."""
+    vision = SMALL_CLIP["vision_config"] | {"image_size": 25, "patch_size": 6}
+    text = SMALL_CLIP["text_config"] | {"hidden_size": 14, "num_attention_heads": 2}
+    config = SMALL_CLIP | {"text_config": text}
+    model = load_model(folder(config | {"vision_config": vision}))
+    assert model.architecture is None and "one image of 17" in model.task
+    whole = load_model(folder(config | {"vision_config": vision | {"image_size": 24}}))
+    assert whole.architecture is not None and model.macs == whole.macs
+
+
 def test_config_by_its_name_on_the_hub(monkeypatch):
     import transformers
 

@@ -215,6 +215,8 @@ def test_wrong_inputs_of_a_front_are_one_line(run, tmp_path, capsys):
     for argv, message in (
         ([str(run), "--limits.latency", "1"], "did you mean '--limits.latency_s'?"),
         ([str(run), "--limits.latency_s", "1e-9"], "at least, not 1e-09; latency_s 0.000108 and "),
+        ([str(run), "--scenario.inferences_per_s", "1e6"], "or lower scenario.inferences_per_s"),
+        ([str(run), "--scenario.dram_gb", "1e-5"], "scenario.dram_gb: 1e-05 GB cannot hold"),
         ([str(run), "--targets.designs", "0"], "--targets.designs"),
         ([str(tmp_path)], "searched subnet families"),
         ([str(tmp_path / "absent")], "is not a folder"),
@@ -276,6 +278,7 @@ def test_wrong_inputs_are_one_line(config, run, tmp_path, capsys):
             ([*cifar, str(tmp_path / "empty")], "holds no parquet files"),
             (["--targets.low", "0.1"], "targets.low 0.1 asks for less than the smallest design"),
             (["--limits.area_mm2", "1e-4"], "not even the smallest design"),
+            (["--scenario.dram_gb", "1e-5"], "scenario.dram_gb: 1e-05 GB cannot hold"),
             (["--limits.area_mm2", "1e-4"], "(area_mm2 is 0.493 at least, not 0.0001; area_"),
         )
     ):
