@@ -107,3 +107,79 @@ def test_labels_beyond_the_names(tmp_path: Path, picture: Callable) -> None:
     (tmp_path / "classnames.txt").write_text("cat\n\ndog\n")
     with pytest.raises(DataError, match=r"classnames\.txt line 2 is blank"):
         open_source(SourceConfig(str(path)))
+
+
+def samples_of(path: Path, number_of: Callable) -> list[tuple[int, tuple[str, ...], int]]:
+    source = open_source(SourceConfig(str(path)))
+    return [
+        (number_of(s.image), s.captions, s.label)
+        for s in map(source.__getitem__, range(len(source)))
+    ]
+
+
+@pytest.mark.parametrize("between", [0, 1])
+def test_a_key_that_comes_again_is_another_sample(
+    between: int, tmp_path: Path, picture: Callable, number_of: Callable
+) -> None:
+    (tmp_path / "classnames.txt").write_text("cat\ndog\nyak\n")
+    members, expected = [], []
+    for i, key in enumerate("aba" if between else "aaa"):
+        members += [
+            (f"{key}.cls", b"%d" % i),
+            (f"{key}.png", picture(i)),
+            (f"{key}.txt", b"%d" % i),
+        ]
+        expected.append((i, (str(i),), i))
+    path = write(tmp_path / "x.tar", members)
+    for _ in range(2):  # walked, and from the cache
+        assert samples_of(path, number_of) == expected
+    assert open_source(SourceConfig(str(path))).lost == ()
+    # A run of its own whose other members are elsewhere is no sample: of which would it be?
+    torn = write(tmp_path / "torn.tar", [*members, ("c.png", picture(7)), (members[0][0], b"0")])
+    assert samples_of(torn, number_of) == [*expected, (7, (), -1)]
+    assert open_source(SourceConfig(str(torn))).lost == (
+        f"{torn}: {members[0][0][0]}: no picture that can be read",
+    )
+
+
+def test_members_of_a_sample_may_stand_apart(
+    tmp_path: Path, picture: Callable, number_of: Callable
+) -> None:
+    members = [(f"{i}.png", picture(i)) for i in range(3)]
+    members += [(f"{i}.json", b'{"caption": "no"}') for i in range(3)]
+    members += [(f"{i}.txt", b"%d" % i) for i in range(3)]
+    path = write(tmp_path / "x.tar", members)
+    assert samples_of(path, number_of) == [(i, (str(i),), -1) for i in range(3)]
+
+
+def test_second_pictures_are_named_and_hidden_files_are_none(
+    tmp_path: Path, picture: Callable, number_of: Callable
+) -> None:
+    members = [("./._a.jpg", b"Mac OS X"), ("./a.jpg", picture(1)), ("./a.png", picture(2))]
+    members += [("./._a.txt", b"Mac OS X"), ("./a.txt", b"one"), (".DS_Store", b"")]
+    path = write(tmp_path / "x.tar", members)
+    assert samples_of(path, number_of) == [(1, ("one",), -1)]
+    lost = open_source(SourceConfig(str(path))).lost
+    assert lost == (f"{path}: ./a: a second picture, ./a.png, is not read",)
+
+
+@pytest.mark.parametrize("after", ["archive", "cut", "text", "zeros"])
+def test_what_follows_the_end_of_an_archive(
+    after: str, tmp_path: Path, picture: Callable, number_of: Callable
+) -> None:
+    """As `cat a.tar b.tar` makes it: read on, or named."""
+    first = write(tmp_path / "a.tar", [("0.png", picture(0)), ("0.txt", b"zero")]).read_bytes()
+    second = write(tmp_path / "b.tar", [("0.png", picture(1)), ("0.txt", b"one")]).read_bytes()
+    added, lost = {
+        "archive": (bytes(1 << 20) + second, ()),
+        "cut": (second[:560], ("cut short within 0.png",)),
+        "text": (b"and so on" * 200, ("no tar file from byte 10,240 on, after the end of the ",)),
+        "zeros": (bytes(3000), ()),
+    }[after]
+    path = tmp_path / "x.tar"
+    path.write_bytes(first + added)
+    expected = [(0, ("zero",), -1), (1, ("one",), -1)]
+    assert samples_of(path, number_of) == expected[: 1 + (after == "archive")]
+    found = open_source(SourceConfig(str(path))).lost
+    starts = [f"{path}: {start}" for start in lost]
+    assert [line[: len(start)] for line, start in zip(found, starts, strict=True)] == starts

@@ -39,13 +39,15 @@ TEXT, JSON = 1, 2  # kinds of captions; 0 is none
 _CAPTIONS = {"txt": TEXT, "caption": TEXT, "json": JSON}
 _BLOCK = 512
 # Of the files in the cache: a change of their contents needs another number.
-_VERSION = 2
+_VERSION = 3
 # Bytes of a sample's name: an index holds them all at one width.
 _LONGEST_KEY = 255
 # Bytes of a caption, of a class's number, of a picture, and of what tar says of one member.
 _MOST_CAPTION = 1 << 24
 _MOST_NUMBER = 64
 _MOST_HEADER = 1 << 20
+# Bytes read at a time of the zeros that fill an archive up.
+_CHUNK = 1 << 20
 _THREADS = 8
 # A process takes as long to start as to walk a few shards.
 _SHARDS_A_PROCESS = 16
@@ -60,7 +62,7 @@ class ShardIndex:
       image: int64 [N, 2], offset and length of the picture.
       caption: int64 [N, 3], kind (TEXT, JSON or 0 for none), offset and length.
       label: int32 [N], -1 where there is no .cls.
-      left_out: text [M], a line on each sample that is not read.
+      left_out: text [M], a line on each sample, or picture of one, that is not read.
       lost: why the end of the shard cannot be read; empty where it is whole.
     """
 
@@ -199,28 +201,31 @@ def index_shard(path: Path) -> ShardIndex:
     Raises:
       DataError: no plain tar file, links, or members that point outside.
     """
-    samples: dict[str, dict[str, Any]] = {}
+    runs: list[_Run] = []
     left_out: list[str] = []
     try:
         with open(path, "rb", opener=unwaiting) as file:
             size = os.fstat(file.fileno()).st_size
-            lost = "empty file" if size == 0 else _walk(path, file, size, samples)
+            lost = "empty file" if size == 0 else _walk(path, file, size, runs)
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}") from None
-    whole: dict[bytes, dict[str, Any]] = {}
-    for name, parts in samples.items():
+    keys: list[bytes] = []
+    parts_of: list[dict[str, Any]] = []
+    for run in _samples(runs):
         # A name need not be UTF-8: its bytes are kept.
-        key = name.encode("utf-8", "surrogateescape")
-        why = parts.get("lost") or ("" if "image" in parts else "no picture that can be read")
+        key = run.key.encode("utf-8", "surrogateescape")
+        why = run.parts.get("lost") or (
+            "" if "image" in run.parts else "no picture that can be read"
+        )
         if len(key) > _LONGEST_KEY:
             why = f"a name of {len(key):,} bytes; up to {_LONGEST_KEY} are read"
-        if why:
-            left_out.append(f"{printable(key.decode(errors='replace'))}: {why}")
-        else:
-            whole[key] = parts
-    parts_of = list(whole.values())
+        if not why:
+            keys.append(key)
+            parts_of.append(run.parts)
+        if more := why or run.parts.get("more", ""):
+            left_out.append(f"{printable(key.decode(errors='replace'))}: {more}")
     return ShardIndex(
-        key=np.asarray(list(whole), np.bytes_).reshape(len(whole)),
+        key=np.asarray(keys, np.bytes_).reshape(len(keys)),
         image=np.asarray([p["image"] for p in parts_of], np.int64).reshape(-1, 2),
         caption=np.asarray([p.get("caption", (0, 0, 0)) for p in parts_of], np.int64).reshape(
             -1, 3
@@ -231,9 +236,75 @@ def index_shard(path: Path) -> ShardIndex:
     )
 
 
-def _walk(path: Path, file: BinaryIO, size: int, samples: dict[str, dict[str, Any]]) -> str:
-    """Fills `samples` {key: parts}; returns why the end is lost, or nothing."""
-    key, end = "", 0
+@dataclasses.dataclass
+class _Run:
+    """Neighbouring members of one key, none of whose suffixes comes twice.
+
+    Attributes:
+      key: name of all of them, without suffix.
+      suffixes: theirs.
+      parts: what they are to their sample, see `_add`.
+    """
+
+    key: str
+    suffixes: set[str] = dataclasses.field(default_factory=set)
+    parts: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def _samples(runs: Sequence[_Run]) -> list[_Run]:
+    """The samples: as WebDataset has it, each run is one.
+
+    But tar writes the files of a folder in any order, say all pictures first: runs of one key that
+    make one sample, without a suffix or a picture twice, are put together.
+    """
+    by_key: dict[str, list[_Run]] = {}
+    for run in runs:
+        by_key.setdefault(run.key, []).append(run)
+    samples = []
+    for run in runs:
+        alike = by_key[run.key]
+        if len(alike) == 1 or not _is_one_sample(alike):
+            samples.append(run)
+        elif run is alike[0]:
+            samples.append(_put_together(alike))
+    return samples
+
+
+def _is_one_sample(runs: Sequence[_Run]) -> bool:
+    suffixes = [suffix for run in runs for suffix in run.suffixes]
+    return len(suffixes) == len(set(suffixes)) and sum("image" in run.parts for run in runs) <= 1
+
+
+def _put_together(runs: Sequence[_Run]) -> _Run:
+    captions = [run.parts["caption"] for run in runs if "caption" in run.parts]
+    parts = {name: part for run in runs for name, part in run.parts.items()}
+    return _Run(
+        runs[0].key,
+        {suffix for run in runs for suffix in run.suffixes},
+        parts | ({"caption": min(captions)} if captions else {}),
+    )
+
+
+def _walk(path: Path, file: BinaryIO, size: int, runs: list[_Run]) -> str:
+    """Fills `runs`; returns why the end is lost, or nothing.
+
+    `cat a.tar b.tar` is one file of two archives, each with its end.
+    """
+    start: int | None = 0
+    while start is not None:
+        end, lost = _walk_archive(path, file, size, start, runs)
+        if lost:
+            return lost
+        start = _after_zeros(file, end)
+    return ""
+
+
+def _walk_archive(
+    path: Path, file: BinaryIO, size: int, start: int, runs: list[_Run]
+) -> tuple[int, str]:
+    """(where an archive ends that begins at `start`, why its end is lost or nothing)."""
+    end = start
+    file.seek(start)
     with _plain_tar(path, file) as tar:
         while (member := _next(tar)) is not None:
             # It would keep every header of the shard; the stubs do not know the list.
@@ -243,18 +314,32 @@ def _walk(path: Path, file: BinaryIO, size: int, samples: dict[str, dict[str, An
                 break
             end = member.offset_data + -(-member.size // _BLOCK) * _BLOCK
             if member.offset_data + member.size > size:
-                samples.pop(_split_name(member.name)[0], None)
-                return f"cut short within {printable(member.name)}"
-            if member.isreg():
-                key, suffix = _split_name(member.name)
-                _add(file, member, suffix, samples.setdefault(key, {}))
+                if runs and _goes_on(runs[-1], *_split_name(member.name)):
+                    runs.pop()
+                return end, f"cut short within {printable(member.name)}"
+            if member.isreg() and not _is_hidden(member.name):
+                _note(file, member, runs)
     # tarfile takes a damaged header, or none, for the archive's end, which is a block of zeros.
     file.seek(end)
     after = file.read(_BLOCK)
     if len(after) == _BLOCK and not any(after):
-        return ""
-    samples.pop(key, None)  # of which members may be lost
-    return f"cut short or damaged after {printable(key)}"
+        return end, ""
+    if end == start > 0:
+        return end, f"no tar file from byte {start:,} on, after the end of the archive"
+    # Members of the last one may be lost.
+    last = runs.pop().key if runs else ""
+    return end, f"cut short or damaged after {printable(last)}"
+
+
+def _after_zeros(file: BinaryIO, end: int) -> int | None:
+    """The first block from `end` on that is not of zeros, or None."""
+    file.seek(end)
+    while chunk := file.read(_CHUNK):
+        filled = np.flatnonzero(np.frombuffer(chunk, np.uint8))
+        if filled.size:
+            return end + int(filled[0]) // _BLOCK * _BLOCK
+        end += len(chunk)
+    return None
 
 
 class _Headers:
@@ -310,13 +395,33 @@ def _split_name(name: str) -> tuple[str, str]:
     return folder + slash + stem, suffix.lower()
 
 
+def _is_hidden(name: str) -> bool:
+    """Whether a file is hidden, as those are that macOS puts beside others (._a.jpg)."""
+    return name.rpartition("/")[2].startswith(".")
+
+
+def _goes_on(run: _Run, key: str, suffix: str) -> bool:
+    """Whether a member belongs to the run before it."""
+    return run.key == key and suffix not in run.suffixes
+
+
+def _note(file: BinaryIO, member: tarfile.TarInfo, runs: list[_Run]) -> None:
+    """Puts a member into the last run, or into a new one."""
+    key, suffix = _split_name(member.name)
+    if not runs or not _goes_on(runs[-1], key, suffix):
+        runs.append(_Run(key))
+    runs[-1].suffixes.add(suffix)
+    _add(file, member, suffix, runs[-1].parts)
+
+
 def _add(file: BinaryIO, member: tarfile.TarInfo, suffix: str, parts: dict[str, Any]) -> None:
     """Notes what a member is to its sample."""
     place = (member.offset_data, member.size)
     if f".{suffix}" in IMAGE_SUFFIXES:
         if member.size > MOST_BYTES:
             parts["lost"] = f"a picture of {member.size:,} bytes; up to {MOST_BYTES:,} are read"
-        parts.setdefault("image", place)
+        if parts.setdefault("image", place) != place:
+            parts["more"] = f"a second picture, {printable(member.name)}, is not read"
     elif suffix in _CAPTIONS:
         if member.size > _MOST_CAPTION:
             parts["lost"] = f"a text of {member.size:,} bytes; up to {_MOST_CAPTION:,} are read"
