@@ -105,6 +105,51 @@ def test_classes_of_shards(
     assert all_of(split, number_of) == all_of(source, number_of)
 
 
+def test_shards_with_names_of_their_own_are_joined_by_name(
+    write_tar: Callable, picture: Callable, number_of: Callable, tmp_path: Path
+) -> None:
+    for split, start in (("train", 0), ("test", 4)):
+        members = {}
+        for i in range(3):
+            members |= {f"{i}.png": picture(start + i), f"{i}.cls": str(i).encode()}
+        write_tar(f"data/{split}/0.tar", members)
+    own = {split: tmp_path / "data" / split / "classnames.txt" for split in ("train", "test")}
+    own["train"].write_text("cat\ndog\nyak\n")
+    own["test"].write_text("yak\nbee\ncat\n")
+    for path in (str(tmp_path / "data"), f"{tmp_path}/data/{{train,test}}/0.tar"):
+        source = open_source(SourceConfig(path, split="all"))
+        named = {
+            number_of(source.image(i)): source.class_names[label]
+            for i, label in enumerate(source.labels)
+        }
+        assert named == {0: "cat", 1: "dog", 2: "yak", 4: "yak", 5: "bee", 6: "cat"}
+        assert sorted(source.class_names) == ["bee", "cat", "dog", "yak"]
+    for names, why in {
+        "yak\ncat\ncat": "has two classes called cat",
+        "yak\nbee": "has a class 2, but names for 2",
+        "": "has classes without names",
+    }.items():
+        own["test"].write_text(names)
+        with pytest.raises(DataError, match=f"{why}, and .* names its classes otherwise") as caught:
+            open_source(SourceConfig(str(tmp_path / "data"), split="all"))
+        assert "\n" not in str(caught.value)
+    own["test"].write_text("cat\ndog\nyak")
+    assert open_source(SourceConfig(path, split="all")).labels.tolist() == [0, 1, 2, 0, 1, 2]
+
+
+@pytest.mark.parametrize("kind", ["retrieval\n", "zeroshot_classification", None])
+def test_lines_of_a_text_are_captions_of_retrieval(
+    kind: str | None, write_tar: Callable, picture: Callable, tmp_path: Path
+) -> None:
+    text = "a dog runs\n\n the brown dog\n"
+    write_tar("data/test/0.tar", {"0.png": picture(0), "0.txt": text.encode()})
+    if kind is not None:
+        (tmp_path / "data" / "dataset_type.txt").write_text(kind)
+    captions = open_source(SourceConfig(str(tmp_path / "data"), split="test")).captions(0)
+    lines = ("a dog runs", "the brown dog")
+    assert captions == (lines if kind == "retrieval\n" else (text.strip(),))
+
+
 def test_the_index_is_kept_until_the_shard_changes(
     write_tar: Callable,
     picture: Callable,

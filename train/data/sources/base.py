@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from codesign.train.data.config import DataError
+
 # A picture as stored, JPEG or the like, or decoded: uint8 [H, W] or [H, W, 3], or with levels of
 # grey between those of 8 bits, f32 [H, W] in [0, 255].
 Encoded = bytes | np.ndarray
@@ -89,7 +91,12 @@ def subset(source: Source, chosen: np.ndarray) -> Source:
 
 
 def joined(sources: Sequence[Source]) -> Source:
-    """The pictures of several sources of the same classes, one source after the other."""
+    """The pictures of several sources, one source after the other.
+
+    Raises:
+      DataError: their classes have names that do not tell which are the same.
+    """
+    names, labels = _common_classes(sources)
     starts = np.cumsum([0, *map(len, sources)])
 
     def find(i: int) -> tuple[Source, int]:
@@ -110,9 +117,50 @@ def joined(sources: Sequence[Source]) -> Source:
 
     return dataclasses.replace(
         sources[0],
-        labels=np.concatenate([source.labels for source in sources]),
+        labels=np.concatenate(labels),
+        class_names=names,
         captions=captions,
         image=image,
         where=where,
         lost=tuple(line for source in sources for line in source.lost),
     )
+
+
+def _common_classes(sources: Sequence[Source]) -> tuple[tuple[str, ...], list[np.ndarray]]:
+    """Names of the classes of all sources, and each source's labels by them.
+
+    A class is one of its name: sources that have the same classes in another order, or others,
+    are numbered anew.
+    """
+    classed = [source for source in sources if (source.labels >= 0).any()] or sources[:1]
+    names = classed[0].class_names
+    labels = [source.labels for source in sources]
+    if all(source.class_names == names for source in classed):
+        return names, labels
+    for source in classed:
+        known = source.class_names
+        twice = next((name for name in known if known.count(name) > 1), None)
+        why = "" if known else "has classes without names"
+        if twice is not None:
+            why = f"has two classes called {twice}"
+        elif known and int(source.labels.max()) >= len(known):
+            why = f"has a class {source.labels.max()}, but names for {len(known)}"
+        if why:
+            other = next(s for s in classed if s.class_names != known)
+            raise DataError(
+                f"{source.name} {why}, and {other.name} names its classes otherwise, so that they "
+                "cannot be joined: give all the same names, or read one of them at a time"
+            )
+    everyone = tuple(dict.fromkeys(name for source in classed for name in source.class_names))
+    number = {name: i for i, name in enumerate(everyone)}
+    return everyone, [
+        _renumbered(source.labels, [number[name] for name in source.class_names])
+        if (source.labels >= 0).any()
+        else source.labels
+        for source in sources
+    ]
+
+
+def _renumbered(labels: np.ndarray, numbers: Sequence[int]) -> np.ndarray:
+    """int32 [N]: the number of each label, -1 where there is none."""
+    return np.where(labels >= 0, np.asarray(numbers, np.int32)[labels], -1).astype(np.int32)

@@ -7,22 +7,26 @@ shuffling global and resuming exact.
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from codesign.caches import cache_folder
-from codesign.train.data.config import SourceConfig
+from codesign.train.data.config import DataError, SourceConfig
 from codesign.train.data.prompts import read_class_names
-from codesign.train.data.sources.base import Source, printable
+from codesign.train.data.sources.base import Source, joined, printable
 from codesign.train.data.sources.shard_index import TEXT, ShardIndex, kept_indices
 from codesign.train.data.sources.table import CAPTION_COLUMNS, texts_of
 
-# Class names beside the shards, as CLIP_benchmark has them.
+# What CLIP_benchmark puts beside the shards or above them: the classes' names, and what kind of
+# data they are. Of "retrieval" each line of a text is a caption.
 _CLASS_NAMES = "classnames.txt"
+_KIND = "dataset_type.txt"
 
 
 def read(
@@ -43,40 +47,71 @@ def read(
       DataError: a shard that is no plain tar file, links, or members that point outside.
     """
     folder = cache or cache_folder() / "shards"
-    return _source(paths, kept_indices(paths, folder, progress), config)
+    indices = kept_indices(paths, folder, progress)
+    beside = {place: _beside(place) for place in dict.fromkeys(path.parent for path in paths)}
+    parts = []
+    for told, places in itertools.groupby(range(len(paths)), lambda i: beside[paths[i].parent]):
+        run = list(places)
+        parts.append(_source([paths[i] for i in run], [indices[i] for i in run], told, config))
+    name = str(paths[0]) if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more"
+    return parts[0] if len(parts) == 1 else dataclasses.replace(joined(parts), name=name)
 
 
-def _source(paths: Sequence[Path], indices: Sequence[ShardIndex], config: SourceConfig) -> Source:
+class _Beside(NamedTuple):
+    """The files that tell what the shards of a folder are, where there are such files."""
+
+    names: Path | None
+    kind: Path | None
+
+
+def _beside(folder: Path) -> _Beside:
+    def found(name: str) -> Path | None:
+        places = (folder / name, folder.parent / name)
+        return next((file for file in places if file.is_file()), None)
+
+    return _Beside(found(_CLASS_NAMES), found(_KIND))
+
+
+def _source(
+    paths: Sequence[Path], indices: Sequence[ShardIndex], beside: _Beside, config: SourceConfig
+) -> Source:
     shard = np.repeat(np.arange(len(paths)), [len(index.label) for index in indices])
     key = np.concatenate([index.key for index in indices])
     image = np.concatenate([index.image for index in indices])
     caption = np.concatenate([index.caption for index in indices])
     keys = (config.caption_column,) if config.caption_column else CAPTION_COLUMNS
+    by_line = beside.kind is not None and _is_retrieval(beside.kind)
 
     def captions(i: int) -> tuple[str, ...]:
         kind, offset, length = caption[i]
         if not kind:
             return ()
         try:
-            return _texts(int(kind), _read(paths[shard[i]], offset, length), keys)
+            return _texts(int(kind), _read(paths[shard[i]], offset, length), keys, by_line)
         except (OSError, ValueError, RecursionError):
             return ()  # no caption then: training skips the sample and counts it
 
-    places = (paths[0].parent, paths[0].parent.parent)
-    names = next((file for place in places if (file := place / _CLASS_NAMES).is_file()), None)
+    names = read_class_names(str(beside.names))[1] if beside.names else ()
     return Source(
         name=str(paths[0]) if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more",
         labels=np.concatenate([index.label for index in indices]),
         captions=captions,
         image=lambda i: _read(paths[shard[i]], *image[i]),
         where=lambda i: f"{paths[shard[i]]}: {printable(key[i].decode(errors='replace'))}",
-        class_names=tuple(read_class_names(str(names))[1]) if names else (),
+        class_names=tuple(names),
         lost=tuple(
             f"{path}: {why}"
             for path, index in zip(paths, indices, strict=True)
             for why in [*index.left_out.tolist(), *([index.lost] if index.lost else [])]
         ),
     )
+
+
+def _is_retrieval(kind: Path) -> bool:
+    try:
+        return kind.read_text(encoding="utf-8-sig", errors="replace").strip().lower() == "retrieval"
+    except OSError as error:
+        raise DataError(f"cannot read {kind}: {error.strerror}") from None
 
 
 def _read(path: Path, offset: Any, length: Any) -> bytes:
@@ -89,9 +124,10 @@ def _read(path: Path, offset: Any, length: Any) -> bytes:
     return data
 
 
-def _texts(kind: int, data: bytes, keys: Sequence[str]) -> tuple[str, ...]:
+def _texts(kind: int, data: bytes, keys: Sequence[str], by_line: bool) -> tuple[str, ...]:
     if kind == TEXT:
-        return texts_of(data.decode())
+        text = data.decode()
+        return texts_of(text.splitlines() if by_line else text)
     fields = json.loads(data)
     if not isinstance(fields, dict):
         return ()
