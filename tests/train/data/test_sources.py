@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -183,6 +184,127 @@ def test_split_folders_of_tables(folder: Path, number_of: Callable) -> None:
 def test_a_class_may_be_called_train(classes: Path) -> None:
     (classes / "yak").rename(classes / "train")
     assert open_source(SourceConfig(str(classes))).class_names == ("sea_lion", "train")
+
+
+@pytest.fixture
+def put(tmp_path: Path, picture: Callable) -> Callable[..., Path]:
+    """({file: number}) -> a folder with these pictures."""
+
+    def write(files: dict[str, int]) -> Path:
+        for name, number in files.items():
+            path = tmp_path / "put" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(picture(number))
+        return tmp_path / "put"
+
+    return write
+
+
+def test_stray_pictures_beside_the_classes_of_splits(put: Callable, number_of: Callable) -> None:
+    root = put(
+        {
+            "train/cat/a.png": 0,
+            "train/dog/a.png": 1,
+            "train/sample.png": 9,
+            "val/cat/a.png": 2,
+            "val/sample.png": 9,
+            "test/a.png": 9,  # of no class, as in Kaggle's competitions
+            "masks/a.png": 9,
+        }
+    )
+    beside = f"{root}/masks: beside the splits, not read"
+    source = open_source(SourceConfig(str(root)))
+    assert source.class_names == ("cat", "dog")
+    assert all_of(source, number_of) == [(0, (), 0), (1, (), 1)]
+    assert source.lost == (f"{root}/train/sample.png: in no class's folder", beside)
+    everything = open_source(SourceConfig(str(root), split="all"))
+    assert all_of(everything, number_of) == [(0, (), 0), (1, (), 1), (2, (), 0)]
+    assert sorted(everything.lost) == [
+        beside,
+        *(
+            f"{root}/{f}.png: in no class's folder"
+            for f in ("test/a", "train/sample", "val/sample")
+        ),
+    ]
+    with pytest.raises(
+        DataError, match=r"no pictures in split test: .*a\.png: in no class's folder"
+    ):
+        open_source(SourceConfig(str(root), split="test"))
+
+
+def test_split_folders_of_pictures_alone_are_no_classes(put: Callable) -> None:
+    root = put({"train/a.png": 0, "val/a.png": 1})
+    with pytest.raises(DataError, match="train holds pictures but no captions: add metadata"):
+        open_source(SourceConfig(str(root)))
+
+
+def test_tiny_imagenet(put: Callable, number_of: Callable) -> None:
+    root = put(
+        {f"train/{c}/images/{c}_{i}.JPEG": 10 * i + i for i, c in enumerate(("n1", "n2"))}
+        | {f"val/images/val_{i}.JPEG": i for i in range(4)}
+        | {"test/images/test_0.JPEG": 9}
+    )
+    lines = ("val_0.JPEG\tn2\t0\t0\t9\t9", "val_2.JPEG\tn1\t0", "val_3.JPEG\tn3", "gone.JPEG\tn1")
+    (root / "val" / "val_annotations.txt").write_text("\n".join(lines))
+    train = open_source(SourceConfig(str(root)))
+    assert train.class_names == ("n1", "n2", "n3")
+    assert all_of(train, number_of) == [(0, (), 0), (11, (), 1)] and train.lost == ()
+    validation = open_source(SourceConfig(str(root), split="validation"))
+    assert all_of(validation, number_of) == [(0, (), 1), (2, (), 0), (3, (), 2)]
+    assert validation.lost == (
+        f"{root}/val/images/val_1.JPEG: in no class's folder",
+        f"{root}/val: gone.JPEG of val_annotations.txt is not there",
+    )
+    with pytest.raises(DataError, match=r"no pictures in split test: .*test_0\.JPEG: in no class"):
+        open_source(SourceConfig(str(root), split="test"))
+    (root / "val" / "val_annotations.txt").write_text("val_0.JPEG n2\n")
+    with pytest.raises(DataError, match=r"val_annotations\.txt line 1 holds no picture and class"):
+        open_source(SourceConfig(str(root)))
+
+
+def test_a_folder_called_images_is_no_class(put: Callable, number_of: Callable) -> None:
+    root = put({"images/cat/a.png": 0, "images/dog/a.png": 1})
+    source = open_source(SourceConfig(str(root)))
+    assert source.class_names == ("cat", "dog") and len(source) == 2
+    (root / "images" / "cat").rename(root / "cat")  # beside another it is
+    assert open_source(SourceConfig(str(root))).class_names == ("cat", "images")
+    (root / "images" / "dog" / "a.png").rename(root / "images" / "a.png")
+    (root / "cat").rename(root / "annotations")
+    with pytest.raises(DataError, match="holds pictures but no captions"):
+        open_source(SourceConfig(str(root)))
+
+
+def test_links_are_followed_and_hidden_folders_left_out(put: Callable, number_of: Callable) -> None:
+    root = put(
+        {
+            "data/cat/a.png": 0,
+            "data/dog/b.png": 1,
+            "data/dog/.ipynb_checkpoints/b-checkpoint.png": 9,
+            "data/.cache/x.png": 9,
+            "far/more/c.png": 2,
+        }
+    )
+    (root / "data" / "cat" / "more").symlink_to(root / "far" / "more")
+    (root / "data" / "wolf").symlink_to(root / "far")
+    (root / "data" / "dog" / "round").symlink_to(root / "data" / "dog")
+    source = open_source(SourceConfig(str(root / "data")))
+    assert source.class_names == ("cat", "dog", "wolf") and source.lost == ()
+    assert all_of(source, number_of) == [(0, (), 0), (2, (), 0), (1, (), 1), (2, (), 2)]
+
+
+def test_folders_that_cannot_be_read_are_named(
+    put: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = put({"cat/a.png": 0, "cat/b/c.png": 1})
+    scan = os.scandir
+
+    def refuse(place: str) -> Any:
+        if str(place).endswith("b"):
+            raise PermissionError(13, "Permission denied", str(place))
+        return scan(place)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    assert open_source(SourceConfig(str(root))).lost == (f"{root}/cat/b: permission denied",)
 
 
 def test_folders_without_data(tmp_path: Path, picture: Callable) -> None:

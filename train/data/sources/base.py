@@ -122,7 +122,7 @@ def joined(sources: Sequence[Source]) -> Source:
         captions=captions,
         image=image,
         where=where,
-        lost=tuple(line for source in sources for line in source.lost),
+        lost=tuple(dict.fromkeys(line for source in sources for line in source.lost)),
     )
 
 

@@ -7,7 +7,7 @@ import functools
 import glob
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -196,6 +196,12 @@ def _read_own(name: str) -> Splits:
     return {split: functools.partial(_itself, part) for split, part in parts.items()}
 
 
+def _noted(open_part: Callable[[], Source], lines: Sequence[str]) -> Source:
+    """The source, with lines on what else is left out."""
+    source = open_part()
+    return dataclasses.replace(source, lost=(*source.lost, *lines))
+
+
 def _itself(source: Source) -> Source:
     return source
 
@@ -226,12 +232,16 @@ def _read_folder(path: Path, config: SourceConfig, progress: Progress | None) ->
             return _read_flat(path, config, progress)
         # Classes are numbered over all splits, though one may lack some.
         classes = folders.class_order(
-            name for part in parts.values() for name in folders.class_folders(part)
+            name
+            for part in parts.values()
+            if _table_of(part) is None
+            for name in folders.class_names(folders.class_root(part))
         )
+        beside = _beside(path) if classes else []
         splits: dict[str, Callable[[], Source]] = {}
         for name, part in parts.items():
             flat = _read_flat(part, config, progress, classes)
-            splits[name] = flat.get(UNSPLIT) or flat["train"]
+            splits[name] = functools.partial(_noted, flat.get(UNSPLIT) or flat["train"], beside)
         return splits
     except OSError as error:
         raise DataError(f"cannot read {error.filename or path}: {error.strerror}") from None
@@ -245,18 +255,20 @@ def _read_flat(
     if found is not None:
         return {UNSPLIT: functools.partial(table.read, found, config)}
     # Before parquet: beside its shards img2dataset puts parquet files without pictures.
-    tars = sorted(path.glob("*.tar")) or sorted(path.glob("*/*.tar"))
+    tars = _visible(path, "*.tar") or _visible(path, "*/*.tar")
     if tars:
         return {UNSPLIT: functools.partial(shards.read, tars, config, progress)}
     if next(path.rglob("*.parquet"), None) is not None:
         return parquet.read(str(path), config)
-    classes = classes or folders.class_folders(path)
+    root = folders.class_root(path)
+    classes = classes or folders.class_names(root)
     if classes:
-        return {UNSPLIT: functools.partial(folders.read, path, classes)}
-    if folders.has_pictures(path):
+        return {UNSPLIT: functools.partial(folders.read, root, classes)}
+    holding = next((f for f in (path, *folders.subfolders(path)) if folders.has_pictures(f)), None)
+    if holding is not None:
         raise DataError(
-            f"{path} holds pictures but no captions: add metadata.csv with the columns file_name "
-            "and caption, or sort them into class folders"
+            f"{holding} holds pictures but no captions: add metadata.csv with the columns "
+            "file_name and caption, or sort them into class folders"
         )
     archive = next((f for f in sorted(path.iterdir()) if f.name.lower().endswith(_ARCHIVES)), None)
     if archive is not None:
@@ -267,13 +279,20 @@ def _read_flat(
 
 
 def _split_folders(path: Path) -> dict[str, Path]:
-    """The folders train, validation, test in `path`, unless they are classes of these names."""
+    """The folders train, validation, test in `path`, unless they are classes of these names.
+
+    They are classes where pictures lie in each of them as in the folders beside them.
+    """
     if _table_of(path) is not None:
         return {}
     named = [f for f in folders.subfolders(path) if f.name.lower() in _SPLIT_NAMES]
-    splits = [f for f in named if _table_of(f) is not None or not folders.has_pictures(f)]
+    whole = [f for f in named if _table_of(f) is not None or not folders.has_pictures(f)]
+    classed = [f for f in named if folders.class_names(f)]
+    if not whole and len(classed) < 2 and _beside(path):
+        return {}
     found: dict[str, Path] = {}
-    for folder in splits:
+    # Pictures of no class are counted beside class folders; there is no such count of tables.
+    for folder in named if classed or not whole else whole:
         name = _SPLIT_NAMES[folder.name.lower()]
         if name in found:
             raise DataError(f"{path} has two folders for {name}: {found[name].name}, {folder.name}")
@@ -281,9 +300,24 @@ def _split_folders(path: Path) -> dict[str, Path]:
     return found
 
 
+def _beside(path: Path) -> list[str]:
+    """A line on each folder with pictures that is no split."""
+    return [
+        f"{printable(path / name)}: beside the splits, not read"
+        for name in folders.picture_folders(path)
+        if name.lower() not in _SPLIT_NAMES
+    ]
+
+
+def _visible(path: Path, pattern: str) -> list[Path]:
+    """The files of a pattern, sorted, without hidden ones and those in hidden folders."""
+    found = path.glob(pattern)
+    return sorted(f for f in found if not any(p[0] == "." for p in f.relative_to(path).parts))
+
+
 def _table_of(folder: Path) -> Path | None:
     """The table of captions in a folder: of a usual name, or the only one."""
-    tables = sorted(f for f in folder.iterdir() if f.suffix.lower() in table.SUFFIXES)
+    tables = [f for f in _visible(folder, "*") if f.suffix.lower() in table.SUFFIXES]
     usual = [f for stem in table.STEMS for f in tables if f.stem.lower() == stem]
     if usual:
         return usual[0]
