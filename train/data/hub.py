@@ -48,6 +48,24 @@ def load_rows(
         raise DataError(_why_unloadable(source, error)) from error
 
 
+def files_by_split(folder: str) -> Mapping[str, list[str]]:
+    """The parquet files that `load_rows` takes for each split of a folder, by their names.
+
+    Where some names tell a split, the library leaves out all others. Nothing where it reads the
+    folder as another format, or as its README.md says.
+    """
+    import datasets
+
+    try:
+        builder = datasets.load_dataset_builder(_local(folder) or folder)
+        readme = (Path(os.path.expanduser(folder)) / "README.md").read_text(errors="replace")
+    except FileNotFoundError:
+        readme = ""
+    if builder.name != "parquet" or "data_files" in readme:
+        return {}
+    return {str(split): list(map(str, files)) for split, files in builder.config.data_files.items()}
+
+
 def _local(source: str) -> str | None:
     """The folder `source` names, or None where it names a hub data set."""
     folder = Path(os.path.expanduser(source))

@@ -305,6 +305,9 @@ def test_folders_that_cannot_be_read_are_named(
 
     monkeypatch.setattr(os, "scandir", refuse)
     assert open_source(SourceConfig(str(root))).lost == (f"{root}/cat/b: permission denied",)
+    (root / "cat").rename(root / "lab")  # a whole class: without it the others move up
+    with pytest.raises(DataError, match=r"cannot read .*/lab: Permission denied"):
+        open_source(SourceConfig(str(put({"cat/a.png": 0}))))
 
 
 def test_folders_without_data(tmp_path: Path, picture: Callable) -> None:
@@ -561,6 +564,86 @@ def test_parquet_rows_that_lack_something(
     assert [number_of(source.image(i)) for i in (0, 1, 3)] == [0, 1, 3]
     with pytest.raises(ValueError, match="the row holds no image"):
         source.image(2)
+
+
+@pytest.mark.parametrize("kind", ["uint8", "uint64", "int8", "int64"])
+def test_parquet_labels_of_any_width(
+    kind: str, datasets: Any, tmp_path: Path, picture: Callable
+) -> None:
+    features = {
+        "image": datasets.Image(),
+        "label": datasets.Value(kind),
+        "text": datasets.Value("string"),
+    }
+    images = [{"bytes": picture(i), "path": None} for i in range(3)]
+    path = tmp_path / "a.parquet"
+    write_parquet(datasets, path, features, image=images, label=[100, None, 0], text=["a"] * 3)
+    assert open_source(SourceConfig(str(path))).labels.tolist() == [100, -1, 0]
+    if kind == "uint64":
+        write_parquet(
+            datasets, path, features, image=images, label=[1, 2**63 - 1, 0], text=["a"] * 3
+        )
+        with pytest.raises(DataError, match=f"row 1 has label {2**63 - 1} in column label"):
+            open_source(SourceConfig(str(path)))
+
+
+@pytest.mark.parametrize("labels", [["cat", "dog"], [0.5, 1.0], [[0], [0, 1]]])
+def test_captions_do_without_labels_that_are_no_numbers(
+    labels: list, datasets: Any, tmp_path: Path, picture: Callable
+) -> None:
+    images = [{"bytes": picture(i), "path": None} for i in range(2)]
+    path = tmp_path / "a.parquet"
+    write_parquet(datasets, path, image=images, caption=["a", "b"], label=labels)
+    source = open_source(SourceConfig(str(path)))
+    assert source.captions(1) == ("b",) and source.labels.tolist() == [-1, -1]
+    assert len(source.lost) == 1 and "no numbers of classes: not used" in source.lost[0]
+    with pytest.raises(DataError, match=r"column label of .* must hold whole numbers"):
+        open_source(SourceConfig(str(path), label_column="label"))
+
+
+def test_parquet_files_of_no_split(
+    datasets: Any, tmp_path: Path, picture: Callable, number_of: Callable
+) -> None:
+    root = tmp_path / "data"
+
+    def write(name: str, *numbers: int) -> None:
+        images = [{"bytes": picture(i), "path": None} for i in numbers]
+        write_parquet(datasets, root / name, image=images, text=[f"{i}" for i in numbers])
+
+    def found(split: str) -> tuple[list[int], tuple[str, ...]]:
+        source = open_source(SourceConfig(str(root), split=split))
+        return [n for n, *_ in all_of(source, number_of)], source.lost
+
+    write("test-0.parquet", 0, 1)
+    write("other.parquet", 2)
+    write(".hidden/x.parquet", 9)
+    assert found("test") == ([0, 1], ()) and found("train") == ([2], ())
+    assert found("all") == ([0, 1, 2], ())
+    write("train-0.parquet", 3)
+    assert found("train") == ([3], ()) and sorted(found("all")[0]) == [0, 1, 2, 3]
+    write_parquet(datasets, root / "other.parquet", count=[1])
+    numbers, lost = found("all")
+    assert sorted(numbers) == [0, 1, 3]
+    assert len(lost) == 1 and lost[0].startswith(f"{root}/other.parquet: of no split, and not read")
+    # In the folder of a split all are of it.
+    root.rename(tmp_path / "val")
+    (tmp_path / "whole").mkdir()
+    root = (tmp_path / "val").rename(tmp_path / "whole" / "val").parent
+    assert sorted(found("validation")[0]) == [0, 1, 3]
+
+
+def test_parquet_files_that_name_their_classes_otherwise(
+    datasets: Any, tmp_path: Path, picture: Callable
+) -> None:
+    for file, names in (("train", ["cat", "dog"]), ("test", ["dog", "cat"])):
+        features = {"image": datasets.Image(), "label": datasets.ClassLabel(names=names)}
+        images = [{"bytes": picture(i), "path": None} for i in range(2)]
+        path = tmp_path / "data" / f"{file}.parquet"
+        write_parquet(datasets, path, features, image=images, label=[0, 1])
+    for place in ("data", "data/*.parquet"):
+        with pytest.raises(DataError, match="names the classes of column label otherwise than"):
+            open_source(SourceConfig(str(tmp_path / place)))
+    assert open_source(SourceConfig(str(path))).class_names == ("dog", "cat")
 
 
 @pytest.mark.parametrize("label", [2**31, 2**32, 2**32 + 1, 2**40])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -103,7 +103,11 @@ def class_root(root: Path) -> Path:
 
 
 def picture_folders(root: Path) -> list[str]:
-    """Names of the folders in `root` that hold pictures, at any depth."""
+    """Names of the folders in `root` that hold pictures, at any depth.
+
+    Raises:
+      OSError: one cannot be read: without it the others would have other numbers.
+    """
     known = (*IMAGE_SUFFIXES, *OTHER_PICTURES)
     return [f.name for f in subfolders(root) if _pictures(f, known, first=True)]
 
@@ -132,9 +136,16 @@ def class_numbers(names: Sequence[str]) -> list[int] | None:
 
 
 def subfolders(root: Path) -> list[Path]:
-    """The folders in `root` that are not hidden, sorted by name."""
+    """The folders in `root` that are not hidden nor the file system's, sorted by name."""
     names = sorted(entry.name for entry in os.scandir(root) if entry.is_dir())
-    return [root / name for name in names if not name.startswith(".")]
+    return [root / name for name in names if not name.startswith(".") and name != "lost+found"]
+
+
+def visible(root: Path, pattern: str) -> Iterator[Path]:
+    """What matches a pattern in `root`, but what is hidden or in a hidden folder."""
+    for path in root.glob(pattern):
+        if not any(part.startswith(".") for part in path.relative_to(root).parts):
+            yield path
 
 
 def has_pictures(folder: Path) -> bool:
@@ -235,12 +246,17 @@ def _pictures(
 
     Links to folders are followed, as torchvision does, but each folder is read once: a link may
     lead back to where it came from. Hidden files and folders (.ipynb_checkpoints) are left out.
-    What cannot be read gets a line in `lost`.
+    A folder that cannot be read gets a line in `lost`.
+
+    Raises:
+      OSError: with `first`, such a folder, which may hold the one.
     """
     found: list[str] = []
     seen: set[tuple[int, int]] = set()
 
     def note(error: OSError) -> None:
+        if first:
+            raise error
         if lost is not None and not isinstance(error, FileNotFoundError):
             lost.append(f"{error.filename}: {(error.strerror or str(error)).lower()}")
 

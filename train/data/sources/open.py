@@ -196,9 +196,9 @@ def _read_own(name: str) -> Splits:
     return {split: functools.partial(_itself, part) for split, part in parts.items()}
 
 
-def _noted(open_part: Callable[[], Source], lines: Sequence[str]) -> Source:
-    """The source, with lines on what else is left out."""
-    source = open_part()
+def _everything(splits: Splits, lines: Sequence[str]) -> Source:
+    """All of a split's folder, whatever its files are called; `lines` are on what lies beside."""
+    source = joined([open_part() for open_part in splits.values()])
     return dataclasses.replace(source, lost=(*source.lost, *lines))
 
 
@@ -241,7 +241,7 @@ def _read_folder(path: Path, config: SourceConfig, progress: Progress | None) ->
         splits: dict[str, Callable[[], Source]] = {}
         for name, part in parts.items():
             flat = _read_flat(part, config, progress, classes)
-            splits[name] = functools.partial(_noted, flat.get(UNSPLIT) or flat["train"], beside)
+            splits[name] = functools.partial(_everything, flat, beside)
         return splits
     except OSError as error:
         raise DataError(f"cannot read {error.filename or path}: {error.strerror}") from None
@@ -255,10 +255,10 @@ def _read_flat(
     if found is not None:
         return {UNSPLIT: functools.partial(table.read, found, config)}
     # Before parquet: beside its shards img2dataset puts parquet files without pictures.
-    tars = _visible(path, "*.tar") or _visible(path, "*/*.tar")
+    tars = sorted(folders.visible(path, "*.tar")) or sorted(folders.visible(path, "*/*.tar"))
     if tars:
         return {UNSPLIT: functools.partial(shards.read, tars, config, progress)}
-    if next(path.rglob("*.parquet"), None) is not None:
+    if next(folders.visible(path, "**/*.parquet"), None) is not None:
         return parquet.read(str(path), config)
     root = folders.class_root(path)
     classes = classes or folders.class_names(root)
@@ -309,15 +309,10 @@ def _beside(path: Path) -> list[str]:
     ]
 
 
-def _visible(path: Path, pattern: str) -> list[Path]:
-    """The files of a pattern, sorted, without hidden ones and those in hidden folders."""
-    found = path.glob(pattern)
-    return sorted(f for f in found if not any(p[0] == "." for p in f.relative_to(path).parts))
-
-
 def _table_of(folder: Path) -> Path | None:
     """The table of captions in a folder: of a usual name, or the only one."""
-    tables = [f for f in _visible(folder, "*") if f.suffix.lower() in table.SUFFIXES]
+    files = sorted(folders.visible(folder, "*"))
+    tables = [file for file in files if file.suffix.lower() in table.SUFFIXES]
     usual = [f for stem in table.STEMS for f in tables if f.stem.lower() == stem]
     if usual:
         return usual[0]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import json
+import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,8 @@ from codesign.train.data import hub
 from codesign.train.data.captions import CIFAR10_NAMES
 from codesign.train.data.config import DataError, SourceConfig
 from codesign.train.data.files import read_file
-from codesign.train.data.sources.base import Source, Splits
+from codesign.train.data.sources.base import UNSPLIT, Source, Splits
+from codesign.train.data.sources.folders import visible
 from codesign.train.data.sources.table import CAPTION_COLUMNS, pick_column, texts_of
 
 _IMAGE_COLUMNS = ("img", "image")
@@ -26,21 +29,81 @@ def read(name: str, config: SourceConfig) -> Splits:
     Raises:
       DataError: the extra is not installed, or the rows cannot be loaded.
     """
-    return _splits(hub.load_rows(name), name, config)
+    splits = _splits(hub.load_rows(name), name, config)
+    folder = Path(os.path.expanduser(name))
+    files = hub.files_by_split(name) if folder.is_dir() else {}
+    used = {os.path.realpath(file) for of_split in files.values() for file in of_split}
+    _check_class_names(sorted(used), config)
+    files_there = sorted(visible(folder, "**/*.parquet")) if used else []
+    if others := [file for file in files_there if os.path.realpath(file) not in used]:
+        splits[UNSPLIT] = functools.partial(_others, others, config)
+    return splits
 
 
 def read_files(files: Sequence[Path], config: SourceConfig) -> Splits:
     """The rows of single files, as one split "train"."""
-    name = str(files[0]) if len(files) == 1 else f"{files[0]} and {len(files) - 1} more"
+    _check_class_names([str(file) for file in files], config)
+    name = _name(files)
     return _splits(hub.load_rows(name, [str(file) for file in files]), name, config)
 
 
-def _splits(rows: Mapping[str, Any], name: str, config: SourceConfig) -> Splits:
+def _name(files: Sequence[Path]) -> str:
+    return str(files[0]) if len(files) == 1 else f"{files[0]} and {len(files) - 1} more"
+
+
+def _splits(
+    rows: Mapping[str, Any], name: str, config: SourceConfig
+) -> dict[str, Callable[[], Source]]:
     known = {"val": "validation", "valid": "validation", "dev": "validation"}
     return {
         known.get(split, split): functools.partial(source_of, part, f"{name} {split}", config)
         for split, part in rows.items()
     }
+
+
+def _others(files: Sequence[Path], config: SourceConfig) -> Source:
+    """The files whose names tell no split, beside others whose names do; else a line on each.
+
+    They need not be of the same data: tables of statistics are parquet files as well.
+    """
+    name = _name(files)
+    try:
+        return source_of(hub.load_rows(name, [str(file) for file in files])["train"], name, config)
+    except DataError as error:
+        why = str(error)
+    return Source(
+        name=name,
+        labels=np.zeros(0, np.int32),
+        captions=lambda i: (),
+        image=lambda i: b"",
+        where=lambda i: name,
+        lost=tuple(f"{file}: of no split, and not read: {why}" for file in files),
+    )
+
+
+def _check_class_names(files: Sequence[str], config: SourceConfig) -> None:
+    """Refuses files that name their classes otherwise: `datasets` takes the first's for all."""
+    label = config.label_column or "label"
+    first: tuple[str, list[str]] | None = None
+    for file in files if len(files) > 1 else ():
+        names = _declared_names(file, label)
+        if names and first and names != first[1]:
+            raise DataError(
+                f"{file} names the classes of column {label} otherwise than {first[0]}: read one "
+                "of them at a time, or write them with the same names in one order"
+            )
+        first = first or ((file, names) if names else None)
+
+
+def _declared_names(file: str, label: str) -> list[str]:
+    """The names of a ClassLabel in what `datasets` has written into a file; none without it."""
+    from pyarrow import parquet
+
+    try:
+        stored = (parquet.read_schema(file).metadata or {}).get(b"huggingface", b"{}")
+        return list(json.loads(stored)["info"]["features"][label]["names"])
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return []  # a file that is damaged is refused where it is loaded
 
 
 def source_of(rows: Any, name: str, config: SourceConfig) -> Source:
@@ -57,6 +120,10 @@ def source_of(rows: Any, name: str, config: SourceConfig) -> Source:
     label = "label" if "label" in rows.column_names else None
     if config.label_column:
         label = pick_column(config.label_column, (), rows.column_names, name, "classes")
+    lost = ""
+    if label and caption and not config.label_column and not _is_integer(_kind(rows, label)):
+        lost = f"{name}: column {label} holds {_kind(rows, label)}, no numbers of classes: not used"
+        label = None
     if caption is None and label is None:
         pick_column(None, described, rows.column_names, name, "captions or classes")  # raises
     images = hub.encoded(rows, image, name).select_columns([image])
@@ -72,6 +139,7 @@ def source_of(rows: Any, name: str, config: SourceConfig) -> Source:
         image=lambda i: _bytes(images[i][image]),
         where=lambda i: f"{name} row {i}",
         class_names=_class_names(rows, label, name) if label else (),
+        lost=(lost,) if lost else (),
     )
 
 
@@ -89,6 +157,11 @@ def _bytes(image: dict[str, Any] | None) -> bytes:
     return image["bytes"] if image["bytes"] is not None else read_file(Path(image["path"]))
 
 
+def _kind(rows: Any, column: str) -> Any:
+    """Arrow's type of a column."""
+    return rows.features.arrow_schema.field(column).type
+
+
 def _is_integer(kind: Any) -> bool:
     from pyarrow import types
 
@@ -100,7 +173,8 @@ def _labels(rows: Any, label: str | None, name: str) -> np.ndarray:
     if label is None:
         return np.full(len(rows), -1, np.int32)
     column = rows.select_columns([label]).with_format("arrow")[:][label]
-    values = np.asarray(column.fill_null(-1)) if _is_integer(column.type) else None
+    # Nulls are filled in by 0, which unsigned numbers have as well.
+    values = np.asarray(column.fill_null(0)) if _is_integer(column.type) else None
     if values is None:
         raise DataError(
             f"column {label} of {name} must hold whole numbers, each row its class, "
@@ -117,4 +191,5 @@ def _labels(rows: Any, label: str | None, name: str) -> np.ndarray:
     if names and values.size and values.max() >= len(names):
         row = int(values.argmax())
         raise DataError(f"{name} row {row} has label {values[row]}: {len(names)} classes are named")
-    return np.maximum(values, -1).astype(np.int32)
+    labels = np.maximum(values.astype(np.int64), -1).astype(np.int32)
+    return np.where(np.asarray(column.is_null()), -1, labels).astype(np.int32)
