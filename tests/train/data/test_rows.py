@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from codesign.train.data import DataError, SourceConfig, open_source
-from codesign.train.data.sources.rows import split_rows
+from codesign.train.data.sources.rows import is_strict, split_rows
 
 QUOTES = [
     ('"Hello" she said', '"Hello" she said'),
@@ -72,6 +73,19 @@ def test_a_quote_swallows_no_rows(separator: str, name: str, end: str, table: Ca
         ("a.csv", 'file_name,caption\n0.jpg,"one, 2\n\n3, 4.5"\n', [("one, 2\n\n3, 4.5",)]),
         ("a.csv", "file_name,caption\r0.jpg,a cat\r1.jpg,a dog\r", [("a cat",), ("a dog",)]),
         ("a.CSV", "file_name,caption\n0.jpg,{a} cat{}\n", [("{a} cat{}",)]),
+        ("a.csv", 'file_name,caption\n0.jpg,"a, b" \n1.jpg,"c" ,\n', [("a, b",), ("c",)]),
+        (
+            "a.csv",
+            'file_name,caption\n0.jpg,"first\n1.jpg, second"\n2.jpg, "x ""y""\n3.jpg,z" \n',
+            [("first\n1.jpg, second",), ('x "y"\n3.jpg,z',)],
+        ),
+        ("a.tsv", 'filepath\ttitle\n0.jpg\t"one\n1.jpg\ttwo"\n', [("one\n1.jpg\ttwo",)]),
+        # A lone quote elsewhere: the quotes are characters.
+        (
+            "a.csv",
+            'file_name,caption\n0.jpg,"first\n1.jpg,second"\n2.jpg,6" plate\n',
+            [('"first',), ('second"',), ('6" plate',)],
+        ),
         ("a.TSV", "file_name\tcaption\n0.jpg\ta, cat\n", [("a, cat",)]),
     ],
 )
@@ -106,6 +120,50 @@ def test_lines_of_json_that_cannot_be_read_are_counted(table: Callable) -> None:
     assert captions_of(half) == [("a \ufffd cat",)]
 
 
+@pytest.mark.parametrize(
+    ("field", "meant"),
+    [
+        ('["a dog", "two, \\"dogs\\""]', ("a dog", 'two, "dogs"')),
+        (" ['a dog', \"a dog's\"] ", ("a dog", "a dog's")),
+        ('["a", null, ""]', ("a",)),
+        ("['a' 'b']", ("['a' 'b']",)),  # NumPy's
+        ("[untitled]", ("[untitled]",)),
+        ("[1, 2]", ("[1, 2]",)),
+        ("['\\d', 2]", ("['\\d', 2]",)),
+        ("[" * 5000 + "]", ("[" * 5000 + "]",)),
+        ("['" + "[" * 5000 + "]", ("['" + "[" * 5000 + "]",)),
+    ],
+)
+def test_lists_of_captions_in_a_field(field: str, meant: tuple, table: Callable) -> None:
+    written = io.StringIO()
+    csv.writer(written).writerows([["file_name", "raw"], ["0.jpg", field]])
+    path = table("a.csv", written.getvalue())
+    assert captions_of(path, caption_column="raw") == [meant]
+
+
+def test_columns_of_json_are_those_of_most_rows(table: Callable) -> None:
+    rows = [
+        {"file_name": "0.jpg"},
+        {"file_name": "1.jpg", "caption": "one"},
+        {"file_name": "2.jpg", "text": "no"},
+        {"file_name": "3.jpg", "caption": "three", "text": "no"},
+        {"image": "4.jpg", "caption": "four"},
+        {"file_name": "5.jpg", "caption": None},
+        {},
+    ]
+    path = table("a.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    source = open_source(SourceConfig(str(path)))
+    assert [source.captions(i) for i in range(len(source))] == [("one",), ("three",)]
+    lacking = {1: "caption", 3: "caption", 5: "file_name", 6: "caption", 7: "file_name"}
+    assert source.lost == tuple(f"{path} line {n}: no {what}" for n, what in lacking.items())
+    with pytest.raises(DataError, match="no column words for captions; its columns are: file_name"):
+        open_source(SourceConfig(str(path), caption_column="words"))
+    named = open_source(SourceConfig(str(path), caption_column="text"))
+    assert [named.captions(i) for i in range(len(named))] == [("no",), ("no",)]
+    with pytest.raises(DataError, match="line 1 is an empty object"):
+        open_source(SourceConfig(str(table("b.jsonl", "{}\n"))))
+
+
 @given(
     st.lists(
         st.lists(st.text(alphabet='ab ,;\t"\n\r|.', max_size=8), min_size=2, max_size=2),
@@ -123,6 +181,26 @@ def test_what_the_csv_module_writes_is_read(rows: list[list[str]], separator: st
     lines = io.StringIO(file.getvalue(), newline="")
     # skipinitialspace strips only what stands outside quotes.
     assert [fields for _, fields in split_rows(lines, separator)] == rows
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from("abc"), st.text(alphabet='a ,"\n.jpg', max_size=12)),
+        min_size=1,
+        max_size=4,
+    )
+)
+@settings(max_examples=300, deadline=None)
+def test_a_strict_table_is_read_as_the_csv_module_reads_it(rows: list[tuple[str, str]]) -> None:
+    written = io.StringIO()
+    csv.writer(written, quoting=csv.QUOTE_ALL).writerows(rows)
+
+    def lines() -> io.StringIO:
+        return io.StringIO(written.getvalue(), newline="")
+
+    assert is_strict(lines(), ",", 2) and not is_strict(lines(), ",", 3)
+    found = split_rows(lines(), ",", 2, lambda: is_strict(lines(), ",", 2))
+    assert [tuple(fields) for _, fields in found] == rows
 
 
 def test_many_unpaired_quotes_take_no_longer() -> None:

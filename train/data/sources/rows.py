@@ -2,13 +2,14 @@
 
 The csv module decides, one row at a time: where it finds quotes that enclose no field (6" plate,
 "Hello" she said), the row is read as it stands. So a lone quote is a character of its caption
-and never swallows the rows below it.
+and never swallows the rows below it, unless every row of the table is as RFC 4180 has it.
 """
 
 from __future__ import annotations
 
 import collections
 import csv
+import functools
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
@@ -21,8 +22,15 @@ _MOST_LINES = 1000
 _MOST_CHARACTERS = 1 << 24
 
 
+def _unknown() -> bool:
+    return False
+
+
 def split_rows(
-    lines: Iterable[str], separator: str, columns: int = 0
+    lines: Iterable[str],
+    separator: str,
+    columns: int = 0,
+    strict: Callable[[], bool] = _unknown,
 ) -> Iterator[tuple[int, list[str]]]:
     """(line number from 1, fields) of every row; blank lines are none.
 
@@ -31,6 +39,8 @@ def split_rows(
       separator: one character.
       columns: of the header; where known, a line that reads like a row is not taken into a field
         that an unpaired quote above it has opened.
+      strict: asked where there is such a line: whether the whole table `is_strict`, so that the
+        line belongs to the field all the same.
     """
     source = _Lines(lines)
     while (line := source.next()) is not None:
@@ -39,8 +49,28 @@ def split_rows(
             continue
         fields = None
         if '"' in line:
-            fields = _quoted(line, source, separator, columns)
+            fields = _quoted(line, source, separator, columns, strict)
         yield number, fields or line.rstrip("\r\n").split(separator)
+
+
+def is_strict(lines: Iterable[str], separator: str, columns: int) -> bool:
+    """Whether each row has so many fields, and quotes only around whole fields (RFC 4180)."""
+    row: list[str] = []
+    quotes = length = 0
+    for line in lines:
+        if not row and not line.strip():
+            continue
+        row.append(line)
+        quotes += line.count('"')
+        length += len(line)
+        if quotes % 2 == 0:
+            fields = _fields("".join(row), separator)
+            if fields is None or len(fields) != columns:
+                return False
+            row, quotes, length = [], 0, 0
+        elif len(row) > _MOST_LINES or length > _MOST_CHARACTERS:
+            return False
+    return not row
 
 
 def separator_of(header: str, suffix: str, found: Callable[[Sequence[str]], bool]) -> str:
@@ -82,7 +112,9 @@ class _Lines:
         self.number -= len(lines)
 
 
-def _quoted(line: str, source: _Lines, separator: str, columns: int) -> list[str] | None:
+def _quoted(
+    line: str, source: _Lines, separator: str, columns: int, strict: Callable[[], bool]
+) -> list[str] | None:
     """The fields of a row by the rules of quotes; None where its quotes are no such quotes."""
     more: list[str] = []
     text, quotes = line, line.count('"')
@@ -95,7 +127,7 @@ def _quoted(line: str, source: _Lines, separator: str, columns: int) -> list[str
         if following is None:
             break
         more.append(following)
-        if columns and _reads_like_a_row(following, separator, columns):
+        if columns and _reads_like_a_row(following, separator, columns) and not strict():
             break
         text += following
         quotes += following.count('"')
@@ -111,8 +143,34 @@ def _strict(text: str, separator: str) -> list[str] | None:
     try:
         rows = [row for row in reader if row]
     except csv.Error:
-        return None
+        # As it is where blanks follow a quote that closes a field.
+        return _fields(text, separator)
     return rows[0] if len(rows) == 1 else None
+
+
+def _fields(text: str, separator: str) -> list[str] | None:
+    """The fields of a row, each in quotes whole or without any; None where it has other quotes.
+
+    Blanks around the quotes are none of the field's.
+    """
+    if '"' not in text:
+        return text.rstrip("\r\n").split(separator)
+    fields, place, more = [], 0, True
+    while more:
+        match = _field(separator).match(text, place)
+        if match is None:
+            return None
+        quoted, plain, end = match.groups()
+        fields.append(plain if quoted is None else quoted.replace('""', '"'))
+        place, more = match.end(), end == separator
+    return fields
+
+
+@functools.cache
+def _field(separator: str) -> re.Pattern[str]:
+    """(what is in quotes or None, what is without, separator or line end) of a field."""
+    one = re.escape(separator)
+    return re.compile(rf' *+(?:"((?:[^"]|"")*+)" *+|([^"\r\n{one}]*+))({one}|[\r\n]*+\Z)')
 
 
 def _may_go_on(line: str, separator: str) -> bool:

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import ast
+import collections
+import contextlib
+import functools
+import itertools
 import json
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
@@ -14,7 +20,7 @@ from codesign.openers import unwaiting
 from codesign.train.data.config import DataError, SourceConfig
 from codesign.train.data.files import read_file
 from codesign.train.data.sources.base import Source, printable
-from codesign.train.data.sources.rows import header_of, separator_of, split_rows
+from codesign.train.data.sources.rows import header_of, is_strict, separator_of, split_rows
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson")
 # The table of a folder, where it holds several.
@@ -25,6 +31,8 @@ CAPTION_COLUMNS = ("caption", "captions", "text", "title")
 _LOOKED_FOR = 16
 # Characters of a line: more than any caption has, less than memory minds.
 _LONGEST_LINE = 1 << 26
+# Names of columns that a message lists: each row of JSON may have other ones.
+_MOST_NAMES = 50
 _NO_UTF8 = "is no text in UTF-8"
 
 
@@ -95,14 +103,18 @@ def _rows(path: Path, config: SourceConfig) -> Iterator[tuple[int, Any, Any, str
     """
     read_rows = _json_rows if path.suffix.lower() in (".jsonl", ".ndjson") else _separated_rows
     try:
-        # newline="": the csv module wants to see line ends within quotes. Bytes that are not
-        # UTF-8 are told from text by the surrogates they become.
-        with open(
-            path, encoding="utf-8-sig", errors="surrogateescape", newline="", opener=unwaiting
-        ) as file:
+        with _opened(path) as file:
             yield from read_rows(_lines(file, path), path, config)
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}") from None
+
+
+def _opened(path: Path) -> TextIO:
+    """The text, with its line ends, which the csv module wants to see within quotes.
+
+    Bytes that are not UTF-8 are told from text by the surrogates they become.
+    """
+    return open(path, encoding="utf-8-sig", errors="surrogateescape", newline="", opener=unwaiting)
 
 
 def _lines(file: TextIO, path: Path) -> Iterator[str]:
@@ -112,12 +124,6 @@ def _lines(file: TextIO, path: Path) -> Iterator[str]:
         if len(line) == _LONGEST_LINE:
             raise DataError(f"{path} line {number} is longer than {_LONGEST_LINE:,} characters")
         yield line
-
-
-def _columns(path: Path, config: SourceConfig, known: Sequence[str]) -> tuple[str, str]:
-    """Names of the columns with pictures and with captions."""
-    image = pick_column(config.image_column, IMAGE_COLUMNS, known, str(path), "images")
-    return image, pick_column(config.caption_column, CAPTION_COLUMNS, known, str(path), "captions")
 
 
 def _separated_rows(
@@ -138,17 +144,49 @@ def _separated_rows(
         raise DataError(f"{path} is no text in UTF-8")
     separator = separator_of(header, path.suffix, found)
     names = header_of(header, separator)
-    image, caption = map(names.index, _columns(path, config, names))
-    for number, fields in split_rows(lines, separator, len(names)):
+    image = names.index(pick_column(config.image_column, IMAGE_COLUMNS, names, str(path), "images"))
+    caption = names.index(
+        pick_column(config.caption_column, CAPTION_COLUMNS, names, str(path), "captions")
+    )
+
+    @functools.cache
+    def strict() -> bool:
+        with _opened(path) as file:
+            return is_strict(
+                itertools.islice(_lines(file, path), first, None), separator, len(names)
+            )
+
+    for number, fields in split_rows(lines, separator, len(names), strict):
         fields, why = _fitted(fields, len(names), caption, separator)
         if not _is_text("".join(fields)):
             yield first + number, None, None, _NO_UTF8
         elif why:
             yield first + number, "", None, why
         else:
-            lacking = [names[c] for c in (image, caption) if not fields[c].strip()]
-            why = f"no {lacking[0]}" if lacking else ""
-            yield first + number, fields[image].strip(), fields[caption], why
+            file_name, texts = fields[image].strip(), _listed(fields[caption])
+            lacking = image if not file_name else caption if not texts_of(texts) else None
+            why = "" if lacking is None else f"no {names[lacking]}"
+            yield first + number, file_name, texts, why
+
+
+def _listed(text: str) -> Any:
+    """A field's list of captions, as JSON or Python writes it into a table; else the text."""
+    text = text.strip()
+    if text.startswith("[") and text.endswith("]"):
+        with contextlib.suppress(ValueError, RecursionError):
+            found = json.loads(text)
+            if found and all(isinstance(one, str | None) for one in found):
+                return found
+    if text.startswith(("['", '["')) and text.endswith("]"):
+        with (
+            contextlib.suppress(ValueError, SyntaxError, RecursionError, MemoryError),
+            warnings.catch_warnings(action="ignore"),
+        ):
+            found = ast.literal_eval(text)
+            # Not what Python takes for one text, as NumPy's ['one' 'two'].
+            if repr(found) == text and all(isinstance(one, str) for one in found):
+                return found
+    return text
 
 
 def _fitted(fields: list[str], columns: int, caption: int, separator: str) -> tuple[list[str], str]:
@@ -165,16 +203,33 @@ def _fitted(fields: list[str], columns: int, caption: int, separator: str) -> tu
 def _json_rows(
     lines: Iterator[str], path: Path, config: SourceConfig
 ) -> Iterator[tuple[int, Any, Any, str]]:
-    columns: tuple[str, str] | None = None
+    asked = [name for name in (config.image_column, config.caption_column) if name]
+    wanted = {*asked, *IMAGE_COLUMNS, *CAPTION_COLUMNS}
+    rows: list[tuple[int, dict[str, Any] | None, str]] = []
+    uses: collections.Counter[str] = collections.Counter()
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         row, why = _json_object(line)
+        if row is not None:
+            uses.update(n for n in row if n in wanted or n in uses or len(uses) < _MOST_NAMES)
+            row = {name: value for name, value in row.items() if name in wanted}
+        rows.append((number, row, why))
+    if not uses:
+        yield from ((number, None, None, why or "is an empty object") for number, _, why in rows)
+        return
+
+    def column(asked: str | None, usual: Sequence[str], what: str) -> str:
+        # That which most rows have: a first row may lack what all others have.
+        by_use = sorted(usual, key=lambda name: -uses[name])
+        return pick_column(asked, by_use, list(uses), str(path), what)
+
+    image = column(config.image_column, IMAGE_COLUMNS, "images")
+    caption = column(config.caption_column, CAPTION_COLUMNS, "captions")
+    for number, row, why in rows:
         if row is None:
             yield number, None, None, why
             continue
-        columns = columns or _columns(path, config, list(row))
-        image, caption = columns
         texts = row.get(caption)
         lacking = image if not row.get(image) else caption if not texts_of(texts) else ""
         yield number, row.get(image) or "", texts, f"no {lacking}" if lacking else ""
