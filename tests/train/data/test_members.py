@@ -26,7 +26,7 @@ def write(path: Path, members: list[tuple[str, bytes]], **options: Any) -> Path:
 
 
 @pytest.mark.parametrize(
-    "number", [b"12345678901", b"2147483648", b"cat", b"", b"1.5", b"9" * 5000]
+    "number", [b"12345678901", b"2147483648", b"cat", b"", b"1.5", b"1_0", b"9" * 5000]
 )
 def test_a_wrong_class_number(number: bytes, tmp_path: Path, picture: Callable) -> None:
     members = [("a.png", picture(0)), ("a.cls", number)]
@@ -140,6 +140,12 @@ def test_a_key_that_comes_again_is_another_sample(
     assert open_source(SourceConfig(str(torn))).lost == (
         f"{torn}: {members[0][0][0]}: no picture that can be read",
     )
+
+
+def test_many_runs_of_one_key_take_no_longer(tmp_path: Path, picture: Callable) -> None:
+    members = [(f"{'ab'[i % 2]}.png", b"") for i in range(6000)]
+    index = shard_index.index_shard(write(tmp_path / "x.tar", members))
+    assert len(index.label) == 6000
 
 
 def test_members_of_a_sample_may_stand_apart(

@@ -15,6 +15,7 @@ import io
 import itertools
 import json
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -236,7 +237,7 @@ def index_shard(path: Path) -> ShardIndex:
     )
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(slots=True)
 class _Run:
     """Neighbouring members of one key, none of whose suffixes comes twice.
 
@@ -247,11 +248,11 @@ class _Run:
     """
 
     key: str
-    suffixes: set[str] = dataclasses.field(default_factory=set)
+    suffixes: list[str] = dataclasses.field(default_factory=list)
     parts: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
-def _samples(runs: Sequence[_Run]) -> list[_Run]:
+def _samples(runs: list[_Run]) -> list[_Run]:
     """The samples: as WebDataset has it, each run is one.
 
     But tar writes the files of a folder in any order, say all pictures first: runs of one key that
@@ -260,17 +261,19 @@ def _samples(runs: Sequence[_Run]) -> list[_Run]:
     by_key: dict[str, list[_Run]] = {}
     for run in runs:
         by_key.setdefault(run.key, []).append(run)
+    if len(by_key) == len(runs):
+        return runs
+    apart = {key: alike for key, alike in by_key.items() if len(alike) > 1 and _is_one(alike)}
     samples = []
     for run in runs:
-        alike = by_key[run.key]
-        if len(alike) == 1 or not _is_one_sample(alike):
+        if run.key not in apart:
             samples.append(run)
-        elif run is alike[0]:
-            samples.append(_put_together(alike))
+        elif run is apart[run.key][0]:
+            samples.append(_put_together(apart[run.key]))
     return samples
 
 
-def _is_one_sample(runs: Sequence[_Run]) -> bool:
+def _is_one(runs: Sequence[_Run]) -> bool:
     suffixes = [suffix for run in runs for suffix in run.suffixes]
     return len(suffixes) == len(set(suffixes)) and sum("image" in run.parts for run in runs) <= 1
 
@@ -280,7 +283,7 @@ def _put_together(runs: Sequence[_Run]) -> _Run:
     parts = {name: part for run in runs for name, part in run.parts.items()}
     return _Run(
         runs[0].key,
-        {suffix for run in runs for suffix in run.suffixes},
+        [suffix for run in runs for suffix in run.suffixes],
         parts | ({"caption": min(captions)} if captions else {}),
     )
 
@@ -410,7 +413,7 @@ def _note(file: BinaryIO, member: tarfile.TarInfo, runs: list[_Run]) -> None:
     key, suffix = _split_name(member.name)
     if not runs or not _goes_on(runs[-1], key, suffix):
         runs.append(_Run(key))
-    runs[-1].suffixes.add(suffix)
+    runs[-1].suffixes.append(sys.intern(suffix))
     _add(file, member, suffix, runs[-1].parts)
 
 
@@ -441,8 +444,8 @@ def _class_number(file: BinaryIO, member: tarfile.TarInfo) -> int | None:
     if member.size > _MOST_NUMBER:
         return None
     file.seek(member.offset_data)
-    try:
-        number = int(file.read(member.size))
-    except ValueError:
+    text = file.read(member.size).strip()
+    if not re.fullmatch(rb"[+-]?[0-9]+", text):  # int() takes 1_0 as well
         return None
+    number = int(text)
     return max(number, -1) if number <= np.iinfo(np.int32).max else None
