@@ -287,12 +287,15 @@ def _split_folders(path: Path) -> dict[str, Path]:
         return {}
     named = [f for f in folders.subfolders(path) if f.name.lower() in _SPLIT_NAMES]
     whole = [f for f in named if _table_of(f) is not None or not folders.has_pictures(f)]
-    classed = [f for f in named if folders.class_names(f)]
-    if not whole and len(classed) < 2 and _beside(path):
-        return {}
+    splits = whole
+    if len(whole) < len(named):  # asked only then: it takes a while for many classes
+        classed = [f for f in named if folders.class_names(f)]
+        if not whole and len(classed) < 2 and _beside(path):
+            return {}
+        # A folder of pictures alone is a split beside class folders: its pictures are counted.
+        splits = named if classed or not whole else whole
     found: dict[str, Path] = {}
-    # Pictures of no class are counted beside class folders; there is no such count of tables.
-    for folder in named if classed or not whole else whole:
+    for folder in splits:
         name = _SPLIT_NAMES[folder.name.lower()]
         if name in found:
             raise DataError(f"{path} has two folders for {name}: {found[name].name}, {folder.name}")
