@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
@@ -138,29 +139,31 @@ def _common_classes(sources: Sequence[Source]) -> tuple[tuple[str, ...], list[np
     if all(source.class_names == names for source in classed):
         return names, labels
     for source in classed:
-        known = source.class_names
-        twice = next((name for name in known if known.count(name) > 1), None)
-        why = "" if known else "has classes without names"
-        if twice is not None:
-            why = f"has two classes called {twice}"
-        elif known and int(source.labels.max()) >= len(known):
-            why = f"has a class {source.labels.max()}, but names for {len(known)}"
-        if why:
-            other = next(s for s in classed if s.class_names != known)
+        if why := _unclear_names(source):
+            other = next(s for s in classed if s.class_names != source.class_names)
             raise DataError(
                 f"{source.name} {why}, and {other.name} names its classes otherwise, so that they "
                 "cannot be joined: give all the same names, or read one of them at a time"
             )
     everyone = tuple(dict.fromkeys(name for source in classed for name in source.class_names))
     number = {name: i for i, name in enumerate(everyone)}
-    return everyone, [
-        _renumbered(source.labels, [number[name] for name in source.class_names])
-        if (source.labels >= 0).any()
-        else source.labels
-        for source in sources
-    ]
+    for i, source in enumerate(sources):
+        if (source.labels >= 0).any():
+            labels[i] = renumbered(source.labels, [number[name] for name in source.class_names])
+    return everyone, labels
 
 
-def _renumbered(labels: np.ndarray, numbers: Sequence[int]) -> np.ndarray:
+def _unclear_names(source: Source) -> str:
+    """Why the names do not tell which class a label is; nothing where they do."""
+    names, largest = source.class_names, int(source.labels.max())
+    if not names:
+        return "has classes without names"
+    name, times = collections.Counter(names).most_common(1)[0]
+    if times > 1:
+        return f"has two classes called {name}"
+    return f"has a class {largest}, but names for {len(names)}" if largest >= len(names) else ""
+
+
+def renumbered(labels: np.ndarray, numbers: Sequence[int]) -> np.ndarray:
     """int32 [N]: the number of each label, -1 where there is none."""
     return np.where(labels >= 0, np.asarray(numbers, np.int32)[labels], -1).astype(np.int32)

@@ -23,6 +23,7 @@ from codesign.train.data.sources.base import (
     Splits,
     joined,
     printable,
+    renumbered,
     subset,
 )
 from codesign.train.data.sources.braces import expand
@@ -98,8 +99,8 @@ def _named(source: Source, path: str) -> Source:
             f"{source.name} has a class {max(numbers)}; give a JSON object from each class to "
             "its name"
         )
-    by_number = np.where(labels >= 0, np.asarray(numbers, np.int32)[labels], -1)
-    return dataclasses.replace(source, labels=by_number.astype(np.int32), class_names=tuple(listed))
+    by_number = renumbered(labels, numbers)
+    return dataclasses.replace(source, labels=by_number, class_names=tuple(listed))
 
 
 def _check_labels(source: Source) -> None:
