@@ -151,6 +151,8 @@ def _separated_rows(
 
     @functools.cache
     def strict() -> bool:
+        if separator == "\t":
+            return False  # mostly written without quoting: quotes are characters of captions
         with _opened(path) as file:
             return is_strict(
                 itertools.islice(_lines(file, path), first, None), separator, len(names)
