@@ -29,7 +29,8 @@ from codesign.models.formats import (
 )
 from codesign.models.formats.files import locate_side_files
 from codesign.models.formats.image_settings import image_settings
-from codesign.models.formats.processor import make_processor, read_tokenizer
+from codesign.models.formats.processor import make_processor
+from codesign.models.formats.tokenizer_files import read_tokenizer
 from codesign.models.subnets import norm_parameters, pack_clip, subnet_specs
 from codesign.train import placement
 from codesign.train.clip import ClipTask, Fixed, States, Weights, chunks_of, make_optimizer

@@ -11,9 +11,9 @@ from codesign.models.formats.processor import (
     Processor,
     load_processor,
     make_processor,
-    read_tokenizer,
 )
 from codesign.models.formats.save import FORMATS, Format, checkpoint_tensors, save_clip
+from codesign.models.formats.tokenizer_files import read_tokenizer
 
 __all__ = [
     "FORMATS",

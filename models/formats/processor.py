@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -18,7 +18,6 @@ import jax
 import numpy as np
 
 from codesign.errors import RunError, UserError
-from codesign.json_text import read_json
 from codesign.models.clip import CLIP
 from codesign.models.formats.files import (
     HF_PREPROCESSOR,
@@ -31,6 +30,7 @@ from codesign.models.formats.image_settings import (
 )
 from codesign.models.formats.pixels import in_mode, is_extreme, resized_and_cut, resized_middle
 from codesign.models.formats.text import clip_lowered
+from codesign.models.formats.tokenizer_files import has_tokenizer, is_clip, read_tokenizer
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -96,7 +96,7 @@ class Processor(Pictures):
     def __init__(self, settings: ImageSettings, tokenizer: Any, context: int) -> None:
         super().__init__(settings)
         self.tokenizer, self.context = tokenizer, context
-        self._cleans = _is_clip(tokenizer)
+        self._cleans = is_clip(tokenizer)
 
     def texts(self, texts: str | Sequence[str]) -> np.ndarray:
         """Captions -> int32 [B, context]; a longer one is cut, its end-of-text token kept.
@@ -221,7 +221,7 @@ def _letterbox(picture: Image, settings: ImageSettings) -> Image:
 
 def _tokenizer(folder: Path, clip: CLIP, other: str | os.PathLike[str] | None) -> Any:
     vocab = clip.architecture.vocab
-    if other is None and not _has_tokenizer(folder):
+    if other is None and not has_tokenizer(folder):
         if vocab != _USUAL_VOCAB:
             raise UserError(
                 f"no tokenizer is beside the checkpoint, and its vocabulary of {vocab} is not "
@@ -257,61 +257,3 @@ def _checked(tokenizer: Any, place: Any, clip: CLIP) -> Any:
             f"at {pooled}"
         )
     return tokenizer
-
-
-def read_tokenizer(path: str | os.PathLike[str]) -> Any:
-    """The tokenizer of transformers in a folder, or under a hub name.
-
-    Raises:
-      UserError: there is none, or one that does not end its texts.
-    """
-    place = locate_side_files(path)
-    if not _has_tokenizer(place):
-        raise UserError(f"{path} holds no tokenizer (tokenizer.json, or vocab.json and merges.txt)")
-    try:
-        tokenizer = _read_tokenizer(place)
-        ends_texts = tokenizer("a")["input_ids"][-1:] == [tokenizer.eos_token_id]
-    except Exception as error:  # the tokenizers library raises bare Exceptions
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{place}: the tokenizer cannot be read: {reason}") from None
-    if not ends_texts:
-        raise UserError(f"the tokenizer in {place} does not end texts with their end token")
-    return tokenizer
-
-
-def _read_tokenizer(folder: Path) -> Any:
-    """CLIP's byte pairs, or whatever else a tokenizer.json holds."""
-    from transformers import CLIPTokenizer, PreTrainedTokenizerFast
-
-    file = folder / "tokenizer.json"
-    contents = read_json(file) if file.is_file() else {}
-    if contents.get("model", {}).get("type", "BPE") == "BPE":
-        return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
-    if tokenizer.eos_token is None:
-        _name_special_tokens(tokenizer, contents)
-    return tokenizer
-
-
-def _is_clip(tokenizer: Any) -> bool:
-    """Whether these are CLIP's byte pairs."""
-    from transformers import CLIPTokenizer
-
-    return isinstance(tokenizer, CLIPTokenizer)
-
-
-def _name_special_tokens(tokenizer: Any, contents: Mapping[str, Any]) -> None:
-    """Start, end and padding of a lone tokenizer.json, from the template it puts texts in."""
-    template = (contents.get("post_processor") or {}).get("single") or []
-    around = [part["SpecialToken"]["id"] for part in template if "SpecialToken" in part]
-    if len(around) == 2:
-        tokenizer.bos_token, tokenizer.eos_token = around
-    if tokenizer.pad_token is None:
-        known = tokenizer.get_vocab()
-        padding = (token for token in ("[pad]", "[PAD]", "<pad>") if token in known)
-        tokenizer.pad_token = next(padding, tokenizer.eos_token)
-
-
-def _has_tokenizer(folder: Path) -> bool:
-    parts = ("vocab.json", "merges.txt")
-    return (folder / "tokenizer.json").is_file() or all((folder / p).is_file() for p in parts)

@@ -14,7 +14,7 @@ import pytest
 
 from codesign.errors import UserError
 from codesign.models.formats.files import read_tensors
-from codesign.models.formats.processor import read_tokenizer
+from codesign.models.formats.tokenizer_files import read_tokenizer
 from codesign.train.data.tokenizer import train_tokenizer
 from simulators.limits import bounded
 from simulators.mutations import damaged
