@@ -1,8 +1,8 @@
 """What the config beside a checkpoint says that its tensors cannot; and writing such configs.
 
 HuggingFace's config.json states everything. OpenCLIP's open_clip_config.json states an
-unpruned model, so only widths per head, activation and epsilon are read from it: beside
-a pruned file it is that of its origin. Ours adds a section "codesign" that
+unpruned model, so only widths per head, activation, epsilon and where a text is read are taken
+from it: beside a pruned file it is that of its origin. Ours adds a section "codesign" that
 OpenCLIP does not look at, for what OpenCLIP's own keys cannot say.
 """
 
@@ -31,24 +31,10 @@ from codesign.models.dialect import (
 )
 from codesign.models.formats.files import HF_CONFIG, OPENCLIP_CONFIG, is_clip_config
 from codesign.models.formats.layout import Sizes, TowerSizes
+from codesign.models.formats.openclip_keys import check_keys
 
 # The end-of-text id by which HuggingFace means "the largest id", whatever it is.
 HF_LARGEST_ID = 2
-
-# Settings of OpenCLIP that change what a CLIP computes, and their only supported values.
-_OPENCLIP_USUAL: dict[str, tuple[Any, ...]] = {
-    "pool_type": ("tok", "argmax"),
-    "no_causal_mask": (False,),
-    "attentional_pool": (False,),
-    "no_ln_pre": (False,),
-    "input_patchnorm": (False,),
-    "embed_cls": (False,),
-    "ls_init_value": (None,),
-    "proj_bias": (False,),
-    "timm_model_name": (None,),
-    "hf_model_name": (None,),
-    "act_kwargs": (None, {}),
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,6 +112,8 @@ class _OpenclipText:
     context_length: Size | None = None
     vocab_size: Size | None = None
     norm_kwargs: _NormSettings | None = None
+    pool_type: str = "argmax"
+    eos_id: TokenId = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,6 +156,7 @@ class StatedConfig:
       sizes: all dimensions, from HuggingFace's config beside its own tensors only.
       described: dimensions by name that are not taken from it, since beside a pruned network
         they are those of its origin.
+      notes: what a user should know of it, a line each.
     """
 
     by: str = ""
@@ -176,6 +165,7 @@ class StatedConfig:
     end_of_text: int | None = None
     sizes: Sizes | None = None
     described: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def otherwise(self, sizes: Sizes) -> list[str]:
         """Dimensions of a network that are not as described, such as 'vision width 768, not 64'."""
@@ -289,7 +279,7 @@ def _openclip(config: Mapping[str, Any], path: Path) -> StatedConfig:
     at = "model_cfg" if "model_cfg" in config else ""
     stated = config.get("model_cfg", config)
     model = decode(_OpenclipModel, stated, str(path), at=at)
-    _check_usual(stated, path)
+    notes = check_keys(stated, path)
     vision, text = model.vision_cfg, model.text_cfg
     for key in ("image_size", "patch_size"):
         sides = getattr(vision, key)
@@ -307,22 +297,10 @@ def _openclip(config: Mapping[str, Any], path: Path) -> StatedConfig:
         by=path.name,
         vision=TowerConfig(vision.head_width, activation, _epsilon(vision)),
         text=TowerConfig(text.width // text.heads, activation, _epsilon(text)),
+        end_of_text=text.eos_id if text.pool_type == "eos" else None,
         described=_described(model),
+        notes=notes,
     )
-
-
-def _check_usual(model: Mapping[str, Any], path: Path) -> None:
-    for tower in TOWERS:
-        part = model[f"{tower}_cfg"]
-        for key, usual in _OPENCLIP_USUAL.items():
-            # By type too: Python's 0 equals False.
-            if key in part and not any(
-                type(part[key]) is type(value) and part[key] == value for value in usual
-            ):
-                raise UserError(
-                    f"{path}: {tower}_cfg.{key} = {part[key]!r} is not supported, "
-                    f"only {usual[0]!r} is"
-                )
 
 
 def _described(model: _OpenclipModel) -> dict[str, int]:
@@ -388,7 +366,11 @@ def huggingface_config(architecture: Architecture, dialect: Dialect, dtype: str)
 
 
 def openclip_config(architecture: Architecture, dialect: Dialect) -> dict[str, Any]:
-    """open_clip_config.json: OpenCLIP's own keys where they can tell the network, and ours."""
+    """open_clip_config.json: OpenCLIP's own keys where they can tell the network, and ours.
+
+    OpenCLIP reads a text at its largest id, or, as of version 3.1, at an id that is named; versions
+    before refuse a config that names one.
+    """
     a = architecture
     towers = {name: _told(a, dialect, name) for name in TOWERS}
     ours = {name: dataclasses.asdict(told) for name, told in towers.items()}
@@ -400,6 +382,8 @@ def openclip_config(architecture: Architecture, dialect: Dialect) -> dict[str, A
         and not getattr(dialect, name).ragged
         for name, told in towers.items()
     )
+    end = dialect.end_of_text
+    largest = end in (None, a.vocab - 1)
     if usual:
         config["model_cfg"] = {
             "embed_dim": a.projection,
@@ -419,6 +403,7 @@ def openclip_config(architecture: Architecture, dialect: Dialect) -> dict[str, A
                 "width": a.text.width,
                 "heads": a.text.heads,
                 "mlp_ratio": _ratio(a.text),
+                **({} if largest else {"pool_type": "eos", "eos_id": end}),
             },
         }
     return config

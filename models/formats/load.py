@@ -154,7 +154,7 @@ def _load_file(
 ) -> tuple[CLIP, list[str], Method]:
     where = str(source.weights)
     said = read_config(source.folder, named.layout is HUGGINGFACE)
-    notes = list(named.notes)
+    notes = [*named.notes, *said.notes]
     if named.script is not None:
         said = _with_script(said, named.script, where, notes)
     sizes = said.sizes or measure(named.layout, named.tensors, where)
@@ -169,7 +169,7 @@ def _load_file(
     if otherwise:
         notes.append(
             f"{where}: {said.by} describes another network ({'; '.join(otherwise)}); taken from it "
-            "are only head widths, activation and epsilon"
+            "is only what tensors do not tell, such as head widths, activation and epsilon"
         )
     if assumed:
         notes.append(

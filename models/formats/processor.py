@@ -28,6 +28,7 @@ from codesign.models.formats.image_settings import (
     image_settings,
     write_image_settings,
 )
+from codesign.models.formats.openclip_keys import USUAL_TOKENIZER, check_tokenizer
 from codesign.models.formats.pixels import in_mode, is_extreme, resized_and_cut, resized_middle
 from codesign.models.formats.text import clip_lowered
 from codesign.models.formats.tokenizer_files import has_tokenizer, is_clip, read_tokenizer
@@ -35,8 +36,6 @@ from codesign.models.formats.tokenizer_files import has_tokenizer, is_clip, read
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-# Has OpenAI's vocabulary, with which OpenCLIP's checkpoints are trained too.
-_USUAL_TOKENIZER = "openai/clip-vit-base-patch32"
 _USUAL_VOCAB = 49408
 # Rows a token table may have more than words, having been padded to a round number.
 _MOST_PADDING = 127
@@ -220,21 +219,23 @@ def _letterbox(picture: Image, settings: ImageSettings) -> Image:
 
 
 def _tokenizer(folder: Path, clip: CLIP, other: str | os.PathLike[str] | None) -> Any:
-    vocab = clip.architecture.vocab
-    if other is None and not has_tokenizer(folder):
+    vocab, beside = clip.architecture.vocab, has_tokenizer(folder)
+    if other is None:
+        check_tokenizer(folder, beside)
+    if other is None and not beside:
         if vocab != _USUAL_VOCAB:
             raise UserError(
                 f"no tokenizer is beside the checkpoint, and its vocabulary of {vocab} is not "
                 "OpenAI's; give tokenizer (--tokenizer), a folder or hub name"
             )
-        return _checked(_usual_tokenizer(), _USUAL_TOKENIZER, clip)
+        return _checked(_usual_tokenizer(), USUAL_TOKENIZER, clip)
     place = folder if other is None else locate_side_files(other)
     return _checked(read_tokenizer(place), place, clip)
 
 
 def _usual_tokenizer() -> Any:
     try:
-        return read_tokenizer(_USUAL_TOKENIZER)
+        return read_tokenizer(USUAL_TOKENIZER)
     except UserError as error:
         raise UserError(
             "no tokenizer is beside the checkpoint, and OpenAI's cannot be had from the hub or its "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -277,13 +277,65 @@ def test_a_config_of_another_network(files: dict[str, Path], tmp_path: Path) -> 
         assert load_clip(folder, head_dim=(8, 6)).dialect.text.head_dim == 6
 
 
-def test_openclip_settings_that_are_not_supported(write: Callable, plain: Arrays) -> None:
+def with_openclip_keys(folder: Path, part: str, values: Mapping[str, Any]) -> None:
+    file = folder / "open_clip_config.json"
+    config = json.loads(file.read_text())
+    (config["model_cfg"][part] if part else config["model_cfg"]).update(values)
+    file.write_text(json.dumps(config))
+
+
+@pytest.mark.parametrize(
+    ("part", "key", "value"),
+    [
+        ("text_cfg", "no_causal_mask", True),
+        ("text_cfg", "no_causal_mask", 0),
+        ("text_cfg", "pool_type", "last"),
+        ("text_cfg", "proj_type", "none"),
+        ("text_cfg", "proj_bias", True),
+        ("text_cfg", "embed_cls", True),
+        ("text_cfg", "hf_model_name", "roberta-base"),
+        ("vision_cfg", "global_average_pool", True),
+        ("vision_cfg", "pool_type", "avg"),
+        ("vision_cfg", "attentional_pool", True),
+        ("vision_cfg", "pos_embed_type", "sin_cos_2d"),
+        ("vision_cfg", "qk_norm", True),
+        ("vision_cfg", "block_type", "custom"),
+        ("vision_cfg", "timm_model_name", "vit_base"),
+        ("vision_cfg", "act_kwargs", {"approximate": "tanh"}),
+        ("vision_cfg", "norm_kwargs", {"eps": 1e-5, "bias": False}),
+        ("", "multimodal_cfg", {"width": 8}),
+    ],
+)
+def test_openclip_settings_that_are_not_supported(
+    write: Callable, plain: Arrays, part: str, key: str, value: Any
+) -> None:
     folder = write(plain)
-    config = json.loads((folder / "open_clip_config.json").read_text())
-    config["model_cfg"]["text_cfg"]["no_causal_mask"] = True
-    (folder / "open_clip_config.json").write_text(json.dumps(config))
-    with pytest.raises(UserError, match=r"text_cfg.no_causal_mask = True is not supported"):
+    with_openclip_keys(folder, part, {key: value})
+    with pytest.raises(UserError, match=rf"{part}.*{key}.* is not supported, only "):
         load_clip(folder)
+
+
+def test_openclip_settings_that_change_nothing(
+    write: Callable, plain: Arrays, recwarn: Any
+) -> None:
+    folder = write(plain)
+    with_openclip_keys(folder, "", {"custom_text": True, "init_logit_scale": 4.6})
+    vision = {"patch_dropout": 0.5, "timm_pool": "avg", "pool_type": "tok", "qk_norm": False}
+    with_openclip_keys(folder, "vision_cfg", vision | {"act_kwargs": {}, "mlp_ratio": 0.9})
+    text = {"pool_type": "argmax", "eos_id": 5, "pad_id": 1, "hf_model_name": ""}
+    with_openclip_keys(folder, "text_cfg", text)
+    assert load_clip(folder).dialect.end_of_text is None and not recwarn.list
+    with_openclip_keys(folder, "text_cfg", {"new_norm": True})
+    with pytest.warns(UserWarning, match=r"not known, so not honoured: text_cfg.new_norm; where"):
+        load_clip(folder)
+
+
+def test_openclip_reads_texts_at_the_id_it_names(write: Callable, plain: Arrays) -> None:
+    folder = write(plain)
+    with_openclip_keys(folder, "text_cfg", {"pool_type": "eos"})
+    assert load_clip(folder).dialect.end_of_text == 2  # OpenCLIP's own default
+    with_openclip_keys(folder, "text_cfg", {"eos_id": 31})
+    assert load_clip(folder).dialect.end_of_text == 31
 
 
 @pytest.mark.parametrize(("key", "side"), [("image_size", 8), ("patch_size", 4)])
@@ -312,9 +364,7 @@ def test_a_config_of_another_network_beside_openclips_tensors(
     config = json.loads((folder / "open_clip_config.json").read_text())
     config["model_cfg"]["vision_cfg"] |= {"width": 48, "image_size": 32}
     (folder / "open_clip_config.json").write_text(json.dumps(config))
-    message = (
-        r"another network \(vision width 48, not 24; image size 32, not 8\); taken from it are"
-    )
+    message = r"another network \(vision width 48, not 24; image size 32, not 8\); taken from it is"
     with pytest.warns(UserWarning, match=message):
         assert load_clip(folder).architecture.vision.width == 24
     (folder / "open_clip_config.json").unlink()

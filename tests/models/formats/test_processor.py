@@ -372,6 +372,37 @@ def test_tokenizers_of_other_models(
         load_processor(checkpoint, clip, tokenizer=other)
 
 
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        (
+            {"hf_tokenizer_name": "bert-base-uncased"},
+            "tokenizer is bert-base-uncased, which is not",
+        ),
+        ({"tokenizer_mode": "clips"}, r"text_cfg.tokenizer_mode = 'clips' is not supported; give"),
+        ({"tokenizer_kwargs": {"clean": "canonicalize"}}, r"tokenizer_kwargs.clean = 'canonical"),
+        ({"tokenizer_kwargs": {"strip_sep_token": True}}, r"kwargs.strip_sep_token = True is not"),
+    ],
+)
+def test_openclips_own_tokenizers(
+    words: Any, tmp_path: Path, said: dict[str, Any], message: str
+) -> None:
+    clip = grey_clip(words.vocab_size)
+    make_processor(ImageSettings(8, (0.3,), (0.4,)), words, 6).save(tmp_path / "beside")
+    config = tmp_path / "open_clip_config.json"
+    config.write_text(json.dumps({"model_cfg": {"text_cfg": said}}))
+    (tmp_path / "preprocessor_config.json").write_text(
+        json.dumps(ImageSettings(8, (0.3,), (0.4,)).huggingface())
+    )
+    with pytest.raises(UserError, match=message):
+        load_processor(tmp_path, clip)
+    load_processor(tmp_path, clip, tokenizer=tmp_path / "beside")
+    usual = {"hf_tokenizer_name": "mine", "tokenizer_kwargs": {"clean": "whitespace"}}
+    config.write_text(json.dumps({"model_cfg": {"text_cfg": usual}}))
+    shutil.copyfile(config, tmp_path / "beside" / config.name)
+    load_processor(tmp_path / "beside", clip)
+
+
 def test_side_files_travel_with_a_saved_clip(
     checkpoint: Path, tmp_path: Path, quiet_load: Callable
 ) -> None:

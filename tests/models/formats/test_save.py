@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import math
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -267,3 +269,27 @@ def test_openclip_config_tells_openclip_what_it_can_hold(
         assert int(part["width"] * part["mlp_ratio"]) == ffn  # OpenCLIP's own rule
     carbon = quiet_load(files["carbonclip"])
     assert "model_cfg" not in openclip_config(carbon.architecture, carbon.dialect)
+
+
+def test_openclip_is_told_where_texts_are_read(
+    tmp_path: Path, files: dict[str, Path], quiet_load: Callable
+) -> None:
+    """Of a CLIP with words added after its end of text, whose largest id is often no end."""
+    source = shutil.copytree(files["openclip"], tmp_path / "source")
+    config = json.loads((source / "open_clip_config.json").read_text())
+    config["model_cfg"]["text_cfg"] |= {"pool_type": "eos", "eos_id": 38}
+    (source / "open_clip_config.json").write_text(json.dumps(config))
+    clip = quiet_load(source)
+    assert (clip.dialect.end_of_text, clip.architecture.vocab) == (38, 40)
+    save_clip(clip, tmp_path / "x", "openclip")
+    file = tmp_path / "x" / "open_clip_config.json"
+    config = json.loads(file.read_text())
+    text = config["model_cfg"]["text_cfg"]
+    assert (text["pool_type"], text["eos_id"]) == ("eos", 38)
+    del config["codesign"]  # what OpenCLIP sees
+    file.write_text(json.dumps(config))
+    assert_same(load_clip(tmp_path / "x"), clip)
+    for end in (None, 39):  # the largest id, which versions before 3.1 read too
+        dialect = dataclasses.replace(clip.dialect, end_of_text=end)
+        text = openclip_config(clip.architecture, dialect)["model_cfg"]["text_cfg"]
+        assert not {"pool_type", "eos_id"} & text.keys()
