@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from codesign.errors import UserError
@@ -69,10 +70,12 @@ class Tensors:
     Attributes:
       dicts: tensors by name, of every state dict in a file by its place there; "": the whole.
       script: of a TorchScript archive, what it tells beside its tensors.
+      lists: tensors without names, likewise by their place.
     """
 
     dicts: dict[str, dict[str, Tensor]]
     script: Script | None = None
+    lists: Mapping[str, list[Tensor]] = dataclasses.field(default_factory=dict)
 
     @property
     def tensors(self) -> dict[str, Tensor]:
@@ -260,7 +263,8 @@ def read_tensors(path: Path) -> Tensors:
             saved = read_torch(path)
             if isinstance(saved, Script):
                 return Tensors({"": saved.tensors}, saved)
-            return Tensors(state_dicts(saved, path))
+            found = state_dicts(saved, path)
+            return Tensors(found.dicts, lists=found.lists)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from None
     if start.startswith(b"version https://git-lfs"):

@@ -318,7 +318,7 @@ def check(
       told_by: what the sizes were read from, for messages.
 
     Raises:
-      UserError: naming the first tensors that are missing, unknown or misshapen.
+      UserError: naming the first tensors that are missing, unknown or misshapen, or cannot be read.
     """
     expected = {name: place.shape(sizes) for name, place in places(layout, sizes).items()}
     missing = [name for name in (*expected, LOGIT_SCALE) if name not in tensors]
@@ -336,6 +336,10 @@ def check(
                 f"{where}: tensor '{tensors[name].name}' has shape {list(tensors[name].shape)}, "
                 f"expected {list(shape)} (from {told_by})"
             )
+    # Before anything of their shapes is made.
+    for tensor in tensors.values():
+        if tensor.fault:
+            raise UserError(f"{where}: tensor '{tensor.name}' is {tensor.fault}")
     if math.prod(tensors[LOGIT_SCALE].shape) != 1:
         scale = tensors[LOGIT_SCALE]
         raise UserError(

@@ -139,18 +139,13 @@ def recognise(found: Tensors, where: str, weights: Weights | None = None) -> Nam
     """
     by_place = {place: _clips(place, t, where) for place, t in found.dicts.items()}
     clips = [clip for clips_there in by_place.values() for clip in clips_there]
-    elsewhere = [
-        f"{place}.{name}"
-        for place, tensors in found.dicts.items()
-        if not by_place[place]
-        for name, tensor in tensors.items()
-        if len(tensor.shape) > 1  # no counters and states
-    ]
+    lists = [place for place, tensors in found.lists.items() if any(map(_is_weight, tensors))]
+    averages = [place for place in lists if _is_averaged(place)]
     if not clips:  # one that is named as a CLIP in part, so that the error tells what it is
         largest = max(found.dicts, key=lambda place: len(found.dicts[place]))
         there = found.dicts[largest]
         clips = [_Found(largest, _own(there, _usual_prefix(there), where), [], False)]
-    chosen, notes = _choose(clips, where, weights)
+    chosen, notes = _choose(clips, where, weights, averages)
     masks = {name: t for name, t in chosen.tensors.items() if _TINYCLIP_MASKS in name}
     named = {name: t for name, t in chosen.tensors.items() if name not in masks}
     _refuse_foreign(named, where)
@@ -160,13 +155,40 @@ def recognise(found: Tensors, where: str, weights: Weights | None = None) -> Nam
         not _TINYCLIP.isdisjoint(t.name.split(".")) for t in chosen.tensors.values()
     )
     layout = _layout(named, where)
-    unused = chosen.beside + elsewhere
+    unused = chosen.beside + _elsewhere(
+        {place: tensors for place, tensors in found.dicts.items() if not by_place[place]},
+        {p: found.lists[p] for p in lists if p not in averages or chosen.averaged},
+    )
     if unused:
         which = f"the tensor '{unused[0]}'"
         if len(unused) > 1:
             which = f"{len(unused)} tensors, such as '{unused[0]}'"
         notes.append(f"{where}: not used, being no part of the CLIP: {which}")
     return Named(layout, named, buffers, masks, tinyclip, found.script, tuple(notes))
+
+
+def _elsewhere(
+    dicts: Mapping[str, Mapping[str, Tensor]], lists: Mapping[str, list[Tensor]]
+) -> list[str]:
+    """Places of the tensors of state dicts and lists that hold no CLIP."""
+    named = [
+        f"{place}.{name}" if place else name
+        for place, tensors in dicts.items()
+        for name, tensor in tensors.items()
+        if _is_weight(tensor)
+    ]
+    numbered = [
+        f"{place}[{i}]"
+        for place, tensors in lists.items()
+        for i, tensor in enumerate(tensors)
+        if _is_weight(tensor)
+    ]
+    return named + numbered
+
+
+def _is_weight(tensor: Tensor) -> bool:
+    """No counter and no state of a generator."""
+    return len(tensor.shape) > 1
 
 
 def _clips(place: str, tensors: Mapping[str, Tensor], where: str) -> list[_Found]:
@@ -249,8 +271,17 @@ def _own(tensors: Mapping[str, Tensor], prefix: str, where: str) -> dict[str, Te
     return own
 
 
-def _choose(clips: list[_Found], where: str, weights: Weights | None) -> tuple[_Found, list[str]]:
-    """The CLIP that is meant, and what to say of it."""
+def _choose(
+    clips: list[_Found], where: str, weights: Weights | None, nameless: list[str]
+) -> tuple[_Found, list[str]]:
+    """The CLIP that is meant, and what to say of it.
+
+    Args:
+      clips: those of the file.
+      where: the file, for messages.
+      weights: which are wanted.
+      nameless: places of averaged weights that are lists, so that nothing tells which is which.
+    """
     if weights is not None and weights not in get_args(Weights):
         raise UserError(f"weights is {weights!r}, expected {' or '.join(get_args(Weights))}")
     kinds: dict[str, list[_Found]] = {
@@ -258,8 +289,10 @@ def _choose(clips: list[_Found], where: str, weights: Weights | None) -> tuple[_
         "averaged": [c for c in clips if c.averaged],
     }
     wanted = weights or ("averaged" if kinds["averaged"] else "raw")
+    listed = f"averaged ones are a list without names ('{nameless[0]}')" if nameless else ""
     if not kinds[wanted]:
-        raise UserError(f"{where} holds no {wanted} weights, only those {_place(clips[0])}")
+        why = f"; its {listed}" if listed and wanted == "averaged" else ""
+        raise UserError(f"{where} holds no {wanted} weights, only those {_place(clips[0])}{why}")
     chosen, *others = kinds[wanted]
     differing = next((o for o in others if not _same_network(chosen, o)), None)
     if differing is not None:
@@ -272,6 +305,11 @@ def _choose(clips: list[_Found], where: str, weights: Weights | None) -> tuple[_
             f"{where} holds raw weights ({_place(kinds['raw'][0])}) and averaged ones "
             f"({_place(chosen)}): taken are the averaged, which trainings "
             "publish; weights='raw' (--weights raw) takes the others"
+        ]
+    if weights is None and listed and not chosen.averaged:
+        return chosen, [
+            f"{where}: taken are the raw weights ({_place(chosen)}); its {listed}, which are not "
+            "used. For those, load them into the model there and save its state dict"
         ]
     return chosen, []
 

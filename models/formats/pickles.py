@@ -156,6 +156,8 @@ _HOSTILE_BUILTINS = frozenset(
 _MOST_NAMES = 1000
 # A tuple's hash visits all that it holds, each time it is there, however few bytes tell of that.
 _DEEPEST_TUPLE, _LARGEST_TUPLE = 100, 1_000_000
+# A few bytes may claim to be repeated to any size; weights that are so are a layer's vector or two.
+_MOST_REPEATED_BYTES = 4 << 20
 
 
 class Storage:
@@ -223,28 +225,49 @@ class _Harmless:
         raise pickle.UnpicklingError("the pickle alters what it calls")
 
 
-def _tensor(storage: Any, offset: int, shape: Any, strides: Any, dtype: Any = None) -> Any:
-    """A strided window on a storage; strides and offset count elements of the tensor."""
+def _tensor(
+    storage: Any, offset: int, shape: Any, strides: Any, dtype: Any = None, marks: Any = None
+) -> Any:
+    """A strided window on a storage; strides and offset count elements of the tensor.
+
+    Args:
+      storage: a `Storage`, or an inert one.
+      offset: of the first element.
+      shape: of the tensor.
+      strides: 0 along an axis that repeats its numbers, as `expand` makes it.
+      dtype: name of another than the storage's.
+      marks: what torch has noted to do to the numbers when they are used: "neg" and "conj".
+    """
     if not isinstance(storage, Storage) or not (dtype is None or dtype in DTYPES):
         return Inert()  # of a dtype that we do not know
     dtype = storage.dtype if dtype is None else np.dtype(DTYPES[dtype])
     shape, strides = tuple(shape), tuple(strides)
     if any(type(n) is not int for n in (offset, *shape, *strides)):
         raise ValueError("a tensor's shape, strides or offset are no whole numbers")
-    bytes_held = storage.count * storage.dtype.itemsize
+    bytes_held, size = storage.count * storage.dtype.itemsize, math.prod(shape) * dtype.itemsize
     last = offset + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
     outside = min(offset, *shape, *strides, 0) < 0 or (last + 1) * dtype.itemsize > bytes_held
-    if math.prod(shape) * dtype.itemsize > bytes_held or (outside and math.prod(shape)):
+    if outside and size:
         raise ValueError(f"a tensor of shape {list(shape)} reaches outside its storage")
+    noted = {key for key, on in marks.items() if on} if isinstance(marks, dict) else set()
+    fault = ""
+    if size > max(bytes_held, _MOST_REPEATED_BYTES):
+        fault = f"{bytes_held:,} bytes repeated to {size:,}; save it with .contiguous()"
+    elif not noted <= {"neg", "conj"} or ("neg" in noted and dtype == np.bool_):
+        fault = f"marked {short_repr(sorted(map(str, noted)))}, which cannot be done to it"
 
     def read() -> np.ndarray:
-        if not math.prod(shape):
+        if fault:
+            raise UserError(f"a tensor of the file is {fault}")
+        if not size:
             return np.zeros(shape, dtype)
         buffer = storage.fetch()
         steps = tuple(stride * dtype.itemsize for stride in strides)
-        return np.ndarray(shape, dtype, buffer, offset * dtype.itemsize, steps)
+        values = np.ndarray(shape, dtype, buffer, offset * dtype.itemsize, steps)
+        values = values.conj() if "conj" in noted and dtype.kind == "c" else values
+        return -values if "neg" in noted else values
 
-    return Tensor("", shape, read)
+    return Tensor("", shape, read, fault)
 
 
 def _of_type(rebuild: Any, _: Any, args: Any, __: Any) -> Any:
@@ -273,11 +296,15 @@ _CALLABLE: dict[str, Callable[..., Any]] = {
     "torch._utils._rebuild_tensor": lambda s, offset, shape, strides: _tensor(
         s, offset, shape, strides
     ),
-    "torch._utils._rebuild_tensor_v2": lambda s, offset, shape, strides, *_: _tensor(
-        s, offset, shape, strides
+    "torch._utils._rebuild_tensor_v2": (
+        lambda s, offset, shape, strides, _=None, __=None, marks=None, *___: _tensor(
+            s, offset, shape, strides, None, marks
+        )
     ),
-    "torch._utils._rebuild_tensor_v3": lambda s, offset, shape, strides, _, __, dtype, *___: (
-        _tensor(s, offset, shape, strides, dtype)
+    "torch._utils._rebuild_tensor_v3": (
+        lambda s, offset, shape, strides, _, __, dtype, marks=None, *___: _tensor(
+            s, offset, shape, strides, dtype, marks
+        )
     ),
     "torch._utils._rebuild_parameter": lambda data, *_: data,
     "torch._utils._rebuild_parameter_with_state": lambda data, *_: data,

@@ -41,12 +41,14 @@ class Tensor:
     Attributes:
       name: as the file spells it, for messages.
       shape: as in the file.
-      read: gives the values, in the file's dtype.
+      read: gives the values, in the file's dtype; raises UserError where there is a fault.
+      fault: why it cannot be read, to follow "tensor x is"; "": it can.
     """
 
     name: str
     shape: tuple[int, ...]
     read: Callable[[], np.ndarray]
+    fault: str = ""
 
     def __setstate__(self, _: object) -> NoReturn:
         raise TypeError("a pickle alters a tensor")

@@ -40,9 +40,10 @@ def found(saved: Any) -> Tensors:
             return {key: tensors(value) for key, value in node.items()}
         if isinstance(node, np.ndarray):
             return Tensor("", node.shape, lambda: node)
-        return node
+        return [tensors(value) for value in node] if isinstance(node, list) else node
 
-    return Tensors(state_dicts(tensors(saved), Path("x.pt")))
+    there = state_dicts(tensors(saved), Path("x.pt"))
+    return Tensors(there.dicts, lists=there.lists)
 
 
 def under(prefix: str, arrays: Arrays) -> Arrays:
@@ -128,6 +129,29 @@ def test_weights_that_are_not_there(plain: Arrays) -> None:
         recognise(found({"ema": plain}), "x.pt", "raw")
     with pytest.raises(UserError, match="weights is 'best', expected raw or averaged"):
         recognise(found(plain), "x.pt", "best")
+
+
+@pytest.mark.parametrize("kind", ["list", "numbers"])
+def test_averages_without_names_are_told(plain: Arrays, other: Arrays, kind: str) -> None:
+    """As torch_ema and diffusers keep them, in the order of a model's parameters."""
+    averages: Any = list(other.values())
+    averages = dict(enumerate(averages)) if kind == "numbers" else averages
+    saved = {"model": plain, "ema": {"decay": 0.99, "shadow_params": averages}}
+    (note,) = assert_taken(saved, plain)
+    assert "taken are the raw weights (under 'model')" in note
+    assert "averaged ones are a list without names ('ema.shadow_params'), which are not" in note
+    assert assert_taken(saved, plain, weights="raw") == ()
+    with pytest.raises(UserError, match=r"no averaged weights, .* a list without names \('ema.sh"):
+        recognise(found(saved), "x.pt", "averaged")
+
+
+def test_lists_are_looked_into(plain: Arrays, other: Arrays) -> None:
+    counts = {"model": plain, "counts": [np.zeros(3)]}
+    assert assert_taken([plain, {"epoch": 3}], plain) == assert_taken(counts, plain) == ()
+    (note,) = assert_taken({"model": plain, "queue": [np.zeros((2, 2)), np.zeros(3)]}, plain)
+    assert "no part of the CLIP: the tensor 'queue[0]'" in note
+    with pytest.raises(UserError, match=r"several CLIPs, under 'model' and under 'best.0'"):
+        recognise(found({"model": plain, "best": [other]}), "x.pt")
 
 
 def test_none_of_several_clips_is_guessed(plain: Arrays, other: Arrays) -> None:

@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 
 from codesign.errors import UserError
+from codesign.models.formats import load_clip
 from codesign.models.formats.files import read_tensors
 from codesign.models.formats.pickles import Inert
 from codesign.models.formats.torch_file import read_torch
@@ -288,3 +289,73 @@ def test_what_is_compressed_is_bounded_before_it_is_expanded(tmp_path: Path) -> 
     assert path.stat().st_size < 1 << 20
     with pytest.raises(UserError, match="compressed and claims 68,157,440 bytes"):
         read_tensors(path)
+
+
+def saved_by_torch(tmp_path: Path, values: Any) -> dict[str, Any]:
+    torch = pytest.importorskip("torch")
+    torch.save(values(torch), tmp_path / "x.pt")
+    return dict(read_torch(tmp_path / "x.pt"))
+
+
+def test_tensors_that_repeat_their_numbers(tmp_path: Path) -> None:
+    """By strides, as `expand` makes them; too many for a weight hinder only who reads them."""
+    found = saved_by_torch(
+        tmp_path,
+        lambda torch: {
+            "bias": torch.tensor([0.25]).expand(24),
+            "table": torch.arange(3.0)[:, None].expand(3, 4),
+            "windows": torch.arange(5.0).as_strided((3, 3), (1, 1)),
+            "huge": torch.ones(1).expand(1 << 40),
+        },
+    )
+    np.testing.assert_array_equal(found["bias"].read(), np.full(24, 0.25, np.float32))
+    np.testing.assert_array_equal(found["table"].read(), np.arange(3)[:, None].repeat(4, 1))
+    np.testing.assert_array_equal(found["windows"].read(), [[0, 1, 2], [1, 2, 3], [2, 3, 4]])
+    with pytest.raises(UserError, match=r"4 bytes repeated to 4,398,.*; save it with .contiguous"):
+        found["huge"].read()
+
+
+def test_a_repeated_weight_of_any_size_costs_nothing(
+    tmp_path: Path, files: dict[str, Path]
+) -> None:
+    torch = pytest.importorskip("torch")
+    weights = {
+        name.removeprefix("module."): torch.tensor(tensor.read())
+        for name, tensor in read_tensors(files["openclip"] / "epoch_3.pt").tensors.items()
+    }
+    table = weights["token_embedding.weight"]
+    weights["token_embedding.weight"] = table[:1].expand(900_000, table.shape[1])
+    torch.save(weights, tmp_path / "x.pt")
+    with bounded(20), pytest.raises(UserError, match=r"'token_embedding.weight' is .* repeated to"):
+        load_clip(tmp_path / "x.pt", head_dim=(8, 4), activation="quick_gelu")
+
+
+def test_signs_that_torch_has_only_noted(tmp_path: Path) -> None:
+    found = saved_by_torch(
+        tmp_path,
+        lambda torch: {
+            "negative": torch._neg_view(torch.arange(3.0)),
+            "half": torch._neg_view(torch.arange(3.0).bfloat16()),
+            "conjugate": torch.tensor([1 + 2j]).conj(),
+            "imaginary": torch.tensor([1 + 2j]).conj().imag.clone(),
+        },
+    )
+    np.testing.assert_array_equal(found["negative"].read(), [0, -1, -2])
+    np.testing.assert_array_equal(found["half"].read().astype(np.float32), [0, -1, -2])
+    np.testing.assert_array_equal(found["conjugate"].read(), [1 - 2j])
+    np.testing.assert_array_equal(found["imaginary"].read(), [-2])
+
+
+def test_marks_that_are_not_known(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    torch.save({"a": torch._neg_view(torch.ones(3)), "b": torch.ones(2)}, tmp_path / "x.pt")
+    with (
+        zipfile.ZipFile(tmp_path / "x.pt") as archive,
+        zipfile.ZipFile(tmp_path / "y.pt", "w") as changed,
+    ):
+        for name in archive.namelist():
+            changed.writestr(name, archive.read(name).replace(b"neg", b"odd"))
+    found = read_torch(tmp_path / "y.pt")
+    np.testing.assert_array_equal(found["b"].read(), [1, 1])
+    with pytest.raises(UserError, match=r"marked \['odd'\], which cannot be done to it"):
+        found["a"].read()
