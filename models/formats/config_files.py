@@ -71,7 +71,8 @@ class _HfText:
 class _HfConfig:
     """A CLIPConfig, its towers not yet looked at.
 
-    The legacy *_config_dict wins where it says anything, as in transformers.
+    The legacy *_config_dict wins where it is there, as in transformers: what it leaves out is as by
+    default, whatever the other says.
     """
 
     vision_config: dict[str, Any] | None = None
@@ -82,7 +83,7 @@ class _HfConfig:
 
     def tower(self, name: str) -> dict[str, Any]:
         plain, legacy = getattr(self, f"{name}_config"), getattr(self, f"{name}_config_dict")
-        return (plain or {}) | (legacy or {})
+        return (plain or {}) if legacy is None else legacy
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from codesign.architecture import TOWERS
 from codesign.errors import UserError
 from codesign.json_text import read_json
 from codesign.model_card import CARD
@@ -172,7 +173,7 @@ def is_clip_config(config: object) -> bool:
     return (
         isinstance(config, dict)
         and config.get("model_type", "clip") == "clip"
-        and ("vision_config" in config or "text_config" in config)
+        and any(f"{tower}_config{old}" in config for tower in TOWERS for old in ("", "_dict"))
     )
 
 
@@ -183,6 +184,20 @@ def _may_hold_a_clip(file: Path) -> bool:
     except UserError:
         return True
     return all(any(re.search(tower, name) for name in names) for tower in _TOWERS)
+
+
+def in_openclips_names(checkpoint: Path) -> bool:
+    """Whether the image tower is called as in OpenCLIP; False also where no weights can be read.
+
+    Args:
+      checkpoint: a file, or a folder.
+    """
+    try:
+        weights = checkpoint if checkpoint.is_file() else _weights_in(checkpoint)
+        names = [name for tensors in read_tensors(weights).dicts.values() for name in tensors]
+    except UserError:
+        return False
+    return any(re.search(r"(^|\.)visual\.", name) for name in names)
 
 
 def _from_hub(repo: str, revision: str | None, weights: bool) -> Path:
@@ -288,13 +303,16 @@ def _shards(index: Path) -> list[str]:
 
 
 def _read_shards(index: Path) -> dict[str, Tensor]:
-    tensors: dict[str, Tensor] = {}
+    shards: dict[str, dict[str, Tensor]] = {}
     for shard in _shards(index):
         path = index.parent / shard
         if not path.is_file():
             raise UserError(f"{index} names the shard {shard}, which is missing; fetch it too")
-        tensors |= read_tensors(path).tensors
+        shards[shard] = read_tensors(path).tensors
+    tensors = {name: tensor for there in shards.values() for name, tensor in there.items()}
+    # One that several shards hold is that of the shard which the index names.
     for name, shard in read_json(index)["weight_map"].items():
-        if name not in tensors:
+        if name not in shards[shard]:
             raise UserError(f"{index.parent / shard} lacks the tensor '{name}' of {index.name}")
+        tensors[name] = shards[shard][name]
     return tensors

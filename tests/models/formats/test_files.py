@@ -281,6 +281,19 @@ def test_shards(tmp_path: Path, files: dict[str, Path]) -> None:
         read_tensors(index)
 
 
+def test_a_tensor_in_two_shards_is_that_of_the_shard_named(tmp_path: Path) -> None:
+    for i, shard in enumerate("abc"):
+        save_file({"x": np.full(2, i), shard: np.zeros(1)}, tmp_path / f"{shard}.safetensors")
+    index = tmp_path / "model.safetensors.index.json"
+    for i, shard in enumerate("abc"):
+        named = {name: f"{name}.safetensors" for name in "abc"} | {"x": f"{shard}.safetensors"}
+        index.write_text(json.dumps({"weight_map": named}))
+        np.testing.assert_array_equal(arrays(index)["x"], [i, i])
+    index.write_text(json.dumps({"weight_map": {"b": "a.safetensors", "c": "c.safetensors"}}))
+    with pytest.raises(UserError, match=r"a.safetensors lacks the tensor 'b'"):
+        read_tensors(index)
+
+
 def test_places_without_a_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"there is no file or folder .*missing.pt"):
         locate(tmp_path / "missing.pt")

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
+import transformers
 from flax import nnx
 from safetensors.numpy import save_file
 
@@ -22,6 +23,7 @@ from codesign.errors import UserError
 from codesign.models.clip import CLIP
 from codesign.models.dialect import Dialect, TowerDialect
 from codesign.models.formats import load_clip, with_image_size
+from codesign.models.formats.config_files import read_config
 from codesign.models.formats.files import read_tensors
 from codesign.models.formats.positions import bicubic_matrix, resize_positions
 
@@ -160,8 +162,9 @@ def test_end_of_text_conventions(files: dict[str, Path], tmp_path: Path) -> None
     folder = shutil.copytree(files["huggingface"], tmp_path / "x")
     config = json.loads((folder / "config.json").read_text())
     config["text_config"]["eos_token_id"] = 2
-    # The legacy sections override the plain ones, and may be null.
-    config |= {"text_config_dict": None, "vision_config_dict": {"layer_norm_eps": 3e-5}}
+    # The legacy sections take the place of the plain ones, and may be null.
+    legacy = config["vision_config"] | {"layer_norm_eps": 3e-5}
+    config |= {"text_config_dict": None, "vision_config_dict": legacy}
     (folder / "config.json").write_text(json.dumps(config))
     clip = load_clip(folder)
     assert clip.dialect.end_of_text is None and clip.dialect.vision.epsilon == 3e-5
@@ -275,6 +278,38 @@ def test_a_config_of_another_network(files: dict[str, Path], tmp_path: Path) -> 
         load_clip(folder)
     with pytest.warns(UserWarning, match="assumed are the activation quick_gelu"):
         assert load_clip(folder, head_dim=(8, 6)).dialect.text.head_dim == 6
+
+
+@pytest.mark.parametrize("legacy", ["part", "whole", "empty", "null", "alone"])
+def test_huggingfaces_old_configs_are_merged_as_transformers_does(
+    tmp_path: Path, files: dict[str, Path], legacy: str
+) -> None:
+    """A text_config_dict takes the place of text_config, its own defaults included."""
+    folder = shutil.copytree(files["huggingface"], tmp_path / "x")
+    config = json.loads((folder / "config.json").read_text())
+    config.pop("vision_config_dict", None), config.pop("text_config_dict", None)
+    for tower in ("vision", "text"):
+        plain = config[f"{tower}_config"] | {"layer_norm_eps": 1e-3, "hidden_act": "gelu"}
+        config[f"{tower}_config"] = plain
+        usual = ("layer_norm_eps", "hidden_act", "eos_token_id")
+        config[f"{tower}_config_dict"] = {
+            "part": {key: value for key, value in plain.items() if key not in usual},
+            "whole": plain | {"layer_norm_eps": 1e-2},
+            "empty": {},
+            "null": None,
+            "alone": plain,
+        }[legacy]
+        if legacy == "alone":
+            del config[f"{tower}_config"]
+    (folder / "config.json").write_text(json.dumps(config))
+    theirs = transformers.CLIPConfig.from_pretrained(folder)
+    said = read_config(folder, huggingface=True)
+    for tower in ("vision", "text"):
+        wanted, found = getattr(theirs, f"{tower}_config"), getattr(said, tower)
+        assert found.epsilon == wanted.layer_norm_eps and found.activation == wanted.hidden_act
+        assert found.head_dim == wanted.hidden_size // wanted.num_attention_heads
+    assert said.sizes is not None and said.sizes.vocab == theirs.text_config.vocab_size
+    assert said.end_of_text == theirs.text_config.eos_token_id
 
 
 def with_openclip_keys(folder: Path, part: str, values: Mapping[str, Any]) -> None:
