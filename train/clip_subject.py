@@ -251,7 +251,7 @@ def _teacher(config: ClipTrainingConfig, begun: Start) -> tuple[Network, States]
     path, ours = str(config.loss.teacher), begun.model.architecture
     dtype = jnp.bfloat16 if config.bfloat16 else jnp.float32
     model = load_clip(path, image=ours.image, dtype=dtype)
-    settings = dataclasses.replace(image_settings(locate_side_files(path)), size=ours.image)
+    settings = dataclasses.replace(image_settings(locate_side_files(path), path), size=ours.image)
     theirs = model.architecture
     for name in ("vocab", "context", "channels"):
         if getattr(ours, name) != getattr(theirs, name):

@@ -99,7 +99,7 @@ def export_stablehlo(
     check_free(path, single=False, overwrite=overwrite)
     _check_options(batch, platforms)
     origin = None if like is None else locate_side_files(like)
-    settings = settings_of(clip, origin)
+    settings = settings_of(clip, origin, like)
     programs = encoders(clip, settings)
     exported = {
         name: export_program(encoder, batch, platforms) for name, encoder in programs.items()
@@ -164,13 +164,15 @@ def export_program(
     return export.export(jax.jit(encoder.call), platforms=platforms)(weights, inputs)
 
 
-def settings_of(clip: CLIP, origin: Path | None) -> ImageSettings:
+def settings_of(
+    clip: CLIP, origin: Path | None, checkpoint: str | os.PathLike[str] | None = None
+) -> ImageSettings:
     """How pictures are prepared for a CLIP whose checkpoint's configs are in `origin`.
 
     Raises:
       UserError: settings that are not supported, or for another number of colours.
     """
-    settings = ImageSettings() if origin is None else image_settings(origin)
+    settings = ImageSettings() if origin is None else image_settings(origin, checkpoint)
     colours = clip.architecture.channels
     if settings.channels != colours:
         raise UserError(

@@ -2,13 +2,15 @@
 
 HuggingFace says it in processor_config.json, before transformers 5 in preprocessor_config.json,
 OpenCLIP in "preprocess_cfg" of open_clip_config.json; where nothing is said it is as OpenAI has it,
-which nearly every CLIP kept.
+which nearly every CLIP kept. Where both are said, what is of the weights' format counts.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
+import warnings
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -17,7 +19,12 @@ from codesign.decode import decode
 from codesign.errors import UserError
 from codesign.json_text import read_json
 from codesign.models.dialect import Size
-from codesign.models.formats.files import HF_PREPROCESSOR, HF_PROCESSOR, OPENCLIP_CONFIG
+from codesign.models.formats.files import (
+    HF_PREPROCESSOR,
+    HF_PROCESSOR,
+    OPENCLIP_CONFIG,
+    in_openclips_names,
+)
 from codesign.runs import write_json
 
 _RESAMPLE = {"bicubic": 3, "bilinear": 2}  # Pillow's codes
@@ -31,6 +38,19 @@ Grey = Annotated[int, Ge(0), Le(255)]
 HalfPixel = Literal["down", "even"]
 # In configs of another's own where a side is not cut as its program cuts it.
 _HALF_PIXEL = "half_pixel"
+# Image processors of transformers that do no more than CLIP's, and whether they cut the middle out
+# where a config does not say.
+_PLAIN = {
+    "CLIP": True,
+    "ViT": False,
+    "Siglip": False,
+    "Blip": False,
+    "DeiT": True,
+    "Bit": True,
+    "ChineseCLIP": True,
+}
+# Where HuggingFace's processor_config.json and OpenCLIP's config have what they say of pictures.
+_NESTED, _PREPROCESS = "image_processor", "preprocess_cfg"
 
 Config = TypeVar("Config")
 
@@ -118,35 +138,88 @@ class ImageSettings:
 
 
 def write_image_settings(folder: Path, settings: ImageSettings) -> None:
-    """Writes HuggingFace's config, also where a newer one there would be read before it."""
+    """Writes HuggingFace's config, and into others there that might be read before it."""
     write_json(folder / HF_PREPROCESSOR, settings.huggingface())
-    both = folder / HF_PROCESSOR
-    if both.is_file():
-        there = read_json(both)
+    for name, key, said in (
+        (HF_PROCESSOR, _NESTED, settings.huggingface()),
+        (OPENCLIP_CONFIG, _PREPROCESS, settings.openclip()),
+    ):
+        other = folder / name
+        if not other.is_file():
+            continue
+        there = read_json(other)
         kept = there if isinstance(there, dict) else {}
-        write_json(both, kept | {"image_processor": settings.huggingface()})
+        if name == HF_PROCESSOR or key in kept:
+            write_json(other, kept | {key: said})
 
 
-def image_settings(folder: Path) -> ImageSettings:
+def image_settings(folder: Path, checkpoint: str | os.PathLike[str] | None = None) -> ImageSettings:
     """What the configs in a checkpoint's folder say of pictures; OpenAI's settings by default.
+
+    Args:
+      folder: where the configs are.
+      checkpoint: as a user names it; where it is a file, the weights are that one.
+
+    Warns:
+      UserWarning: HuggingFace's and OpenCLIP's configs differ; that of the weights' format counts.
 
     Raises:
       UserError: settings that are not supported.
     """
-    both, huggingface, openclip = (
+    nested, huggingface, openclip = (
         folder / name for name in (HF_PROCESSOR, HF_PREPROCESSOR, OPENCLIP_CONFIG)
     )
-    if both.is_file():
-        # As transformers does: what version 5 nests in the processor's config comes first.
-        nested = _read(_HuggingfaceProcessor, both).image_processor
-        if nested is not None:
-            return _from_huggingface(nested, both)
-    if huggingface.is_file():
-        return _from_huggingface(_read(_Huggingface, huggingface), huggingface)
-    if openclip.is_file():
-        said = _read(_OpenclipConfig, openclip).preprocess_cfg
-        return _from_openclip(said or _Openclip(), openclip)
-    return ImageSettings()
+    # As transformers does: what version 5 nests in the processor's config comes first.
+    first = nested if _says(nested, _NESTED) else huggingface
+    if not first.is_file():
+        return _settings_in(openclip) if openclip.is_file() else ImageSettings()
+    if not _says(openclip, _PREPROCESS):
+        return _settings_in(first)
+    file = Path(os.path.expanduser(folder if checkpoint is None else checkpoint))
+    of_openclip = in_openclips_names(file if file.is_file() else folder)
+    taken, other = (openclip, first) if of_openclip else (first, openclip)
+    settings = _settings_in(taken)
+    difference = _difference(settings, other)
+    if difference:
+        warnings.warn(
+            f"{taken} and {other.name} beside it say different things of pictures ({difference}); "
+            f"taken is {taken.name}, as the weights are of its format",
+            stacklevel=3,
+        )
+    return settings
+
+
+def _says(path: Path, key: str) -> bool:
+    """Whether a config has a key; of one that cannot be read, its reader tells."""
+    try:
+        found = read_json(path) if path.is_file() else {}
+    except UserError:
+        return True
+    return not isinstance(found, dict) or found.get(key) is not None
+
+
+def _settings_in(path: Path) -> ImageSettings:
+    if path.name == OPENCLIP_CONFIG:
+        return _from_openclip(_read(_OpenclipConfig, path).preprocess_cfg or _Openclip(), path)
+    if path.name == HF_PREPROCESSOR:
+        return _from_huggingface(_read(_Huggingface, path), path)
+    return _from_huggingface(
+        _read(_HuggingfaceProcessor, path).image_processor or _Huggingface(), path
+    )
+
+
+def _difference(settings: ImageSettings, other: Path) -> str:
+    """What another config says otherwise, but of the size, which is the network's."""
+    try:
+        there = _settings_in(other)
+    except UserError as error:
+        return str(error)
+    return "; ".join(
+        f"{field.name} {mine} and {theirs}"
+        for field in dataclasses.fields(settings)
+        if field.name not in ("size", "half_pixel")
+        and (mine := getattr(settings, field.name)) != (theirs := getattr(there, field.name))
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,6 +240,10 @@ class _Huggingface:
     feature_extractor_type: str | None = None
     size: Size | _Sides | None = None
     crop_size: Size | _Sides | None = ImageSettings.size
+    pad_size: Size | tuple[Size, Size] | _Sides | None = None
+    default_to_square: bool | None = None
+    use_square_size: bool | None = None
+    do_pad: bool | None = None
     do_resize: bool | None = True
     do_rescale: bool | None = True
     do_normalize: bool | None = True
@@ -198,6 +275,7 @@ class _Openclip:
     """What is looked at in OpenCLIP's preprocess_cfg."""
 
     size: Size | tuple[Size, Size] = ImageSettings.size
+    mode: Literal["RGB", "L"] | None = None
     mean: Means = ImageSettings.mean
     std: Deviations = ImageSettings.std
     interpolation: Literal["bicubic", "bilinear", "random"] = ImageSettings.interpolation
@@ -218,9 +296,8 @@ def _read(kind: type[Config], path: Path) -> Config:
 def _from_huggingface(said: _Huggingface, path: Path) -> ImageSettings:
     said = _with_defaults(said, path)
     longest = said.resize_mode == "longest"
-    size = said.size if isinstance(said.size, _Sides) else _Sides(shortest_edge=said.size)
-    crop = said.crop_size
-    crop = crop if isinstance(crop, _Sides) else _Sides(height=crop, width=crop)
+    size = _sides(said.size, square=bool(said.default_to_square))
+    crop, pad = _sides(said.crop_size), _sides(said.pad_size)
     squash = size.height is not None
     side = size.height if squash else size.shortest_edge
     codes: dict[int | None, str] = {code: name for name, code in _RESAMPLE.items()}
@@ -233,6 +310,10 @@ def _from_huggingface(said: _Huggingface, path: Path) -> ImageSettings:
         "resample": said.resample in codes,
         "do_center_crop": squash or said.do_center_crop,
         "crop_size": not said.do_center_crop or (crop.height, crop.width) == (side, side),
+        # Filled up to the size that they have.
+        "do_pad": not said.do_pad or pad == _Sides() or (pad.height, pad.width) == (side, side),
+        # Transformers 5 takes its own size for it, and versions before the config's.
+        "use_square_size": not said.use_square_size or side == ImageSettings.size,
     }
     odd = next((name for name, right in supported.items() if not right), None)
     if side is None or odd is not None:
@@ -256,9 +337,14 @@ def _with_defaults(said: _Huggingface, path: Path) -> _Huggingface:
     """With what CLIP's processor takes where a config leaves it out.
 
     Raises:
-      UserError: another processor, which takes something else there.
+      UserError: another processor, which does or takes something else there.
     """
     clip = said.kind == "CLIP"
+    if said.kind not in _PLAIN:
+        raise UserError(
+            f"{path}: what a {said.kind}ImageProcessor does beyond these settings is not known, "
+            f"only that of {', '.join(_PLAIN)}; write CLIPImageProcessor there where that is all"
+        )
     usual: dict[str, Any] = {
         "size": ImageSettings.size,
         "resample": _RESAMPLE[ImageSettings.interpolation],
@@ -271,14 +357,33 @@ def _with_defaults(said: _Huggingface, path: Path) -> _Huggingface:
             f"{path}: a {said.kind}ImageProcessor without {', '.join(missing)}, which is not as "
             "CLIP's where it is left out; write it into the config"
         )
-    cuts = clip if said.do_center_crop is None else said.do_center_crop
-    return dataclasses.replace(said, **missing, do_center_crop=cuts)
+    said = dataclasses.replace(said, **missing)
+    if clip and said.use_square_size:
+        size = _sides(said.size)
+        side = size.shortest_edge or size.height
+        said = dataclasses.replace(said, size=_Sides(height=side, width=side))
+    cuts = _PLAIN[said.kind] if said.do_center_crop is None else said.do_center_crop
+    return dataclasses.replace(said, do_center_crop=cuts)
+
+
+def _sides(size: Size | tuple[Size, Size] | _Sides | None, square: bool = True) -> _Sides:
+    """A size in HuggingFace's words, which may be one number: both sides, or the shorter one."""
+    if isinstance(size, _Sides):
+        return size
+    if isinstance(size, tuple):
+        return _Sides(height=size[0], width=size[1])
+    return _Sides(height=size, width=size) if square else _Sides(shortest_edge=size)
 
 
 def _from_openclip(said: _Openclip, path: Path) -> ImageSettings:
     sides = said.size if isinstance(said.size, tuple) else (said.size, said.size)
     if len(set(sides)) != 1:
         raise UserError(f"{path}: preprocess_cfg.size is {list(sides)}; only squares are supported")
+    if said.mode is not None and (said.mode == "L") != (len(said.mean) == 1):
+        raise UserError(
+            f"{path}: preprocess_cfg.mode is {said.mode!r}, with {len(said.mean)} means; give one "
+            "for L, three for RGB"
+        )
     usual = ImageSettings.interpolation
     return _settings(
         path,

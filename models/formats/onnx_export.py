@@ -71,7 +71,7 @@ def export_onnx(
         raise UserError(f"a CLIP in {clip.dtype} cannot be exported to ONNX; load it in float32")
     _require_jax2onnx()
     origin = None if like is None else locate_side_files(like)
-    settings = settings_of(clip, origin)
+    settings = settings_of(clip, origin, like)
     programs = encoders(clip, settings)
     del programs["pixel_encoder"]  # would hold the image tower's weights again
     manifest = {

@@ -171,7 +171,7 @@ def load_processor(
         not supported.
     """
     folder = locate_side_files(path, revision)
-    settings = dataclasses.replace(image_settings(folder), size=clip.architecture.image)
+    settings = dataclasses.replace(image_settings(folder, path), size=clip.architecture.image)
     colours = clip.architecture.channels
     if settings.channels != colours:
         raise UserError(

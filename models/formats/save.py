@@ -96,7 +96,7 @@ def save_clip(
     origin = None if like is None else locate_side_files(like)
     settings = None
     if origin is not None:
-        settings = dataclasses.replace(image_settings(origin), size=model.architecture.image)
+        settings = dataclasses.replace(image_settings(origin, like), size=model.architecture.image)
 
     def write_beside(aside: Path) -> None:
         if settings is not None and format != "openclip":

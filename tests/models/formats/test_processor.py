@@ -16,7 +16,7 @@ import transformers
 
 from codesign.errors import UserError
 from codesign.models.formats import ImageSettings, load_processor, save_clip
-from codesign.models.formats.image_settings import image_settings
+from codesign.models.formats.image_settings import image_settings, write_image_settings
 from codesign.models.formats.processor import make_processor
 from codesign.train.data import load_tokenizer, train_tokenizer
 
@@ -276,11 +276,16 @@ def test_openclip_cuts_the_middle_as_torchvision_does(
     np.testing.assert_allclose(found, expected_pixels(Image.fromarray(noise), settings), atol=atol)
 
 
-def test_openclips_rectangles_are_refused(tmp_path: Path) -> None:
+def test_openclips_rectangles_and_other_colours_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "open_clip_config.json"
     path.write_text(json.dumps({"preprocess_cfg": {"size": [256, 64]}}))
     with pytest.raises(UserError, match=r"preprocess_cfg.size is \[256, 64\]; only squares"):
         image_settings(tmp_path)
+    for mode, mean in (("L", [0.5] * 3), ("RGB", [0.5]), ("BGR", [0.5] * 3)):
+        said = {"mode": mode, "mean": mean, "std": mean}
+        path.write_text(json.dumps({"preprocess_cfg": said}))
+        with pytest.raises(UserError, match=r"preprocess_cfg.mode is "):
+            image_settings(tmp_path)
     path.write_text(json.dumps({"preprocess_cfg": {"size": [64, 64]}}))
     assert image_settings(tmp_path) == ImageSettings(64, half_pixel="even")
 
@@ -342,6 +347,92 @@ def test_other_processors_cut_nothing_and_say_all(tmp_path: Path, name: str) -> 
         path.write_text(json.dumps({key: value for key, value in said.items() if key != field}))
         with pytest.raises(UserError, match=rf"ImageProcessor without {field}, which is not"):
             image_settings(tmp_path)
+
+
+def test_a_processor_with_steps_of_its_own_is_refused(tmp_path: Path) -> None:
+    """ConvNeXt's resizes to more and cuts, by a crop_pct that its config need not say."""
+    said = ImageSettings(96).huggingface() | {"image_processor_type": "ConvNextImageProcessor"}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(said))
+    with pytest.raises(UserError, match="what a ConvNextImageProcessor does beyond these settings"):
+        image_settings(tmp_path)
+
+
+SQUARES: dict[str, tuple[dict[str, Any], ImageSettings | None]] = {
+    "a number": ({"size": 24}, ImageSettings(24)),
+    "a number for both sides": (
+        {"size": 24, "default_to_square": True},
+        ImageSettings(24, resize="squash"),
+    ),
+    "sides are said": (
+        {"size": {"shortest_edge": 24}, "default_to_square": True},
+        ImageSettings(24),
+    ),
+    "filled up to what it is": (
+        {"do_pad": True, "pad_size": {"height": 24, "width": 24}},
+        ImageSettings(24),
+    ),
+    "filled up to the largest": ({"do_pad": True}, ImageSettings(24)),
+    "not filled up": ({"do_pad": False, "pad_size": 48}, ImageSettings(24)),
+    "filled up to more": ({"do_pad": True, "pad_size": {"height": 48, "width": 48}}, None),
+    "both to the processor's own": (
+        {"size": 224, "crop_size": 224, "use_square_size": True},
+        ImageSettings(224, resize="squash"),
+    ),
+    "both to another": ({"use_square_size": True}, None),
+    "both as usual": ({"use_square_size": False}, ImageSettings(24)),
+}
+
+
+@pytest.mark.parametrize("case", SQUARES)
+def test_squares_are_those_of_transformers(words: Any, tmp_path: Path, case: str) -> None:
+    changes, expected = SQUARES[case]
+    said = {"size": {"shortest_edge": 24}, "crop_size": {"height": 24, "width": 24}, **changes}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(said))
+    noise = np.random.default_rng(0).integers(0, 256, (30, 41, 3), np.uint8)
+    picture = Image.fromarray(noise)
+    theirs = transformers.CLIPImageProcessorPil.from_pretrained(tmp_path)
+    pixels = theirs(picture, return_tensors="np")["pixel_values"][0]
+    if expected is None:
+        with pytest.raises(UserError, match=r"preprocessing by its (do_pad|use_square_size)"):
+            image_settings(tmp_path)
+        return
+    assert image_settings(tmp_path) == expected
+    ours = make_processor(expected, words, 6).images(picture)[0]
+    np.testing.assert_allclose(ours, np.moveaxis(pixels, 0, -1), atol=5e-7)
+
+
+@pytest.mark.parametrize("format", ["huggingface", "openclip"])
+def test_of_two_configs_that_of_the_weights_counts(
+    files: dict[str, Path], tmp_path: Path, format: str, recwarn: Any
+) -> None:
+    folder = shutil.copytree(files[format], tmp_path / "clip")
+    huggingface = ImageSettings(8, (0.5, 0.4, 0.3))
+    openclip = ImageSettings(8, (0.5, 0.4, 0.3), half_pixel="even")
+
+    def write(settings: ImageSettings) -> None:
+        file = folder / "open_clip_config.json"
+        kept = json.loads(file.read_text()) if file.is_file() else {}
+        file.write_text(json.dumps(kept | {"preprocess_cfg": settings.openclip()}))
+
+    (folder / "preprocessor_config.json").write_text(json.dumps(huggingface.huggingface()))
+    write(openclip)
+    expected = huggingface if format == "huggingface" else openclip
+    # Where the middle is, the formats' programs always differ.
+    assert image_settings(folder) == expected and not recwarn.list
+    openclip = ImageSettings(8, (0.1, 0.2, 0.3), resize="squash", half_pixel="even")
+    write(openclip)
+    expected, mine = (
+        (huggingface, "preprocessor_config")
+        if format == "huggingface"
+        else (openclip, "open_clip_config")
+    )
+    for checkpoint in (None, next(folder.glob("*.[sp]*t*"))):
+        with pytest.warns(UserWarning, match=rf"mean .*; resize .*; taken is {mine}.json, as the"):
+            assert image_settings(folder, checkpoint) == expected
+    # What a run writes there is what it reads.
+    write_image_settings(folder, ImageSettings(8, resize="longest", half_pixel=expected.half_pixel))
+    found = image_settings(folder)
+    assert found == ImageSettings(8, resize="longest", half_pixel=expected.half_pixel)
 
 
 def test_tokenizers_of_other_models(
