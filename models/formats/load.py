@@ -51,6 +51,7 @@ from codesign.models.formats.names import (
     recognise,
 )
 from codesign.models.formats.native import is_native, load_native
+from codesign.models.formats.openclip_keys import USUAL_VOCAB
 from codesign.models.formats.positions import Method, resize_positions
 from codesign.models.formats.script import Script
 
@@ -171,10 +172,12 @@ def _load_file(
             f"{where}: {said.by} describes another network ({'; '.join(otherwise)}); taken from it "
             "is only what tensors do not tell, such as head widths, activation and epsilon"
         )
+    if named.layout is HUGGINGFACE and not said.by and sizes.vocab != USUAL_VOCAB:
+        assumed.append("texts that end with their largest id")
     if assumed:
         notes.append(
             f"{where}: no config beside it tells, so assumed are {', '.join(assumed)}; "
-            "give head_dim or activation where that is wrong"
+            "give head_dim or activation, or put its config there, where that is wrong"
         )
     architecture = _architecture(sizes, head_dims, activations, where)
     dialect = _dialect(sizes, head_dims, activations, said)

@@ -20,6 +20,7 @@ from codesign.models.formats.files import OPENCLIP_CONFIG
 
 # Has OpenAI's vocabulary, with which OpenCLIP's checkpoints are trained too.
 USUAL_TOKENIZER = "openai/clip-vit-base-patch32"
+USUAL_VOCAB = 49408  # whose last word is the end of text
 
 # Of both towers: the values by which a layer is as ours.
 _LAYERS: dict[str, tuple[Any, ...]] = {

@@ -28,7 +28,7 @@ from codesign.models.formats.image_settings import (
     image_settings,
     write_image_settings,
 )
-from codesign.models.formats.openclip_keys import USUAL_TOKENIZER, check_tokenizer
+from codesign.models.formats.openclip_keys import USUAL_TOKENIZER, USUAL_VOCAB, check_tokenizer
 from codesign.models.formats.pixels import in_mode, is_extreme, resized_and_cut, resized_middle
 from codesign.models.formats.text import clip_lowered
 from codesign.models.formats.tokenizer_files import has_tokenizer, is_clip, read_tokenizer
@@ -36,7 +36,6 @@ from codesign.models.formats.tokenizer_files import has_tokenizer, is_clip, read
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-_USUAL_VOCAB = 49408
 # Rows a token table may have more than words, having been padded to a round number.
 _MOST_PADDING = 127
 Pixels = TypeVar("Pixels", np.ndarray, jax.Array)
@@ -223,7 +222,7 @@ def _tokenizer(folder: Path, clip: CLIP, other: str | os.PathLike[str] | None) -
     if other is None:
         check_tokenizer(folder, beside)
     if other is None and not beside:
-        if vocab != _USUAL_VOCAB:
+        if vocab != USUAL_VOCAB:
             raise UserError(
                 f"no tokenizer is beside the checkpoint, and its vocabulary of {vocab} is not "
                 "OpenAI's; give tokenizer (--tokenizer), a folder or hub name"
