@@ -17,11 +17,13 @@ from codesign.decode import decode
 from codesign.errors import UserError
 from codesign.json_text import read_json
 from codesign.models.formats.files import OPENCLIP_CONFIG
+from codesign.printable import short_repr
 
 # Has OpenAI's vocabulary, with which OpenCLIP's checkpoints are trained too.
 USUAL_TOKENIZER = "openai/clip-vit-base-patch32"
 USUAL_VOCAB = 49408  # whose last word is the end of text
 
+_SHOWN = 5
 # Of both towers: the values by which a layer is as ours.
 _LAYERS: dict[str, tuple[Any, ...]] = {
     "final_ln_after_pool": (False,),
@@ -101,7 +103,9 @@ def check_tokenizer(folder: Path, beside: bool) -> None:
     other = said.hf_tokenizer_name or ""
     mend = "give the tokenizer it was trained with (--tokenizer), a folder or hub name"
     if other not in ("", USUAL_TOKENIZER) and not beside:
-        raise UserError(f"{path}: the tokenizer is {other}, which is not beside it; {mend}")
+        raise UserError(
+            f"{path}: the tokenizer is {short_repr(other)}, which is not beside it; {mend}"
+        )
     usual = {
         "clean": "whitespace" if other else "lower",
         "strip_sep_token": False,
@@ -115,7 +119,8 @@ def check_tokenizer(folder: Path, beside: bool) -> None:
     if said.tokenizer_mode:
         odd["tokenizer_mode"] = said.tokenizer_mode
     for key, value in odd.items():
-        raise UserError(f"{path}: text_cfg.{key} = {value!r} is not supported; {mend}")
+        where = f"{path}: text_cfg.{key}" if key.isprintable() else f"{path}: text_cfg"
+        raise UserError(f"{where} = {short_repr(value)} is not supported; {mend}")
 
 
 def check_keys(model: Mapping[str, Any], path: Path) -> tuple[str, ...]:
@@ -138,12 +143,13 @@ def check_keys(model: Mapping[str, Any], path: Path) -> tuple[str, ...]:
             elif key == "norm_kwargs":
                 _check_norm(value or {}, f"{path}: {at}{key}")
             elif key not in _OTHERS[part].split():
-                unknown.append(at + key)
+                unknown.append(at + (key if key.isprintable() else short_repr(key)))
     if not unknown:
         return ()
+    shown = ", ".join([*unknown[:_SHOWN], *(["..."] if len(unknown) > _SHOWN else [])])
     return (
-        f"{path}: not known, so not honoured: {', '.join(unknown)}; where that changes what the "
-        "network computes, its numbers are others",
+        f"{path}: not known, so not honoured: {shown}; where that changes what the network "
+        "computes, its numbers are others",
     )
 
 
@@ -152,11 +158,11 @@ def _check_value(value: Any, supported: tuple[Any, ...], where: str) -> None:
     if not any(type(value) is type(one) and value == one for one in supported):
         first, *more = (repr(one) for one in supported if one not in ("", {}))
         raise UserError(
-            f"{where} = {value!r} is not supported, only {' or '.join([first, *more])} is"
+            f"{where} = {short_repr(value)} is not supported, only {' or '.join([first, *more])} is"
         )
 
 
 def _check_norm(settings: Mapping[str, Any], where: str) -> None:
     odd = next((key for key in settings if key != "eps"), None)
     if odd is not None:
-        raise UserError(f"{where}.{odd} is not supported, only eps is")
+        raise UserError(f"{where}: {short_repr(odd)} is not supported, only eps is")

@@ -15,6 +15,7 @@ from typing import Any
 from codesign.errors import UserError
 from codesign.json_text import read_json
 from codesign.models.formats.files import locate_side_files
+from codesign.printable import short_repr
 
 _CLIP_CLASSES = ("CLIPTokenizer", "CLIPTokenizerFast")
 _WORD_END = "</w>"  # closes the last piece of a word
@@ -99,9 +100,10 @@ def _from_lists(folder: Path, named: Any) -> Any:
     """
     vocab = read_json(folder / "vocab.json")
     ends = isinstance(vocab, dict) and any(word.endswith(_WORD_END) for word in vocab)
-    if named in (None, *_CLIP_CLASSES) and ends:
+    own = named in (None, *_CLIP_CLASSES)
+    if own and ends:
         return _clips(folder, [])
-    kind = "other byte pairs than CLIP's" if named in (None, *_CLIP_CLASSES) else f"a {named}"
+    kind = "other byte pairs than CLIP's" if own else f"tokenizer_class {short_repr(named)}"
     raise UserError(
         f"{folder}: vocab.json and merges.txt are of {kind}, which they do not tell whole; put the "
         "tokenizer.json there that save_pretrained of transformers writes"
@@ -116,9 +118,9 @@ def _clips(folder: Path, around: list[str]) -> Any:
     puts = [tokenizer.bos_token, tokenizer.eos_token]
     if around and around != puts:
         raise UserError(
-            f"{folder / 'tokenizer.json'} puts {' and '.join(around)} around a text, but its "
-            f"start and end are {' and '.join(map(str, puts))}; name them bos_token and eos_token "
-            "in a tokenizer_config.json beside it"
+            f"{folder / 'tokenizer.json'} puts {short_repr(around)} around a text, but its start "
+            f"and end are {short_repr(puts)}; name them bos_token and eos_token in a "
+            "tokenizer_config.json beside it"
         )
     return tokenizer
 

@@ -361,8 +361,9 @@ def test_openclip_settings_that_change_nothing(
     text = {"pool_type": "argmax", "eos_id": 5, "pad_id": 1, "hf_model_name": ""}
     with_openclip_keys(folder, "text_cfg", text)
     assert load_clip(folder).dialect.end_of_text is None and not recwarn.list
-    with_openclip_keys(folder, "text_cfg", {"new_norm": True})
-    with pytest.warns(UserWarning, match=r"not known, so not honoured: text_cfg.new_norm; where"):
+    with_openclip_keys(folder, "text_cfg", {"new_norm": True, "a\nb": 1})
+    message = r"not known, so not honoured: text_cfg.new_norm, text_cfg.'a\\nb'; where"
+    with pytest.warns(UserWarning, match=message):
         load_clip(folder)
 
 

@@ -466,10 +466,7 @@ def test_tokenizers_of_other_models(
 @pytest.mark.parametrize(
     ("said", "message"),
     [
-        (
-            {"hf_tokenizer_name": "bert-base-uncased"},
-            "tokenizer is bert-base-uncased, which is not",
-        ),
+        ({"hf_tokenizer_name": "bert"}, "the tokenizer is 'bert', which is not beside it; give"),
         ({"tokenizer_mode": "clips"}, r"text_cfg.tokenizer_mode = 'clips' is not supported; give"),
         ({"tokenizer_kwargs": {"clean": "canonicalize"}}, r"tokenizer_kwargs.clean = 'canonical"),
         ({"tokenizer_kwargs": {"strip_sep_token": True}}, r"kwargs.strip_sep_token = True is not"),
