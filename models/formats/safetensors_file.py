@@ -13,7 +13,7 @@ import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import ml_dtypes
 import numpy as np
@@ -64,15 +64,18 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     try:
         with safe_open(path, framework="numpy") as file:
-            _check_names(read_span(path, _LENGTH_BYTES, length), path)
+            header = _header(read_span(path, _LENGTH_BYTES, length), path)
             for name in file.offset_keys():
                 entry = file.get_slice(name)
                 kind, shape = entry.get_dtype(), tuple(entry.get_shape())
-                if kind not in _DTYPES:
-                    raise UserError(f"{path}: tensor '{name}' has the unknown dtype {kind}")
-                dtype = np.dtype(_DTYPES[kind])
-                tensors[name] = _tensor(name, shape, dtype, path, place)
-                place += math.prod(shape) * dtype.itemsize
+                if kind in _DTYPES:
+                    dtype = np.dtype(_DTYPES[kind])
+                    tensors[name] = _tensor(name, shape, dtype, path, place)
+                    place += math.prod(shape) * dtype.itemsize
+                else:
+                    tensors[name] = _unknown(name, shape, kind, path)
+                    begin, end = header[name]["data_offsets"]
+                    place += end - begin
     except SafetensorError as error:
         raise UserError(f"{path}: {_reason(str(error))}") from None
     return tensors
@@ -97,8 +100,8 @@ def _reason(error: str) -> str:
     return f"not a whole safetensors file ({error})"
 
 
-def _check_names(header: bytes, path: Path) -> None:
-    """Refuses a name that stands twice, of which the library takes one."""
+def _header(text: bytes, path: Path) -> dict[str, Any]:
+    """The header's JSON; refuses a name that stands twice, of which the library takes one."""
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         names = dict(pairs)
@@ -107,9 +110,20 @@ def _check_names(header: bytes, path: Path) -> None:
             raise UserError(f"{path}: two tensors are named '{twice[:100]}'")
         return names
 
-    json.loads(header, object_pairs_hook=once)
+    header: dict[str, Any] = json.loads(text, object_pairs_hook=once)
+    return header
 
 
 def _tensor(name: str, shape: tuple[int, ...], dtype: np.dtype, path: Path, place: int) -> Tensor:
     length = math.prod(shape) * dtype.itemsize
     return Tensor(name, shape, lambda: np.ndarray(shape, dtype, read_span(path, place, length)))
+
+
+def _unknown(name: str, shape: tuple[int, ...], kind: str, path: Path) -> Tensor:
+    """A tensor that cannot be read, which matters where it is the network's."""
+    fault = f"of the dtype {kind}, which cannot be read"
+
+    def read() -> NoReturn:
+        raise UserError(f"{path}: tensor '{name}' is {fault}")
+
+    return Tensor(name, shape, read, fault)
