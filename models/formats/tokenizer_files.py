@@ -80,7 +80,7 @@ def _opened(folder: Path) -> Any:
         return _from_lists(folder, named)
     contents = read_json(file)
     foreign = _foreign_part(contents)
-    if foreign is None:
+    if foreign is None or (named in _CLIP_CLASSES and _is_former(contents)):
         return _clips(folder, _around(contents))
     # transformers passes over these parts of the file where the config names CLIP's class.
     if named in _CLIP_CLASSES and contents.get("model"):
@@ -158,6 +158,16 @@ def _foreign_part(contents: Any) -> str | None:
         and splits[1].get("use_regex", True) is True,
     }
     return next((part for part, same in as_clips.items() if not same), None)
+
+
+def _is_former(contents: Mapping[str, Any]) -> bool:
+    """Whether a tokenizer.json is as transformers wrote CLIP's before version 4.17.
+
+    Its splitting of words was then not CLIP's, which is why later versions refuse the file or, like
+    us, take the words and merges alone.
+    """
+    ends = (contents.get("model") or {}).get("end_of_word_suffix") == _WORD_END
+    return ends and (contents.get("pre_tokenizer") or {}).get("type") == "ByteLevel"
 
 
 def _around(contents: Mapping[str, Any]) -> list[str]:

@@ -113,6 +113,16 @@ def test_clips_own(tmp_path: Path, pattern: str) -> None:
     assert ours(TEXTS)["input_ids"] == theirs(TEXTS)["input_ids"]
 
 
+def test_a_file_of_clips_former_kind_is_clips(tmp_path: Path) -> None:
+    """Before version 4.17 transformers wrote no splitting into words; the class tells it."""
+    theirs = clips(tmp_path)
+    bare = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True}
+    edit(tmp_path / "tokenizer.json", pre_tokenizer=bare, normalizer={"type": "Lowercase"})
+    ours = read_tokenizer(tmp_path)
+    assert isinstance(ours, transformers.CLIPTokenizer)
+    assert ours(TEXTS)["input_ids"] == theirs(TEXTS)["input_ids"]
+
+
 def test_clips_class_with_anothers_parts(tmp_path: Path) -> None:
     """transformers would read the words alone, and split texts as CLIP does."""
     whole(OTHERS["GPT-2's"]()).save_pretrained(tmp_path)
