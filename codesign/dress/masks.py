@@ -214,8 +214,9 @@ def apply(params: Tree, masks: Masks, k: int | jax.Array) -> Tree:
     Raises:
       ValueError: there is no such subnet; not told of a traced number.
     """
-    subnets = next(iter(masks.counts.values())).shape[0]
-    if not isinstance(k, jax.Array) and not (int(k) == k and -1 <= k < subnets):
+    counts = next(iter(masks.counts.values()), None)  # none where nothing is pruned
+    subnets = 0 if counts is None else counts.shape[0]
+    if subnets and not isinstance(k, jax.Array) and not (int(k) == k and -1 <= k < subnets):
         raise ValueError(f"there is no subnet {k}; there are 0 to {subnets - 1}, and -1 keeps all")
     kernels = pick(params, masks.levels)
     # In one byte, as levels are: of wider ones XLA would make copies outside a loop over k.
