@@ -19,7 +19,13 @@ from codesign.train.data import ImageTextBatch
 from codesign.train.finetune.config import LossConfig
 from codesign.train.losses import contrastive_loss, distillation_loss, similarity_logits
 from codesign.train.network import Network
-from codesign.train.subnets import SubnetTrainer, joint_gradient, joint_step, post_step
+from codesign.train.subnets import (
+    SubnetTrainer,
+    joint_gradient,
+    joint_objective,
+    joint_step,
+    post_step,
+)
 from simulators.networks import random_clip
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -96,17 +102,20 @@ class Subject:
 def test_the_sigmoid_loss_gets_its_bias_from_the_first_batch_of_a_run(begins_run):
     subject = Subject()
     task = ClipTask(subject.network, LossConfig(kind="sigmoid"), placement.make_mesh())
-    frozen = optax.sgd(0.0)
-    subject.trainer = dataclasses.replace(
-        subject.trainer, task=task, optimizer=frozen, begins_run=begins_run
-    )
-    bias = task.first_bias(subject.params, Fixed(subject.rest), batch())
-    state, metrics = subject.step(subject.begun(), batch())
-    second, _ = subject.step(state, batch(1))
-    expected = float(bias) if begins_run else 0.0
-    assert float(second.params.logit_bias) == pytest.approx(expected, rel=1e-5)
-    # With the bias at most pairs are told to be none from the start.
-    assert (float(metrics["loss"]) < 4) == begins_run
+    trainer = dataclasses.replace(subject.trainer, task=task, begins_run=begins_run)
+    fixed = Fixed(subject.rest)
+    rest = subject.members, subject.shares, jax.random.key(0), trainer
+
+    @jax.jit
+    def started(state, data):
+        return joint_objective(state, fixed, data, *rest)[0]
+
+    bias = float(task.first_bias(subject.params, fixed, batch())) if begins_run else 0.0
+    first = started(subject.begun(), batch())
+    assert float(first.logit_bias) == pytest.approx(bias, rel=1e-5) and (bias < -1) == begins_run
+    # Later batches leave it.
+    state = subject.begun()._replace(params=first, step=jnp.ones((), jnp.int32))
+    assert float(started(state, batch(1)).logit_bias) == float(first.logit_bias)
 
 
 def assert_close(found, expected):
