@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from jax.sharding import Mesh
 from rich.console import Console
 
+from codesign.programs import make_room
 from codesign.progress import OnProgress
 from codesign.runs import RunFolder
 from codesign.train import placement
@@ -87,6 +88,7 @@ def session(
     Raises:
       RunError: there are checkpoints, and all are damaged.
     """
+    make_room()  # for the run's programs, after those of others in this process
     display = Display(console, on_progress=on_progress)
     with Checkpoints(folder.checkpoints) as checkpoints, display:
         saved = checkpoints.latest(stages, display.says) if folder.resumed else None
