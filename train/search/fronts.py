@@ -140,9 +140,11 @@ def new_front(run: Run, config: FrontConfig) -> dict[str, Any]:
     accuracy = ranked.proxy.accuracy.reshape(-1)
     on_front = front(cost, loss)
     if not len(on_front):
+        alone = cheapest(table, config.targets.mode, config.limits)
+        too_slow = np.isfinite(alone.value).any()
         raise UserError(
-            f"limits: no design of the space meets them ({unmet(table, limits)}); raise them"
-            + ("" if limits == config.limits else ", or lower scenario.inferences_per_s")
+            f"limits: no design of the space meets them ({unmet(table, limits)}); "
+            + ("lower scenario.inferences_per_s" if too_slow else "raise them")
         )
     ends = cost[on_front[[0, -1]]]
     # The last is the end itself, whatever rounding makes of it.

@@ -215,7 +215,8 @@ def test_wrong_inputs_of_a_front_are_one_line(run, tmp_path, capsys):
     for argv, message in (
         ([str(run), "--limits.latency", "1"], "did you mean '--limits.latency_s'?"),
         ([str(run), "--limits.latency_s", "1e-9"], "at least, not 1e-09; latency_s 0.000108 and "),
-        ([str(run), "--scenario.inferences_per_s", "1e6"], "or lower scenario.inferences_per_s"),
+        ([str(run), "--scenario.inferences_per_s", "1e6"], "); lower scenario.inferences_per_s"),
+        ([str(run), "--limits.area_mm2", "1e-4"], "); raise them"),
         ([str(run), "--scenario.dram_gb", "2e-6"], "scenario.dram_gb: 2e-06 GB cannot hold"),
         ([str(run), "--targets.designs", "0"], "--targets.designs"),
         ([str(tmp_path)], "searched subnet families"),
