@@ -18,9 +18,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from codesign.train.data import DataError, Source, SourceConfig, open_source
+from codesign.train.data import DataError, SourceConfig, open_source
 from codesign.train.data.sources import shard_index
 from codesign.train.data.sources.braces import expand
+from simulators.samples import all_of
 
 
 def numbered(start: int, count: int, picture: Callable) -> dict[str, bytes]:
@@ -31,11 +32,6 @@ def numbered(start: int, count: int, picture: Callable) -> dict[str, bytes]:
         members[f"{i:05}.json"] = json.dumps({"caption": f"other {i}", "width": 9}).encode()
         members[f"{i:05}.txt"] = f"caption {i}\n".encode()
     return members
-
-
-def all_of(source: Source, number_of: Callable) -> list[tuple[int, tuple[str, ...], int]]:
-    samples = [source[i] for i in range(len(source))]
-    return [(number_of(s.image), s.captions, s.label) for s in samples]
 
 
 def test_every_way_to_name_shards(
