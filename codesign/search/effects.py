@@ -29,7 +29,7 @@ from codesign.errors import UserError
 from codesign.runs import jsonable
 from codesign.scenario import Scenario
 from codesign.search.hardware import accelerator_at, unmet, with_contents
-from codesign.search.objectives import Limits, Mode, feasible, least, objective
+from codesign.search.objectives import Limits, Mode, feasible, least_index, objective
 from codesign.space import JOINT_GRID, AcceleratorChoices
 from codesign.workload import Workload
 from codesign.workload.load import Model, load_model
@@ -320,7 +320,7 @@ def chosen(costs: Costs, limits: Limits, config: EffectsConfig) -> int | None:
     allowed = _allowed(costs, limits, config)
     if not allowed.any():
         return None
-    return least(objective(config.objective), costs, allowed)
+    return least_index(objective(config.objective), costs, allowed)
 
 
 def choice_without(

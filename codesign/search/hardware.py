@@ -24,7 +24,7 @@ from codesign.design_file import checked_scenario
 from codesign.errors import UserError
 from codesign.scenario import Scenario
 from codesign.search.nearest import chip_text, enough, shortfall
-from codesign.search.objectives import Limits, Mode, least, objective
+from codesign.search.objectives import Limits, Mode, least_index, objective
 from codesign.search.sweep import sweep
 from codesign.space import PUBLISHED_GRID, WIDE_GRID, AcceleratorChoices
 from codesign.workload import Workload
@@ -116,7 +116,7 @@ def search_hardware(
     costs, allowed = priced.costs, priced.feasible
     if not allowed.any():
         raise ValueError(_why_none(demand, grid, limits))
-    best = {each.name: least(each, costs, allowed) for each in sought}
+    best = {each.name: least_index(each, costs, allowed) for each in sought}
     candidates = np.flatnonzero(allowed)
     points = np.stack([costs.latency_s, costs.carbon_kgco2e], axis=-1)[candidates]
     front = candidates[moocore.is_nondominated(points.astype(float))]

@@ -261,7 +261,7 @@ def excess(costs: Costs, limits: Limits, mode: str | CostFunction, target: Any) 
     return jnp.log(jnp.stack(ratios))
 
 
-def least(sought: Objective, costs: Costs, allowed: np.ndarray) -> int:
+def least_index(sought: Objective, costs: Costs, allowed: np.ndarray) -> int:
     """Index of the least objective among the allowed ones, of which there are some.
 
     Args:

@@ -20,7 +20,7 @@ from codesign.errors import UserError
 from codesign.scenario import Scenario
 from codesign.search.effects import priced_in_worlds
 from codesign.search.hardware import accelerator_at
-from codesign.search.objectives import Limits, feasible, least, objective
+from codesign.search.objectives import Limits, feasible, least_index, objective
 from codesign.study.config import PaperConfig
 from codesign.study.published import designs, networks
 
@@ -62,7 +62,7 @@ class Priced:
         allowed = np.asarray(feasible(costs, limits)) & keeps_up
         if not allowed.any():
             return None
-        index = least(objective(mode), costs, allowed)
+        index = least_index(objective(mode), costs, allowed)
         return self._at(network, index, region)
 
     def published(self, network: str, accelerator: Accelerator) -> At:

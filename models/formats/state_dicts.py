@@ -29,7 +29,7 @@ _USUAL = ("model", "module", "state_dict", "net", "network", "clip", "ema", "mod
 
 
 @dataclasses.dataclass(frozen=True)
-class Weights:
+class SavedTensors:
     """The tensors of a saved object by their place there, such as "model_ema"; "" is the whole.
 
     Attributes:
@@ -41,7 +41,7 @@ class Weights:
     lists: dict[str, list[Tensor]]
 
 
-def state_dicts(saved: Any, path: Path) -> Weights:
+def state_dicts(saved: Any, path: Path) -> SavedTensors:
     """Every dict and list of tensors.
 
     Args:
@@ -51,7 +51,7 @@ def state_dicts(saved: Any, path: Path) -> Weights:
     Raises:
       UserError: there is no dict of tensors.
     """
-    found = Weights({}, {})
+    found = SavedTensors({}, {})
     waiting: collections.deque[tuple[tuple[str, ...], Any]] = collections.deque([((), saved)])
     seen: set[int] = set()
     while waiting and len(seen) < _MOST_NODES:

@@ -37,7 +37,7 @@ from codesign.search.objectives import (
     excess,
     feasible,
     is_objective,
-    least,
+    least_index,
     metric,
     objective,
     spread_targets,
@@ -376,7 +376,7 @@ def test_what_is_no_objective_is_refused_before_a_run(mode):
 def test_products_of_small_costs_do_not_vanish():
     tiny = np.array([1.1e-12, 1e-12, 2e-12], np.float32)
     many = jax.tree.map(np.asarray, costs(latency_s=tiny, energy_j=tiny))
-    assert least(objective("energy^2*latency^2"), many, tiny > 0) == 1
+    assert least_index(objective("energy^2*latency^2"), many, tiny > 0) == 1
     with pytest.raises(ValueError, match=r"add up to 800; only their ratios matter, so divide"):
         objective("carbon^400*latency^400")
 
@@ -394,9 +394,9 @@ def test_a_function_that_gives_no_number_for_each_is_told_in_one_line(function, 
     many = costs(latency_s=np.ones(3), energy_j=np.arange(1.0, 4.0))
     allowed = np.array([False, True, True])
     with pytest.raises(UserError, match=message) as caught:
-        least(objective(function), many, allowed)
+        least_index(objective(function), many, allowed)
     assert "\n" not in str(caught.value)
-    assert least(objective(lambda c: 2.0), many, allowed) == 1
+    assert least_index(objective(lambda c: 2.0), many, allowed) == 1
 
 
 def test_an_unknown_objective_is_told_the_nearest():
