@@ -78,7 +78,7 @@ def dry_run(config: Any, console: Console) -> dict[str, Any]:
             row, params = _sizes(stage, state, stage.end - begin)
             shapes = shapes or {name: list(x.shape) for name, x in named_leaves(params).items()}
             if stage.end > begin and stage.objective is not None:
-                display.says(f"compiling a step of {stage.name}")
+                display.says(f"compiling a step of {stage.name}", chapter=stage.name)
                 state, taken = _step(stage, state, batch)
                 row |= taken
             stages.append(row)

@@ -32,6 +32,7 @@ from codesign.constraints import Positive
 from codesign.cost.model import Costs
 from codesign.errors import UserError, did_you_mean
 from codesign.quantities import without_unit
+from codesign.scenario import Scenario
 from codesign.userfile import is_member, load_member
 
 CostFunction: TypeAlias = Callable[[Costs], Any]
@@ -235,6 +236,14 @@ class Limits:
     def active(self) -> dict[str, float]:
         """The limits that are set, by the key of the cost they bound."""
         return {bounded.key: limit for bounded, limit in self.bounds()}
+
+
+def keeping_up(limits: Limits, scenario: Scenario) -> Limits:
+    """The limits, with the latency at which a chip just keeps up with the scenario's inferences."""
+    longest = 1 / scenario.inferences_per_s
+    if limits.latency_s is not None and limits.latency_s <= longest:
+        return limits
+    return dataclasses.replace(limits, latency_s=longest)
 
 
 def metric(costs: Costs, mode: str | CostFunction) -> Any:

@@ -25,7 +25,7 @@ from codesign.search.front import (
     tower_shape,
     unmet,
 )
-from codesign.search.objectives import Limits, Mode, objective
+from codesign.search.objectives import Limits, Mode, keeping_up, objective
 from codesign.search.proxy_file import read_proxy
 from codesign.space import AcceleratorChoices, DesignSpace, TowerChoices
 
@@ -97,14 +97,6 @@ def _config(run: Run) -> Mapping[str, Any]:
     if space.get("sparsity"):
         raise UserError(f"{run.path} searched subnet families: no proxy ranks these")
     return config
-
-
-def keeping_up(limits: Limits, scenario: Scenario) -> Limits:
-    """The limits, with the latency at which a chip just keeps up with the scenario's inferences."""
-    longest = 1 / scenario.inferences_per_s
-    if limits.latency_s is not None and limits.latency_s <= longest:
-        return limits
-    return dataclasses.replace(limits, latency_s=longest)
 
 
 def new_front(run: Run, config: FrontConfig) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import optax
 from flax import nnx
 
 from codesign.architecture import Architecture
+from codesign.cost.capacity import busy_share
 from codesign.cost.estimate import check_dram
 from codesign.cost.family import FamilyTable, build_family_table
 from codesign.cost.table import CostTable, build_table, table_bytes
@@ -25,7 +26,7 @@ from codesign.scenario import Scenario
 from codesign.search.front import unmet
 from codesign.search.grid import best_accelerators
 from codesign.search.lagrangian import AugmentedLagrangian
-from codesign.search.objectives import Limits, spread_targets
+from codesign.search.objectives import Limits, keeping_up, spread_targets
 from codesign.space import DesignSpace
 from codesign.train import placement
 from codesign.train.clip import ClipTask, Fixed, Weights, chunks_of
@@ -123,6 +124,12 @@ def prepare(config: SearchConfig, display: Display) -> Setup:
         tables = _tables(config, space)
     except ValueError as error:
         raise UserError(str(error)) from error
+    if (limits := _within_the_rate(config, tables)) != config.limits:
+        display.says(
+            f"limits.latency_s is {limits.latency_s:.4g}: chips are to keep up with "
+            f"scenario.inferences_per_s {config.scenario.inferences_per_s:g}"
+        )
+        config = dataclasses.replace(config, limits=limits)
     first, goals, least = _goals(config, tables)
     split: Any = nnx.split(model, nnx.Param, ...)
     graphdef, params, rest = split
@@ -241,6 +248,24 @@ def _check_memory(space: DesignSpace, scenario: Scenario) -> None:
             )
 
 
+def _within_the_rate(config: SearchConfig, tables: CostTables) -> Limits:
+    """The limits, with that of keeping up with the scenario's inferences where it can bind.
+
+    It cannot where every accelerator runs the largest network, dense, often enough.
+    """
+    latency_s = np.asarray(_latencies_s(tables.dense, jnp.asarray(tables.dense.space.steps)))
+    if busy_share(latency_s[np.isfinite(latency_s)].max(initial=0.0), config.scenario) <= 1:
+        return config.limits
+    return keeping_up(config.limits, config.scenario)
+
+
+@jax.jit
+def _latencies_s(table: CostTable, network: Array) -> Array:
+    """Of a network [d] on every accelerator [A]."""
+    latency_s: Array = table.on_every_accelerator(network).latency_s
+    return latency_s
+
+
 def _goals(config: SearchConfig, tables: CostTables) -> tuple[np.ndarray, Goals, float]:
     """Starting designs [N, d], what each candidate is after, and the least cost of the space.
 
@@ -284,8 +309,10 @@ def _goals(config: SearchConfig, tables: CostTables) -> tuple[np.ndarray, Goals,
             why = unmet(tables.dense, config.limits)
         else:
             why = unmet(tables.sparse, config.limits, sparsest[None])
+        of_rate = config.limits.latency_s == 1 / config.scenario.inferences_per_s
         raise UserError(
-            f"limits: not even the smallest design of the space meets them ({why}); raise them"
+            f"limits: not even the smallest design of the space meets them ({why}); "
+            + ("lower scenario.inferences_per_s" if of_rate else "raise them")
         )
     goals = spread_targets(largest_cost, targets.low, targets.high, targets.designs)
     if goals[0] < least:
