@@ -33,7 +33,8 @@ LAYER_NORM_EPSILON = 1e-5  # of every released CLIP; Flax's default is 1e-6
 Size = Annotated[int, Ge(1), Le(10**6), doc("a positive whole number of a million at most")]
 Layers = Annotated[int, Ge(1), Le(10**4), doc("a positive whole number of ten thousand at most")]
 TokenId = Annotated[int, Ge(0), Le(2**31 - 1), doc("the id of a token, a whole number from 0")]
-Epsilon = Annotated[float, Gt(0), Le(0.1)]
+MOST_EPSILON = 0.1
+Epsilon = Annotated[float, Gt(0), Le(MOST_EPSILON)]
 Activation = Literal["gelu", "quick_gelu"]
 
 

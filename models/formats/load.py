@@ -30,7 +30,7 @@ from codesign.models.formats.assemble import (
     parameter_axes,
     variables,
 )
-from codesign.models.formats.config_files import StatedConfig, TowerConfig, read_config
+from codesign.models.formats.config_files import StatedConfig, read_config
 from codesign.models.formats.files import Source, locate, read_tensors
 from codesign.models.formats.layout import (
     HUGGINGFACE,
@@ -53,7 +53,7 @@ from codesign.models.formats.names import (
 from codesign.models.formats.native import is_native, load_native
 from codesign.models.formats.openclip_keys import USUAL_VOCAB
 from codesign.models.formats.positions import Method, resize_positions
-from codesign.models.formats.script import Script
+from codesign.models.formats.script_config import with_script
 
 _USUAL_HEAD_DIM = 64
 # Image towers of OpenCLIP's H, g and bigG: (width, layers) -> channels of a head.
@@ -156,13 +156,13 @@ def _load_file(
     where = str(source.weights)
     said = read_config(source.folder, named.layout is HUGGINGFACE)
     notes = [*named.notes, *said.notes]
-    if named.script is not None:
-        said = _with_script(said, named.script, where, notes)
     sizes = said.sizes or measure(named.layout, named.tensors, where)
     told_by = said.by if said.sizes else "its other tensors"
     check(named.layout, sizes, named.tensors, where, told_by)
     check_buffers(named, sizes, where)
     assumed: list[str] = []
+    if named.script is not None:
+        said = with_script(said, named.script, sizes, where, notes, assumed)
     head_dims = _head_dims(sizes, named, said, head_dim, where, assumed)
     activations = _activations(named, said, activation, assumed)
     notes += check_masks(named, sizes, head_dims, where)
@@ -196,33 +196,6 @@ def _load_file(
             values[tower, "blocks", "present_ffn"] = present(t.ffn, max(1, *t.ffn))
     method: Method = "huggingface" if named.layout is HUGGINGFACE else "openclip"
     return assemble(abstract, values), notes, "tinyclip" if named.tinyclip else method
-
-
-def _with_script(said: StatedConfig, script: Script, where: str, notes: list[str]) -> StatedConfig:
-    """What a TorchScript archive computes, before what a config beside it says."""
-    sides = script.setting(r"(.*\.)?visual\.image_size")
-    if isinstance(sides, tuple) and len(set(sides)) > 1:
-        raise UserError(f"{where} is for images of {sides} pixels; only square ones are supported")
-    activation = script.activation
-    if activation is not None and activation not in ACTIVATIONS:
-        raise UserError(f"{where}: its code computes {activation}, which is not supported")
-    towers: dict[str, Any] = {}
-    for tower, of_tower in (("vision", r"(.*\.)?visual\."), ("text", r"(?!.*visual\.)(.*\.)?")):
-        told: TowerConfig = getattr(said, tower)
-        head_dim = script.setting(of_tower + r"transformer\..*\.attn\.head_dim")
-        towers[tower] = dataclasses.replace(
-            told,
-            head_dim=head_dim if isinstance(head_dim, int) and head_dim > 0 else told.head_dim,
-            activation=typing.cast("Activation | None", activation or told.activation),
-        )
-    if activation is None:
-        return dataclasses.replace(said, **towers)
-    if said.vision.activation not in (None, activation):
-        notes.append(
-            f"{where}: {said.by} says the activation {said.vision.activation}, its code computes "
-            f"{activation}, which is taken"
-        )
-    return dataclasses.replace(said, by=said.by or f"the code of {where}", **towers)
 
 
 def _head_dims(
