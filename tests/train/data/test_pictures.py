@@ -102,14 +102,17 @@ def difference(a: np.ndarray, b: np.ndarray) -> int:
 
 
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
-@pytest.mark.parametrize("shape", [(30, 300), (300, 20), (3, 100), (1, 61), (40, 400), (33, 32)])
+@pytest.mark.parametrize(
+    "shape",
+    [(30, 300), (300, 20), (3, 100), (100, 3), (1, 61), (40, 400), (400, 40), (700, 80), (33, 32)],
+)
 def test_the_middle_is_that_of_the_whole(shape: tuple[int, int], interpolation: str) -> None:
+    """Noise, which shows in which order Pillow resizes the two directions."""
     noise = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
     size, short = 24, min(shape)
     height, width = (size if side == short else int(size * side / short) for side in shape)
-    code = Image.Resampling[interpolation.upper()]
-    rows = Image.fromarray(noise).resize((width, shape[0]), code)
-    whole = np.asarray(rows.resize((width, height), code))
+    resampling = Image.Resampling[interpolation.upper()]
+    whole = np.asarray(Image.fromarray(noise).resize((width, height), resampling))
     top, left = (height - size) // 2, (width - size) // 2
     middle = np.asarray(pixels.resized_middle(Image.fromarray(noise), size, interpolation))
     assert difference(middle, whole[top : top + size, left : left + size]) <= 1
