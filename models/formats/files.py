@@ -23,6 +23,7 @@ HF_CONFIG = "config.json"
 OPENCLIP_CONFIG = "open_clip_config.json"
 HF_PREPROCESSOR = "preprocessor_config.json"
 HF_PROCESSOR = "processor_config.json"  # since transformers 5, for pictures and captions
+ADAPTER_CONFIG = "adapter_config.json"  # of peft
 NATIVE_CONFIG = "architecture.json"
 NATIVE_WEIGHTS = "weights"
 
@@ -42,7 +43,15 @@ TOKENIZER_FILES = (
     "merges.txt",
 )
 # Small files that travel with weights; the model card has their licence.
-_SIDE_FILES = (HF_CONFIG, OPENCLIP_CONFIG, HF_PREPROCESSOR, HF_PROCESSOR, *TOKENIZER_FILES, CARD)
+_SIDE_FILES = (
+    HF_CONFIG,
+    OPENCLIP_CONFIG,
+    HF_PREPROCESSOR,
+    HF_PROCESSOR,
+    *TOKENIZER_FILES,
+    ADAPTER_CONFIG,
+    CARD,
+)
 _HUB_NAME = re.compile(r"(?:hf-hub:)?([\w.-]+/[\w.-]+)(?:@([\w.-]+(?:/[\w.-]+)*))?")
 # Beginnings of the tensors' names of each tower, whatever stands before them.
 _TOWERS = (r"(^|\.)(visual|vision_model)\.", r"(^|\.)(text|text_model|transformer)\.")

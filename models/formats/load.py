@@ -31,7 +31,7 @@ from codesign.models.formats.assemble import (
     variables,
 )
 from codesign.models.formats.config_files import StatedConfig, read_config
-from codesign.models.formats.files import Source, locate, read_tensors
+from codesign.models.formats.files import ADAPTER_CONFIG, Source, locate, read_tensors
 from codesign.models.formats.layout import (
     HUGGINGFACE,
     Path,
@@ -156,6 +156,11 @@ def _load_file(
     where = str(source.weights)
     said = read_config(source.folder, named.layout is HUGGINGFACE)
     notes = [*named.notes, *said.notes]
+    if (source.folder / ADAPTER_CONFIG).is_file():
+        notes.append(
+            f"{where}: an adapter lies beside it ({ADAPTER_CONFIG}), which transformers would "
+            "apply; it is not applied here: merge it (peft: merge_and_unload) and save the result"
+        )
     sizes = said.sizes or measure(named.layout, named.tensors, where)
     told_by = said.by if said.sizes else "its other tensors"
     check(named.layout, sizes, named.tensors, where, told_by)

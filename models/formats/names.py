@@ -82,6 +82,8 @@ _FOREIGN = (
     ("text.text_projection.bias", "a text projection with a bias"),
 )
 _LAYER_SCALE = re.compile(r"\.ls_[12]\.gamma$")
+# What peft puts into a network beside, or in place of, its own layers.
+_ADAPTER = re.compile(r"(^|\.)(lora_\w+|base_layer)(\.|$)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -335,6 +337,11 @@ def _refuse_foreign(named: Mapping[str, Tensor], where: str) -> None:
                 raise UserError(f"{where} holds {kind} ('{tensor.name}'), which is not supported")
         if _LAYER_SCALE.search(name):
             raise UserError(f"{where} uses LayerScale ('{tensor.name}'), which is not supported")
+        if _ADAPTER.search(name):
+            raise UserError(
+                f"{where} holds an adapter that is not merged into its network ('{tensor.name}'); "
+                "merge it (peft: merge_and_unload) and save the result"
+            )
 
 
 def _without_text_prefix(named: Mapping[str, Tensor]) -> dict[str, Tensor]:

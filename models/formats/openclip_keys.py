@@ -30,7 +30,7 @@ _LAYERS: dict[str, tuple[Any, ...]] = {
     "output_tokens": (False,),
     "ls_init_value": (None,),
     "act_kwargs": (None, {}),
-    "block_type": (None, "default"),
+    "block_type": (None, "default", "custom"),
     "qk_norm": (False,),
     "scaled_cosine_attn": (False,),
     "scale_heads": (False,),
@@ -45,7 +45,7 @@ _SUPPORTED: dict[str, dict[str, tuple[Any, ...]]] = {
         "global_average_pool": (False,),
         "attentional_pool": (False,),
         "no_ln_pre": (False,),
-        "pos_embed_type": ("learnable",),
+        "pos_embed_type": ("learnable", "sin_cos_2d"),  # whose table is among the tensors
         "input_patchnorm": (False,),
         "timm_model_name": (None, ""),
     },

@@ -217,6 +217,20 @@ CASES: dict[str, tuple[Callable[[Arrays], Any], str]] = {
         lambda t: t.update({"visual.transformer.resblocks.0.ls_1.gamma": np.zeros(24)}),
         r"uses LayerScale",
     ),
+    "adapter": (
+        lambda t: [
+            t.update({f"base_model.model.{n.replace('c_fc.', 'c_fc.base_layer.')}": t.pop(n)})
+            for n in list(t)
+        ],
+        r"adapter that is not merged into its network \('.*base_layer.*merge_and_unload",
+    ),
+    "adapter alone": (
+        lambda t: (
+            t.clear(),
+            t.update({"base_model.model.visual.proj.lora_A.weight": np.zeros((2, 3))}),
+        ),
+        r"adapter that is not merged into its network \('.*lora_A.*merge_and_unload",
+    ),
     "resnet": (lambda t: t.update({"visual.layer1.0.conv1.weight": np.zeros(1)}), r"a ResNet"),
     "one tower": (
         lambda t: [t.pop(n) for n in list(t) if not n.startswith("visual.")],
@@ -244,6 +258,14 @@ def test_broken_checkpoints(write: Callable, plain: Arrays, case: str) -> None:
     change(tensors)
     with pytest.raises(UserError, match=message):
         load_clip(write(tensors))
+
+
+def test_an_adapter_beside_the_weights_is_told(files: dict[str, Path], tmp_path: Path) -> None:
+    """transformers would apply it."""
+    folder = shutil.copytree(files["huggingface"], tmp_path / "x")
+    (folder / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+    with pytest.warns(UserWarning, match=r"adapter lies beside it.*not applied here: merge it"):
+        load_clip(folder)
 
 
 def test_a_config_of_another_network(files: dict[str, Path], tmp_path: Path) -> None:
@@ -333,9 +355,9 @@ def with_openclip_keys(folder: Path, part: str, values: Mapping[str, Any]) -> No
         ("vision_cfg", "global_average_pool", True),
         ("vision_cfg", "pool_type", "avg"),
         ("vision_cfg", "attentional_pool", True),
-        ("vision_cfg", "pos_embed_type", "sin_cos_2d"),
+        ("vision_cfg", "pos_embed_type", "none"),
         ("vision_cfg", "qk_norm", True),
-        ("vision_cfg", "block_type", "custom"),
+        ("vision_cfg", "block_type", "parallel"),
         ("vision_cfg", "timm_model_name", "vit_base"),
         ("vision_cfg", "act_kwargs", {"approximate": "tanh"}),
         ("vision_cfg", "norm_kwargs", {"eps": 1e-5, "bias": False}),
@@ -358,6 +380,8 @@ def test_openclip_settings_that_change_nothing(
     with_openclip_keys(folder, "", {"custom_text": True, "init_logit_scale": 4.6})
     vision = {"patch_dropout": 0.5, "timm_pool": "avg", "pool_type": "tok", "qk_norm": False}
     with_openclip_keys(folder, "vision_cfg", vision | {"act_kwargs": {}, "mlp_ratio": 0.9})
+    same = {"pos_embed_type": "sin_cos_2d", "block_type": "custom"}  # as tensors tell
+    with_openclip_keys(folder, "vision_cfg", same)
     text = {"pool_type": "argmax", "eos_id": 5, "pad_id": 1, "hf_model_name": ""}
     with_openclip_keys(folder, "text_cfg", text)
     assert load_clip(folder).dialect.end_of_text is None and not recwarn.list
