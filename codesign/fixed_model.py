@@ -54,8 +54,8 @@ def hardware_of(config: HardwareConfig, given: Collection[str] = ()) -> Hardware
 
     Args:
       config: checked.
-      given: fields of the scenario that were set, whatever their value; those that differ from
-        the default count as set anyway.
+      given: dotted names of fields that were set, whatever their value; those of the scenario and
+        the space that differ from the default count as set anyway.
 
     Raises:
       UserError: as of `search_hardware`.
@@ -80,7 +80,7 @@ def hardware_of(config: HardwareConfig, given: Collection[str] = ()) -> Hardware
             1 - min(model.sparsity, default=0),
             fixed="dram_gb" in set_fields(config, given),
         )
-        choices = config.choices(scenario.costing)
+        choices = config.choices(scenario.costing, given)
         found = search_hardware(
             workload,
             choices,

@@ -76,12 +76,7 @@ def _search_hardware(config: HardwareConfig, args: argparse.Namespace) -> int:
             kind=HARDWARE.name,
             command=args.command_line,
         )
-    given = {
-        path.removeprefix("scenario.")
-        for path in given_fields(config, args.overrides)
-        if path.startswith("scenario.")
-    }
-    found = hardware_of(config, given)
+    found = hardware_of(config, given_fields(config, args.overrides))
     model, priced = found.model, found.search
     if folder is not None:
         folder.write_json(DESIGNS, found.designs)

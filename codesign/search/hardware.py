@@ -269,13 +269,20 @@ class HardwareConfig(Limits):
     space: AcceleratorChoices = WIDE_GRID
     scenario: Scenario = Scenario()
 
-    def choices(self, costing: str) -> AcceleratorChoices:
-        """The choices of the grid, under a costing, with those that `space` has of its own."""
+    def choices(self, costing: str, given: Collection[str] = ()) -> AcceleratorChoices:
+        """The choices of the grid, under a costing, with those that `space` has of its own.
+
+        Args:
+          costing: its conventions.
+          given: dotted names of fields that were set, whatever their value; choices that differ
+            from the wide grid's count as set anyway.
+        """
         published = self.grid == "published" if self.grid else costing != PHYSICAL.name
         own = {
             field.name: getattr(self.space, field.name)
             for field in dataclasses.fields(AcceleratorChoices)
-            if getattr(self.space, field.name) != getattr(WIDE_GRID, field.name)
+            if f"space.{field.name}" in given
+            or getattr(self.space, field.name) != getattr(WIDE_GRID, field.name)
         }
         return dataclasses.replace(PUBLISHED_GRID if published else WIDE_GRID, **own)
 
@@ -297,8 +304,8 @@ def resolve_scenario(
     Args:
       config: of the search.
       of_model: the scenario of the design file that the model is from.
-      given: fields of the scenario that the user set, whatever their value; those that
-        differ from `Scenario()` count as set anyway.
+      given: dotted names of fields that the user set, whatever their value; those of the scenario
+        that differ from `Scenario()` count as set anyway.
 
     Raises:
       ValueError: an unknown costing.
@@ -350,12 +357,12 @@ def with_contents(
 
 
 def set_fields(config: HardwareConfig, given: Collection[str] = ()) -> list[str]:
-    """Fields of the scenario that a config sets: those given, and those that differ from its
-    default."""
+    """Fields of the scenario that a config sets: those given ("scenario.NAME"), and those that
+    differ from its default."""
     default = Scenario()
     return [
         field.name
         for field in dataclasses.fields(Scenario)
-        if field.name in given
+        if f"scenario.{field.name}" in given
         or getattr(config.scenario, field.name) != getattr(default, field.name)
     ]

@@ -24,7 +24,7 @@ from codesign.search.hardware import (
     with_dram,
 )
 from codesign.search.objectives import METRIC, Limits
-from codesign.space import AcceleratorChoices
+from codesign.space import PUBLISHED_GRID, WIDE_GRID, AcceleratorChoices
 from codesign.workload import Gemm, clip_workload, gather, load_model
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -128,10 +128,23 @@ def test_scenario_of_a_search():
         assert (settled.use_grid, settled.lifetime_years) == ("poland", 10.0)
         assert (settled.costing, settled.fab_grid) == ("catransformers", "taiwan_2022")
     # The default's value counts as well where it was given.
-    assert resolve_scenario(theirs, None, {"use_grid"}).use_grid == "california"
-    assert resolve_scenario(HardwareConfig(), of_file, {"lifetime_years"}).lifetime_years == 3
+    assert resolve_scenario(theirs, None, {"scenario.use_grid"}).use_grid == "california"
+    assert (
+        resolve_scenario(HardwareConfig(), of_file, {"scenario.lifetime_years"}).lifetime_years == 3
+    )
     by_scenario = HardwareConfig(scenario=Scenario(costing="catransformers"))
     assert resolve_scenario(by_scenario).fab_grid == "taiwan_2022"
+
+
+def test_choices_of_a_grid():
+    """The wide grid's choices count as well where they were given for the published one."""
+    published = HardwareConfig(grid="published")
+    assert published.choices("physical") == PUBLISHED_GRID
+    assert HardwareConfig().choices("catransformers") == PUBLISHED_GRID
+    wider = published.choices("physical", {"space.cores"})
+    assert wider == dataclasses.replace(PUBLISHED_GRID, cores=WIDE_GRID.cores)
+    fewer = dataclasses.replace(WIDE_GRID, cores=(1, 8))
+    assert dataclasses.replace(published, space=fewer).choices("physical").cores == (1, 8)
 
 
 def test_a_chip_that_cannot_keep_up_is_not_feasible(found):
