@@ -100,6 +100,23 @@ def first_problem(config: Any, prefix: str = "") -> str | None:
     return None
 
 
+def check_arguments(function: str, **arguments: tuple[Any, Any]) -> None:
+    """Checks arguments as fields of a config are.
+
+    Args:
+      function: whose, for the message.
+      **arguments: what each may hold, an annotated type, and what it holds.
+
+    Raises:
+      UserError: for the first that holds what it may not.
+    """
+    for name, (hint, value) in arguments.items():
+        if not _holds(hint, value):
+            raise UserError(
+                f"{function}: {name} is {short_repr(value)}: it must be {describe(hint)}"
+            )
+
+
 def is_huge(value: Any) -> bool:
     """Whether a number, or one of a list, is beyond `LARGEST_COUNT`."""
     if isinstance(value, (list, tuple)):

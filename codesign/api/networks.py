@@ -61,11 +61,13 @@ def evaluate(
     Raises:
       UserError: a checkpoint or data that cannot be used.
     """
+    from codesign.constraints import Count, Few, check_arguments
     from codesign.models.formats import load_processor
     from codesign.models.resnet_family import is_resnet_family, load_resnet_family
     from codesign.train.data import Source, SourceConfig, open_source
     from codesign.train.zero_shot import evaluate_source
 
+    check_arguments("evaluate", batch_size=(Count, batch_size), threads=(Few, threads))
     config = (
         data
         if isinstance(data, (Source, SourceConfig))
@@ -143,6 +145,7 @@ def prune(
         not fit; no data where the method needs some.
     """
     from codesign.architecture import Architecture
+    from codesign.constraints import Count, Few, PositiveShare, Seed, check_arguments
     from codesign.models.formats import load_processor
     from codesign.models.importance import score_units
     from codesign.models.prune import prune as pruned
@@ -151,6 +154,16 @@ def prune(
     from codesign.train.data import Source, SourceConfig, open_source
     from codesign.userfile import is_member
 
+    check_arguments(
+        "prune",
+        samples=(Count, samples),
+        batch_size=(Count, batch_size),
+        groups=(Count, groups),
+        seed=(Seed, seed),
+        threads=(Few, threads),
+    )
+    if not isinstance(keep, (Mapping, Architecture)):
+        check_arguments("prune", keep=(PositiveShare, keep))
     path, batches = None, None
     if isinstance(checkpoint, (str, os.PathLike)):
         path = os.fspath(checkpoint)

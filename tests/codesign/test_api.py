@@ -291,6 +291,35 @@ def test_pruning_is_the_commands(tmp_path, capsys):
         cd.prune(CHECKPOINT, 1.5, method="magnitude")
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"samples": 1e9},
+        {"samples": "64"},
+        {"batch_size": 0},
+        {"groups": 2.5},
+        {"seed": 1.5},
+        {"seed": -1},
+        {"threads": -1},
+        {"keep": None},
+        {"keep": True},
+        {"keep": "half"},
+    ],
+)
+def test_numbers_of_pruning_are_checked(wrong):
+    (name,) = wrong
+    with pytest.raises(cd.UserError, match=rf"^prune: {name} is .*: it must be ") as caught:
+        cd.prune(CHECKPOINT, **({"keep": 0.5, "data": "digits"} | wrong))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("wrong", [{"threads": 1.5}, {"threads": 0}, {"batch_size": "4"}])
+def test_numbers_of_evaluating_are_checked(wrong):
+    (name,) = wrong
+    with pytest.raises(cd.UserError, match=rf"^evaluate: {name} is .*: it must be "):
+        cd.evaluate(CHECKPOINT, "digits", **wrong)
+
+
 def test_evaluating_needs_a_processor():
     with pytest.raises(cd.UserError, match="needs its processor"):
         cd.evaluate(cd.load_clip(CHECKPOINT), "digits")
