@@ -46,7 +46,8 @@ class Part(NamedTuple):
       phy_mm2: of the chip's side, at 22 nm.
       active_mw, idle_mw: standby between accesses, and powered down.
       refresh_mw_per_gb: on top of either.
-      self_refresh_mw_per_gb: of a device that keeps its contents and nothing else.
+      self_refresh_mw_per_gb: of a device that keeps its contents and nothing else; at most what
+        powering it down takes.
       densities_gb: capacities of a channel that exist, increasing.
       channels_per_package: of the package that is usual.
       die_g_per_gb: carbon of dies before yield.
@@ -206,12 +207,14 @@ def devices(
     of_use_s, without_use_s = scenario.seconds_between
     waiting_s = jnp.maximum(of_use_s - latency_s, 0.0)
     refresh_w = _MILLI * row.refresh_mw_per_gb * capacity
+    idle_w = refresh_w + _MILLI * row.idle_mw * channels
     asleep_w = _MILLI * row.self_refresh_mw_per_gb * capacity
-    between_w = {
-        "self_refresh": asleep_w,
-        "standby": refresh_w + _MILLI * row.idle_mw * channels,
-        "off": 0.0 * capacity,
-    }[scenario.dram_between]
+    if row.self_refresh_mw_per_gb > row.refresh_mw_per_gb:
+        # It has a part of the channel in it, of which a large device has no more than a small one.
+        asleep_w = jnp.minimum(asleep_w, idle_w)
+    between_w = {"self_refresh": asleep_w, "standby": idle_w, "off": 0.0 * capacity}[
+        scenario.dram_between
+    ]
     night_w = between_w if scenario.dram_between == "off" else asleep_w
     return Devices(
         capacity_gb=capacity,

@@ -190,6 +190,24 @@ def test_energy_between_inferences_by_hand():
     assert float(busy.refresh_w) == pytest.approx(5.7e-3, rel=0.01)
 
 
+@pytest.mark.parametrize("technology", sorted(tables.table(*dram.PARTS)))
+def test_a_device_asleep_takes_no_more_than_one_awake(technology):
+    for density in dram.part(Scenario(dram_technology=technology)).densities_gb:
+        off, asleep, awake = (
+            float(
+                dram.devices(
+                    2 * density,
+                    2.0,
+                    1.0,
+                    0.02,
+                    Scenario(dram_technology=technology, dram_between=between),
+                ).between_j
+            )
+            for between in ("off", "self_refresh", "standby")
+        )
+        assert off == 0 < asleep <= awake
+
+
 def test_carbon_of_dies_and_packages():
     made = dram.devices(1.5, 4.0, dram.packages(3.0, Scenario()), 0.01, Scenario(dram_yield=0.8))
     assert float(made.kgco2e["dram"]) == pytest.approx(1.5 * 0.048 / 0.8)
