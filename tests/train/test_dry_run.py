@@ -9,37 +9,24 @@ import math
 import jax
 import numpy as np
 import pytest
-from rich.console import Console
 
-from codesign.architecture import Architecture, Tower
 from codesign.cli import main
-from codesign.train.data import AugmentConfig, SourceConfig
 from codesign.train.dry_run import dry_run
 from codesign.train.finetune.config import FinetuneConfig, OptimConfig, ScheduleConfig
 from codesign.workload.clip import ClipNetwork
 from simulators.tiny_runs import RUNS, SEARCH
+from simulators.tiny_training import DIGITS, NETWORK, QUIET, SHIFTED
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
-NETWORK = Architecture(
-    vision=Tower(layers=2, width=16, heads=2, ffn=32),
-    text=Tower(layers=1, width=16, heads=2, ffn=32),
-    patch=4,
-    image=8,
-    channels=1,
-    context=12,
-    projection=16,
-    head_dim=8,
-)
 CONFIG = FinetuneConfig(
-    train=SourceConfig(path="digits"),
+    train=DIGITS,
     untrained=NETWORK,
-    augment=AugmentConfig(crop_scale=(1.0, 1.0), shift=1),
+    augment=SHIFTED,
     optim=OptimConfig(batch_size=16, lr=3e-3, warmup_steps=2),
     schedule=ScheduleConfig(steps=12),
     threads=1,
 )
-QUIET = Console(quiet=True)
 
 
 @pytest.fixture(scope="module")

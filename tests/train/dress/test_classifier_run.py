@@ -7,7 +7,6 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
-from rich.console import Console
 
 from codesign.cli import main
 from codesign.constraints import check_config
@@ -15,9 +14,8 @@ from codesign.dress.trees import named_leaves
 from codesign.errors import UserError
 from codesign.models.resnet import ResNetConfig
 from codesign.models.resnet_family import is_resnet_family, load_resnet_family
-from codesign.overrides import config_to_json, load_config
-from codesign.runs import RunFolder, read_metrics
-from codesign.train.data import AugmentConfig, SourceConfig
+from codesign.overrides import load_config
+from codesign.runs import read_metrics
 from codesign.train.dress.classifier_config import (
     ClassifierDressConfig,
     ClassifierLossConfig,
@@ -25,17 +23,17 @@ from codesign.train.dress.classifier_config import (
     PicturesConfig,
 )
 from codesign.train.dress.config import SubnetsConfig
-from codesign.train.run import run_training
 from codesign.train.shared_config import IntervalsConfig
+from simulators.tiny_training import DIGITS, HELD_OUT, SHIFTED, run
 
 pytestmark = pytest.mark.usefixtures("quick_compilation", "steps_compiled_once")
 
 CONFIG = ClassifierDressConfig(
-    train=SourceConfig(path="digits"),
-    validation=SourceConfig(path="digits", split="validation", limit=60),
+    train=DIGITS,
+    validation=HELD_OUT,
     network=ResNetConfig(depth=8, width=2, channels=1),
     pictures=PicturesConfig(size=8, mean=(0.3,), std=(0.4,)),
-    augment=AugmentConfig(crop_scale=(1.0, 1.0), shift=1),
+    augment=SHIFTED,
     optim=ClassifierOptimConfig(batch_size=16, warmup_steps=2),
     schedule=IntervalsConfig(evaluate_steps=5, checkpoint_steps=2, log_steps=3),
     threads=1,
@@ -48,12 +46,6 @@ CONFIG = ClassifierDressConfig(
         refresh_steps=2,
     ),
 )
-QUIET = Console(quiet=True)
-
-
-def run(config, path, resume=False, check=False):
-    folder = RunFolder.create(path, config_to_json(config), resume=resume)
-    return run_training(config, folder, QUIET, check=check)
 
 
 @pytest.fixture(scope="module")

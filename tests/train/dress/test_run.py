@@ -6,38 +6,25 @@ import json
 import jax
 import numpy as np
 import pytest
-from rich.console import Console
 
 import codesign
-from codesign.architecture import Architecture, Tower
 from codesign.cli import main
 from codesign.errors import UserError
 from codesign.models.subnets import load_family
-from codesign.overrides import config_to_json
-from codesign.runs import RunFolder, read_metrics
-from codesign.train.data import AugmentConfig, SourceConfig
+from codesign.runs import read_metrics
 from codesign.train.dress.config import DressConfig, SubnetsConfig
 from codesign.train.finetune.config import OptimConfig
-from codesign.train.run import run_training
 from codesign.train.shared_config import IntervalsConfig
 from simulators.poison import left_out, poisoned
+from simulators.tiny_training import DIGITS, HELD_OUT, NETWORK, SHIFTED, run
 
 pytestmark = pytest.mark.usefixtures("quick_compilation", "steps_compiled_once")
 
 CONFIG = DressConfig(
-    train=SourceConfig(path="digits"),
-    validation=SourceConfig(path="digits", split="validation", limit=60),
-    untrained=Architecture(
-        vision=Tower(layers=2, width=16, heads=2, ffn=32),
-        text=Tower(layers=1, width=16, heads=2, ffn=32),
-        patch=4,
-        image=8,
-        channels=1,
-        context=12,
-        projection=16,
-        head_dim=8,
-    ),
-    augment=AugmentConfig(crop_scale=(1.0, 1.0), shift=1),
+    train=DIGITS,
+    validation=HELD_OUT,
+    untrained=NETWORK,
+    augment=SHIFTED,
     optim=OptimConfig(batch_size=16, lr=3e-3, warmup_steps=2),
     schedule=IntervalsConfig(evaluate_steps=7, checkpoint_steps=2, log_steps=3),
     threads=1,
@@ -51,12 +38,6 @@ CONFIG = DressConfig(
         refresh_steps=2,
     ),
 )
-QUIET = Console(quiet=True)
-
-
-def run(config, path, resume=False, check=False):
-    folder = RunFolder.create(path, config_to_json(config), resume=resume)
-    return run_training(config, folder, QUIET, check=check)
 
 
 @pytest.fixture(scope="module")

@@ -14,52 +14,36 @@ import pytest
 from rich.console import Console
 
 import codesign
-from codesign.architecture import Architecture, Tower
 from codesign.cli import main
 from codesign.errors import RunError, Stalled, UserError
 from codesign.models.formats import save_clip
-from codesign.overrides import config_to_json
-from codesign.runs import RunFolder, read_metrics
+from codesign.runs import read_metrics
 from codesign.termination import Terminated, raised
 from codesign.train import clip_subject
-from codesign.train.data import AugmentConfig, SourceConfig
+from codesign.train.data import SourceConfig
 from codesign.train.finetune.config import (
     FinetuneConfig,
     LossConfig,
     OptimConfig,
     ScheduleConfig,
 )
-from codesign.train.run import Training, run_training
+from codesign.train.run import Training
 from codesign.train.step import train_step
 from simulators.networks import random_clip
 from simulators.poison import left_out, poisoned
+from simulators.tiny_training import DIGITS, HELD_OUT, NETWORK, SHIFTED, run
 
 pytestmark = pytest.mark.usefixtures("quick_compilation", "steps_compiled_once")
 
 CONFIG = FinetuneConfig(
-    train=SourceConfig(path="digits"),
-    validation=SourceConfig(path="digits", split="validation", limit=60),
-    untrained=Architecture(
-        vision=Tower(layers=2, width=16, heads=2, ffn=32),
-        text=Tower(layers=1, width=16, heads=2, ffn=32),
-        patch=4,
-        image=8,
-        channels=1,
-        context=12,
-        projection=16,
-        head_dim=8,
-    ),
-    augment=AugmentConfig(crop_scale=(1.0, 1.0), shift=1),
+    train=DIGITS,
+    validation=HELD_OUT,
+    untrained=NETWORK,
+    augment=SHIFTED,
     optim=OptimConfig(batch_size=16, lr=3e-3, warmup_steps=2, ema=0.9),
     schedule=ScheduleConfig(steps=12, evaluate_steps=6, checkpoint_steps=4, log_steps=3),
     threads=1,
 )
-QUIET = Console(quiet=True)
-
-
-def run(config, path, resume=False, check=False):
-    folder = RunFolder.create(path, config_to_json(config), resume=resume)
-    return run_training(config, folder, QUIET, check=check)
 
 
 @pytest.fixture(scope="module")
@@ -131,8 +115,7 @@ def test_a_damaged_newest_checkpoint_costs_its_steps_and_nothing_else(
         run(CONFIG, cut)
     shutil.rmtree(cut / "checkpoints" / "steps" / "8" / damage)
     told = io.StringIO()
-    folder = RunFolder.create(cut, config_to_json(CONFIG), resume=True)
-    run_training(CONFIG, folder, Console(file=told, width=200), check=False)
+    run(CONFIG, cut, resume=True, console=Console(file=told, width=200))
     assert "the checkpoint of step 8 is damaged" in told.getvalue()
     assert lines(cut) == lines(path)
     assert not (cut / "checkpoints" / "damaged").exists(), "once the run is over"
@@ -144,8 +127,7 @@ def test_lost_metrics_are_told_of_on_resume(tmp_path, cut_off):
         run(CONFIG, cut)
     (cut / "metrics.jsonl").unlink()
     told = io.StringIO()
-    folder = RunFolder.create(cut, config_to_json(CONFIG), resume=True)
-    run_training(CONFIG, folder, Console(file=told, width=200), check=False)
+    run(CONFIG, cut, resume=True, console=Console(file=told, width=200))
     assert "no line for 4 of the 4 steps up to the checkpoint" in told.getvalue()
     assert read_metrics(cut / "metrics.jsonl")[0]["step"] == 4
 
@@ -207,9 +189,8 @@ def test_training_goes_on_from_a_checkpoint_under_its_teacher(finished, tmp_path
 def poisoned_run(tmp_path_factory):
     """A run with two batches that make its loss NaN, and what it told."""
     path, told = tmp_path_factory.mktemp("run") / "poisoned", io.StringIO()
-    folder = RunFolder.create(path, config_to_json(CONFIG))
     with poisoned(BAD):
-        summary = run_training(CONFIG, folder, Console(file=told, width=200))
+        summary = run(CONFIG, path, check=None, console=Console(file=told, width=200))
     return path, summary, told.getvalue()
 
 
@@ -243,12 +224,7 @@ def test_a_source_that_blocks_is_named_and_the_run_goes_on_to_the_same_end(
     with monkeypatch.context() as patch:
         patch.setattr(clip_subject, "open_source", blocking)
         with pytest.raises(Stalled, match=r"no picture of digits came for 3.*--stall_s") as caught:
-            run_training(
-                config,
-                RunFolder.create(cut, config_to_json(config)),
-                Console(file=told, width=300),
-                check=False,
-            )
+            run(config, cut, console=Console(file=told, width=300))
     assert f", while digits image {read[-1]} is read" in str(caught.value)
     assert told.getvalue().count("In 1.5 s the run ends") == 1
     let_go.set()
