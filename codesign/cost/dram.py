@@ -46,8 +46,8 @@ class Part(NamedTuple):
       phy_mm2: of the chip's side, at 22 nm.
       active_mw, idle_mw: standby between accesses, and powered down.
       refresh_mw_per_gb: on top of either.
-      self_refresh_mw_per_gb: of a device that keeps its contents and nothing else; at most what
-        powering it down takes.
+      self_refresh_mw_per_gb: of a device that keeps its contents and nothing else; powered down
+        it takes no less.
       densities_gb: capacities of a channel that exist, increasing.
       channels_per_package: of the package that is usual.
       die_g_per_gb: carbon of dies before yield.
@@ -121,17 +121,29 @@ def _row(technology: str) -> Part:
 def part(scenario: Scenario) -> Part:
     """The scenario's DRAM technology with the fields that it sets itself.
 
+    A channel of other pins is as many of the row's, side by side on one command bus.
+
     Raises:
       ValueError: there is no such technology.
     """
     own = {
         "data_rate_mts": scenario.dram_data_rate_mts,
-        "channel_bits": scenario.dram_channel_bits,
         "usable_share": scenario.dram_usable_share,
         "package_g": scenario.dram_package_g,
     }
     given: dict[str, Any] = {name: x for name, x in own.items() if x is not None}
-    return _row(scenario.dram_technology)._replace(**given)
+    row = _row(scenario.dram_technology)._replace(**given)
+    if scenario.dram_channel_bits is None:
+        return row
+    wide = scenario.dram_channel_bits / row.channel_bits
+    return row._replace(
+        channel_bits=scenario.dram_channel_bits,
+        phy_mm2=wide * row.phy_mm2,
+        active_mw=wide * row.active_mw,
+        idle_mw=wide * row.idle_mw,
+        densities_gb=tuple(wide * density for density in row.densities_gb),
+        channels_per_package=row.channels_per_package / wide,
+    )
 
 
 def port(
@@ -151,12 +163,14 @@ def port(
     """
     row, channels = part(scenario), accelerator.channels
     bytes_per_s = channels * row.channel_bits / 8 * row.data_rate_mts * 1e6 * row.usable_share
-    phy = row.phy_mm2 * row.channel_bits / _row(scenario.dram_technology).channel_bits
     return Port(
         bytes_per_cycle=bytes_per_s / scenario.clock_hz,
         access_pj=8 * (row.access_pj_per_bit + factors["phy_pj_per_bit"] * row.phy_pj_per_bit),
         standby_w=channels * _MILLI * factors["active_mw"] * row.active_mw,
-        phy_mm2=channels * factors["phy_mm2"] * phy * scaling(scenario.node_nm).logic_area ** 0.5,
+        phy_mm2=channels
+        * factors["phy_mm2"]
+        * row.phy_mm2
+        * scaling(scenario.node_nm).logic_area ** 0.5,
     )
 
 
@@ -207,11 +221,9 @@ def devices(
     of_use_s, without_use_s = scenario.seconds_between
     waiting_s = jnp.maximum(of_use_s - latency_s, 0.0)
     refresh_w = _MILLI * row.refresh_mw_per_gb * capacity
-    idle_w = refresh_w + _MILLI * row.idle_mw * channels
     asleep_w = _MILLI * row.self_refresh_mw_per_gb * capacity
-    if row.self_refresh_mw_per_gb > row.refresh_mw_per_gb:
-        # It has a part of the channel in it, of which a large device has no more than a small one.
-        asleep_w = jnp.minimum(asleep_w, idle_w)
+    # A row's idle power is of one density, and a device awake does all that one asleep does.
+    idle_w = jnp.maximum(refresh_w + _MILLI * row.idle_mw * channels, asleep_w)
     between_w = {"self_refresh": asleep_w, "standby": idle_w, "off": 0.0 * capacity}[
         scenario.dram_between
     ]

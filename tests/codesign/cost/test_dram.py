@@ -14,6 +14,7 @@ from codesign.accelerator import Accelerator
 from codesign.architecture import Architecture, Tower, clip_vit_b16
 from codesign.cost import dram, tables
 from codesign.cost.capacity import contents_bytes, weight_bytes
+from codesign.cost.estimate import estimate
 from codesign.cost.model import clip_costs
 from codesign.cost.technology import area_breakdown_mm2
 from codesign.cost.traffic import Traffic
@@ -68,6 +69,18 @@ def test_bandwidth_energy_and_phy_by_hand():
     own = Scenario(dram_data_rate_mts=1600.0, dram_channel_bits=32, dram_usable_share=0.9)
     assert dram.port(CHIP, own).bytes_per_cycle == pytest.approx(12.8e9 * 0.9 / 625e6)
     assert dram.port(CHIP, own).phy_mm2 == pytest.approx(3.6)
+
+
+def test_a_wide_channel_is_as_many_side_by_side():
+    """One of 64 pins costs in all what four of the row's 16 do."""
+    four = dataclasses.replace(CHIP, channels=4)
+    one = dataclasses.replace(CHIP, channels=1)
+    wide = Scenario(dram_channel_bits=64, dram_between="standby")
+    narrow = dataclasses.replace(wide, dram_channel_bits=None)
+    for architecture in (SMALL, clip_vit_b16()):
+        got = estimate(architecture, one, wide)
+        expected = estimate(architecture, four, narrow)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), got, expected)
 
 
 def test_reads_and_writes_take_turns():
