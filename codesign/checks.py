@@ -240,7 +240,8 @@ def one_of(*values: int) -> Check:
 
     def check(value: Any, where: str) -> int:
         value = _plain(value)
-        if isinstance(value, bool) or value not in values:
+        plain = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not plain or value not in values:
             *head, last = map(str, values)
             raise UserError(f"{where}: expected {', '.join(head)} or {last}, got {show(value)}")
         return int(value)

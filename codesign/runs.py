@@ -207,7 +207,7 @@ class RunFolder:
             )
         config = jsonable(config_json)
         if held:
-            _check_same_config(path, config)
+            _check_same_config(path, config, kind)
         else:
             record = (
                 ({} if kind is None else {"kind": kind})
@@ -406,14 +406,19 @@ def _has_results(path: Path) -> bool:
     return own or next(path.glob(f"*/*/{METRICS}"), None) is not None
 
 
-def _check_same_config(path: Path, config: dict[str, Any]) -> None:
+def _check_same_config(path: Path, config: dict[str, Any], new: str | None) -> None:
     if not (path / CONFIG).exists():
         raise UserError(f"{path} holds a run without {CONFIG}; it cannot be resumed")
     record = _read_json(path / CONFIG)
     if not isinstance(record, dict) or not isinstance(record.get("config"), dict):
         raise UserError(f"{path / CONFIG} holds no config; it cannot be resumed")
-    kind = kind_of_run(path).config_class()
-    written = jsonable(with_defaults(kind, record["config"], config))
+    kind = kind_of_run(path)
+    # A run of before had no kind, and is told by what is in it.
+    if "kind" in record and new not in (None, kind.name):
+        raise UserError(
+            f"{path} holds {kind.a_run}: go on with codesign {kind.command}, or use --out FOLDER"
+        )
+    written = jsonable(with_defaults(kind.config_class(), record["config"], config))
     before = {key: value for key, value in written.items() if key not in _FREE}
     now = {key: value for key, value in config.items() if key not in _FREE}
     different = list(_differences(before, now))

@@ -197,7 +197,13 @@ def _models(config: EffectsConfig) -> list[Model]:
             )
         if model.name in [other.name for other in models]:
             raise UserError(f"--models: two are called '{model.name}'; rename one's file or folder")
-        models.append(model.in_scenario(config.scenario))
+        model = model.in_scenario(config.scenario)
+        if config.scenario.dram_gb is not None:
+            try:
+                with_contents(config.scenario, model.memory, fixed=True)
+            except ValueError as error:
+                raise UserError(f"{name}: {error}") from error
+        models.append(model)
     return models
 
 

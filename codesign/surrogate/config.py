@@ -18,6 +18,7 @@ from codesign.constraints import (
     Seed,
     first_problem,
 )
+from codesign.errors import UserError
 from codesign.oracle import SAMPLED_SCENARIO
 from codesign.scenario import Scenario
 from codesign.space import PUBLISHED_GRID, AcceleratorChoices, TowerChoices
@@ -141,3 +142,12 @@ class AblationConfig:
     scenario: Scenario = SAMPLED_SCENARIO
     fit: FitConfig = FitConfig()
     seed: Seed = 0
+
+    def check(self) -> None:
+        """What no field alone can say.
+
+        Raises:
+          UserError: a space of points that are stored.
+        """
+        if self.points == "stored" and self.space != SampleSpace():
+            raise UserError("--space is of drawn points: give --points drawn, or leave it out")

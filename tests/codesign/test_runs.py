@@ -74,6 +74,13 @@ def test_resume_keeps_the_config_and_refuses_another(tmp_path):
     assert (tmp_path / "config.json").read_bytes() == before
 
 
+def test_resume_of_a_run_of_another_kind_names_it(tmp_path):
+    RunFolder.create(tmp_path, CONFIG, kind="finetune")
+    message = "holds a fine-tuning: go on with codesign finetune, or use --out FOLDER$"
+    with pytest.raises(UserError, match=message):
+        RunFolder.create(tmp_path, {"space": {}}, kind="search", resume=True)
+
+
 def test_resume_counts_further_differences(tmp_path):
     RunFolder.create(tmp_path, {"a": 1, "b": 1, "c": 1, "d": 1})
     with pytest.raises(UserError, match="c was 1, is 2 and 1 more"):

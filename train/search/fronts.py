@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from codesign.constraints import Count
-from codesign.cost.estimate import estimate
+from codesign.cost.estimate import check_dram, estimate
 from codesign.cost.table import ACCELERATORS_AT_ONCE, BlockedTable, build_table
 from codesign.decode import decode
 from codesign.design_file import Design, check_choices, checked_scenario, design_to_json
@@ -122,12 +122,13 @@ def new_front(run: Run, config: FrontConfig) -> dict[str, Any]:
     try:
         # Each network is looked up once: a large table need not be whole.
         in_blocks = space.accelerators > ACCELERATORS_AT_ONCE
+        check_dram(space.largest(), config.scenario)
         table = (BlockedTable if in_blocks else build_table)(space, config.scenario)
+        aim = objective(config.targets.mode)
+        limits = keeping_up(config.limits, config.scenario)
+        choice = cheapest(table, config.targets.mode, limits)
     except ValueError as error:
         raise UserError(str(error)) from error
-    aim = objective(config.targets.mode)
-    limits = keeping_up(config.limits, config.scenario)
-    choice = cheapest(table, config.targets.mode, limits)
     cost, loss = np.asarray(choice.value), ranked.proxy.loss.reshape(-1)
     accuracy = ranked.proxy.accuracy.reshape(-1)
     on_front = front(cost, loss)
@@ -147,10 +148,7 @@ def new_front(run: Run, config: FrontConfig) -> dict[str, Any]:
         chip = space.accelerator_at(np.asarray(table.accelerator_indices(choice.accelerator[flat])))
         architecture = space.architecture_at(network)
         design = Design(f"{aim.name}-{i:02d}", architecture, chip, config.scenario)
-        try:
-            costs = estimate(architecture, chip, config.scenario)
-        except ValueError as error:
-            raise UserError(f"{design.name}: {error}") from error
+        costs = estimate(architecture, chip, config.scenario)
         designs.append(
             design_to_json(design)
             | {

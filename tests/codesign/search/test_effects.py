@@ -310,6 +310,10 @@ def test_accelerators_that_differ_in_nothing_that_counts_are_mapped_once(monkeyp
             "catransformers: scenario.costing: catransformers knows 8 bits at 22 nm",
         ),
         (["--effect", "[phy]"], "did you mean '--effects'?"),
+        (
+            ["--models", "[tinyclip-8m-16]", "--scenario.dram_gb", "1e-3"],
+            "tinyclip-8m-16: scenario.dram_gb: 0.001 GB cannot hold",
+        ),
     ],
 )
 def test_bad_input_is_one_line(flags, message, tmp_path, monkeypatch, capsys):

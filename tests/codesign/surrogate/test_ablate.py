@@ -188,6 +188,11 @@ def test_bad_input_is_one_line(here, capsys):
         (["./tiny.py", "--oracles", "['zigzig']"], 2, "no oracle 'zigzig'; did you mean 'zigzag'?"),
         (["./tiny.py", "--oracles", "['none.py:X']"], 2, "there is no file none.py"),
         (["./tiny.py", "--oracles", "['mine.py:X']"], 2, "oracle mine.py:X: AttributeError"),
+        (
+            ["./tiny.py", "--points", "stored", "--space.patch", "[8]"],
+            2,
+            "--points drawn, or leave",
+        ),
         (["./tiny.py", "--purchases", "0"], 1, "--purchases N asks for N of them"),
     ):
         found, line = error_line(capsys, *argv, "--out", f"out{len(expected)}")

@@ -218,6 +218,9 @@ def test_wrong_inputs_of_a_front_are_one_line(run, tmp_path, capsys):
         ([str(run), "--scenario.inferences_per_s", "1e6"], "); lower scenario.inferences_per_s"),
         ([str(run), "--limits.area_mm2", "1e-4"], "); raise them"),
         ([str(run), "--scenario.dram_gb", "2e-6"], "scenario.dram_gb: 2e-06 GB cannot hold"),
+        # The supernet does not fit, though smaller networks would.
+        ([str(run), "--scenario.dram_gb", "1e-5"], "scenario.dram_gb: 1e-05 GB cannot hold"),
+        ([str(run), "--scenario.costing", "catransformers"], "unknown technology 'hyperram'"),
         ([str(run), "--targets.designs", "0"], "--targets.designs"),
         ([str(tmp_path)], "searched subnet families"),
         ([str(tmp_path / "absent")], "is not a folder"),
