@@ -123,7 +123,7 @@ def network_card(
     Args:
       card: what is known of it.
       format: of its files.
-      architecture: its dimensions, an `Architecture` as a dict.
+      architecture: its dimensions, an `Architecture` as a dict, perhaps with its "dialect".
       parameters: how many.
       uniform: whether OpenCLIP's config can describe it: its layers are alike, and heads fill the
         width.
@@ -364,10 +364,15 @@ def _dimensions(a: Mapping[str, Any], parameters: int | None) -> str:
     ]
     table = _table(rows, ("", "image tower", "text tower"))
     count = "" if parameters is None else f" {parameters:,} parameters."
+    towers = {name: (a.get("dialect") or {}).get(name, {}) for name in ("vision", "text")}
+    of_image, of_text = (tower.get("head_dim") or a["head_dim"] for tower in towers.values())
+    heads = f"{of_image}" if of_image == of_text else f"{of_image} (images) and {of_text} (texts)"
+    ragged = any(tower.get("ragged") for tower in towers.values())
+    most = "Layers differ: heads and ffn are those of the largest.\n\n" if ragged else ""
     return (
-        f"{table}\n\nImages of {a['image']} x {a['image']} pixels and {a['channels']} channels in "
-        f"patches of {a['patch']}; texts of {a['context']} tokens out of {a['vocab']:,}; heads of "
-        f"{a['head_dim']} channels; embeddings of {a['projection']}.{count}"
+        f"{table}\n\n{most}Images of {a['image']} x {a['image']} pixels and {a['channels']} "
+        f"channels in patches of {a['patch']}; texts of {a['context']} tokens out of "
+        f"{a['vocab']:,}; heads of {heads} channels; embeddings of {a['projection']}.{count}"
     )
 
 

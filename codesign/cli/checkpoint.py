@@ -86,6 +86,7 @@ def card_beside(source: str) -> Card:
 def write_network_card(out: str, format: Format, clip: CLIP, card: Card) -> None:
     """The model card of a CLIP that was written to the folder `out`; beside a single file none."""
     from codesign.model_card import network_card, write_card
+    from codesign.models.formats.assemble import parameter_count
 
     place = Path(os.path.expanduser(out))
     if not place.is_dir():
@@ -95,17 +96,9 @@ def write_network_card(out: str, format: Format, clip: CLIP, card: Card) -> None
         not told.ragged and tower.heads * (told.head_dim or a.head_dim) == tower.width
         for tower, told in ((a.vision, dialect.vision), (a.text, dialect.text))
     )
-    count = parameters(clip)
-    dimensions = dataclasses.asdict(a)
+    count = parameter_count(clip)
+    dimensions = dataclasses.asdict(a) | {"dialect": dataclasses.asdict(dialect)}
     write_card(place, network_card(card, format, dimensions, parameters=count, uniform=uniform))
-
-
-def parameters(clip: CLIP) -> int:
-    """How many a CLIP has."""
-    import jax
-    from flax import nnx
-
-    return sum(x.size for x in jax.tree.leaves(nnx.state(clip, nnx.Param)))
 
 
 @contextlib.contextmanager

@@ -13,7 +13,6 @@ from codesign.cli.checkpoint import (
     card_beside,
     load,
     notes_to_stderr,
-    parameters,
     write_network_card,
 )
 from codesign.cli.evaluate import add_source, source_config
@@ -84,6 +83,7 @@ def run(args: argparse.Namespace) -> int:
     """`codesign prune`."""
     from codesign.model_card import shown_name
     from codesign.models.formats import save_clip
+    from codesign.models.formats.assemble import parameter_count
     from codesign.models.prune import prune
     from codesign.report.tables import tower_text
 
@@ -96,7 +96,7 @@ def run(args: argparse.Namespace) -> int:
         except ValueError as error:
             raise UserError(str(error)) from None
         save_clip(small, args.out, args.to, overwrite=args.overwrite, like=args.checkpoint)
-    before, after = parameters(clip), parameters(small)
+    before, after = parameter_count(clip), parameter_count(small)
     how = f"{method} importance" + (f" on {shown_name(args.data)}" if args.data else "")
     card = card_beside(args.checkpoint).without("Measured", "Costs", "Subnets")
     card = card.adding(
@@ -150,7 +150,10 @@ def _shares(words: list[str]) -> float | dict[str, float]:
         if len(words) == 1 and "=" not in words[0]:
             return float(words[0])
         pairs = [word.split("=") for word in words]
-        return {name: float(share) for name, share in pairs}
+        if len(shares := {name: float(share) for name, share in pairs}) == len(pairs):
+            return shares
+        twice = next(name for name, _ in pairs if [n for n, _ in pairs].count(name) > 1)
+        raise UserError(f"--keep {' '.join(words)}: {twice} is there twice; give it once")
     except ValueError:
         raise UserError(
             f"--keep {' '.join(words)}: expected one share such as 0.5, or pairs such as ffn=0.5"

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from codesign.architecture import Architecture
 from codesign.models.clip import CLIP
 from codesign.models.dialect import Dialect
+
+# What a layer without heads has none of; without FFN units its bias still counts.
+_OF_HEADS = ("ln_1_scale", "ln_1_bias", "out_bias")
 
 
 def abstract_clip(architecture: Architecture, dialect: Dialect, *, dtype: Any, remat: bool) -> CLIP:
@@ -31,6 +36,27 @@ def assemble(abstract: CLIP, values: dict[tuple[str, ...], Any]) -> CLIP:
 def variables(model: CLIP) -> dict[tuple[str, ...], nnx.Variable]:
     """Every variable of a CLIP by its path, such as ("vision", "blocks", "query")."""
     return {tuple(map(str, path)): v for path, v in nnx.to_flat_state(nnx.state(model))}
+
+
+def parameter_count(model: CLIP) -> int:
+    """How many parameters a CLIP has; where layers differ, without what only pads them."""
+    found = variables(model)
+
+    def of(path: tuple[str, ...], parameter: nnx.Variable) -> int:
+        shape, axes = parameter.shape, parameter.axes
+        for name, letter in (("present_heads", "H"), ("present_ffn", "F")):
+            present = found.get((*path[:-1], name))
+            if present is None:
+                continue
+            there = np.asarray(present[...])  # [L, units]
+            if letter == "H" and path[-1] in _OF_HEADS:
+                there = there.any(axis=1)
+            elif letter not in axes:
+                continue
+            return math.prod(shape) // there.size * int(there.sum())
+        return math.prod(shape)
+
+    return sum(of(path, v) for path, v in found.items() if isinstance(v, nnx.Param))
 
 
 def parameter_axes(model: CLIP) -> dict[tuple[str, ...], str]:

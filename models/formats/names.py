@@ -249,7 +249,8 @@ def _owner(name: str, prefixes: list[str]) -> str | None:
 
 
 def _usual_prefix(tensors: Mapping[str, Tensor]) -> str:
-    return collections.Counter(_split(name)[0] for name in tensors).most_common(1)[0][0]
+    prefixes = collections.Counter(_split(name)[0] for name in tensors)
+    return max(prefixes, key=lambda prefix: prefixes[prefix], default="")
 
 
 def _own(tensors: Mapping[str, Tensor], prefix: str, where: str) -> dict[str, Tensor]:

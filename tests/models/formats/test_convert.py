@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import shutil
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from huggingface_hub import ModelCard
 
 import codesign
 from codesign.cli import main
+from codesign.models.formats.files import read_tensors
 
 
 def test_convert(tmp_path: Path, files: dict[str, Path], capsys: pytest.CaptureFixture) -> None:
@@ -71,6 +73,30 @@ def test_the_card_of_a_pruned_network_tells_no_former_accuracy(
     assert f"to {told['parameters']:,} of {told['parameters_before']:,} parameters" in card
     assert main(["convert", str(small), str(single), "--to", "openclip"]) == 0
     assert not (tmp_path / "README.md").exists(), "of a single file there is none"
+
+
+def test_the_card_of_a_network_whose_layers_differ(
+    tmp_path: Path, files: dict[str, Path], capsys: pytest.CaptureFixture
+) -> None:
+    """Zeros that pad its layers are no parameters, and both towers' heads are told."""
+    out, small = tmp_path / "out", tmp_path / "small"
+
+    def stored(folder: Path) -> int:
+        tensors = read_tensors(folder / "open_clip_model.safetensors").tensors
+        return sum(math.prod(x.shape) for x in tensors.values())
+
+    assert main(["convert", str(files["tinyclip"]), str(out), "--to", "openclip"]) == 0
+    numbers = stored(out)
+    card = (out / "README.md").read_text()
+    assert f" {numbers:,} parameters" in card and "Layers differ: heads and ffn are" in card
+    prune = ["prune", str(out), str(small), "--keep", "heads=0.5", "--method", "magnitude"]
+    capsys.readouterr()
+    assert main([*prune, "--to", "openclip", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["parameters"], told["parameters_before"]) == (stored(small), numbers)
+    plain = tmp_path / "plain"
+    assert main(["convert", str(files["openclip"]), str(plain), "--to", "native"]) == 0
+    assert "heads of 8 (images) and 4 (texts) channels" in (plain / "README.md").read_text()
 
 
 def test_convert_tells_what_it_assumed(

@@ -231,6 +231,7 @@ CASES: dict[str, tuple[Callable[[Arrays], Any], str]] = {
         ),
         r"adapter that is not merged into its network \('.*lora_A.*merge_and_unload",
     ),
+    "nothing": (lambda t: t.clear(), r"is no CLIP checkpoint: its tensors are none"),
     "resnet": (lambda t: t.update({"visual.layer1.0.conv1.weight": np.zeros(1)}), r"a ResNet"),
     "one tower": (
         lambda t: [t.pop(n) for n in list(t) if not n.startswith("visual.")],

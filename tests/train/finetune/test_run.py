@@ -360,6 +360,7 @@ def test_scores_of_a_file_are_those_of_its_method(finished, tmp_path, capsys):
         (["--keep", "half"], "expected one share"),
         (["--keep", "1.5"], "--keep"),
         (["--keep", "depth=0.5"], "depth"),
+        (["--keep", "ffn=0.5", "ffn=1"], "ffn is there twice; give it once"),
         (["--keep", "0.5"], "give --data"),
         (["--keep", "0.5", "--method", "magnitude", "--design", "x.json"], "not allowed with"),
         ([], "one of the arguments"),
