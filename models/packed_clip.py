@@ -25,6 +25,7 @@ from codesign.dress.kernel.panels import DenseRows, Panels, dense_rows, row_weig
 from codesign.dress.kernel.product import row_sparse_matmul
 from codesign.dress.packed import PackedFamily, PackedKernel
 from codesign.dress.rows import RowSpec, from_rows
+from codesign.dress.subnet_numbers import check_subnet
 from codesign.models.clip import CLIP, ClipOutput, Intermediates
 from codesign.models.dialect import Dialect
 from codesign.models.formats.assemble import abstract_clip, assemble
@@ -148,9 +149,7 @@ class PackedClip:
         Raises:
           ValueError: there is no such subnet; not told of a traced one, which is clipped.
         """
-        subnets = next(iter(self.counts.values())).shape[0]
-        if not isinstance(k, jax.Array) and not (int(k) == k and 0 <= k < subnets):
-            raise ValueError(f"there is no subnet {k}; the family has 0 to {subnets - 1}")
+        check_subnet(k, next(iter(self.counts.values())).shape[0])
         return dataclasses.replace(self, subnet=jnp.asarray(k, jnp.int32))
 
     def encode_image(self, images: jax.Array) -> tuple[jax.Array, Intermediates]:

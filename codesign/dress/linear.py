@@ -19,6 +19,7 @@ from codesign.dress.kernel.panels import DenseRows, Panels, row_weights
 from codesign.dress.kernel.product import row_sparse_matmul
 from codesign.dress.packed import PackedKernel
 from codesign.dress.rows import flax_spec
+from codesign.dress.subnet_numbers import check_subnet
 
 Padding = str | tuple[tuple[int, int], tuple[int, int]]
 
@@ -48,9 +49,7 @@ class PackedLinear:
         Raises:
           ValueError: there is no such subnet; not told of a traced one, which is clipped.
         """
-        subnets = self.counts.shape[0]
-        if isinstance(k, int) and not 0 <= k < subnets:
-            raise ValueError(f"there is no subnet {k}; the layer has 0 to {subnets - 1}")
+        check_subnet(k, self.counts.shape[0])
         return dataclasses.replace(self, subnet=jnp.asarray(k, jnp.int32))
 
     def __call__(self, x: jax.Array) -> jax.Array:

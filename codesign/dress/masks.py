@@ -34,6 +34,7 @@ from codesign.dress.budgets import (
     uniform_counts,
 )
 from codesign.dress.rows import RowSpec, from_rows, to_rows
+from codesign.dress.subnet_numbers import check_subnet
 from codesign.dress.trees import pick, replace_leaves
 from codesign.printable import short_repr
 
@@ -216,8 +217,8 @@ def apply(params: Tree, masks: Masks, k: int | jax.Array) -> Tree:
     """
     counts = next(iter(masks.counts.values()), None)  # none where nothing is pruned
     subnets = 0 if counts is None else counts.shape[0]
-    if subnets and not isinstance(k, jax.Array) and not (int(k) == k and -1 <= k < subnets):
-        raise ValueError(f"there is no subnet {k}; there are 0 to {subnets - 1}, and -1 keeps all")
+    if subnets:
+        check_subnet(k, subnets, dense=True)
     kernels = pick(params, masks.levels)
     # In one byte, as levels are: of wider ones XLA would make copies outside a loop over k.
     least = (jnp.asarray(k, jnp.int32) + 1).astype(jnp.uint8)

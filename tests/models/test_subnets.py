@@ -254,8 +254,9 @@ def test_a_packed_clip_computes_what_the_clip_does(
         for found in (by_member(family.at(k), *batch), by_number(family.at(0), k, *batch)):
             assert_rounded(found, expected)
     assert by_member._cache_size() == by_number._cache_size() == 1
-    with pytest.raises(ValueError, match="there is no subnet 3; the family has 0 to 2"):
-        family.at(3)
+    for k in (3, jnp.int32(3), -1):
+        with pytest.raises(ValueError, match=f"there is no subnet {k}; the family has 0 to 2"):
+            family.at(k)
 
 
 def test_switching_moves_no_array(file: Path) -> None:

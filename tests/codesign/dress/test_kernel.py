@@ -674,8 +674,9 @@ def test_patches_are_in_the_order_of_the_rows() -> None:
 
 
 def test_bad_layers(family: Any) -> None:
-    with pytest.raises(ValueError, match="there is no subnet 3; the layer has 0 to 2"):
-        packed_linear(family.kernels["fc"]).at(3)
+    for k in (3, -1, 0.5, np.int64(3), np.int64(-1), jnp.int32(3)):
+        with pytest.raises(ValueError, match=f"there is no subnet {k}; the family has 0 to 2"):
+            packed_linear(family.kernels["fc"]).at(k)
     with pytest.raises(ValueError, match=r"the bias has shape \(4,\), the kernel 20 rows"):
         packed_linear(family.kernels["fc"], np.ones(4))
     with pytest.raises(ValueError, match="is no convolution's"):

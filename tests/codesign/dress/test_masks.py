@@ -297,11 +297,11 @@ def test_gradients_stop_at_the_mask() -> None:
         np.testing.assert_array_equal(slope["bias"], np.ones(4))
 
 
-@pytest.mark.parametrize("k", [-2, 2, 255, 256, 0.5])
+@pytest.mark.parametrize("k", [-2, 2, 255, 256, 0.5, np.int64(2), jnp.int32(255), jnp.int32(-2)])
 def test_a_subnet_that_is_none_is_refused(k: Any) -> None:
     params = {"dense": {"kernel": jnp.arange(1.0, 21.0).reshape(5, 4)}}
     masks = subnet_masks(params, kernel_specs(params), (0.2, 0.6))
-    with pytest.raises(ValueError, match=f"no subnet {k}; there are 0 to 1, and -1 keeps all"):
+    with pytest.raises(ValueError, match=f"no subnet {k}; the family has 0 to 1, and -1 keeps all"):
         apply(params, masks, k)
     jax.jit(apply)(params, masks, 1)
 
