@@ -12,6 +12,7 @@ as an uninterrupted one does.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Sequence
@@ -34,6 +35,7 @@ from codesign.search.proxy_file import PROXY
 from codesign.search.snap_file import SNAP
 from codesign.space import DesignSpace
 from codesign.train import placement
+from codesign.train.ahead import Ahead, shapes
 from codesign.train.check import due
 from codesign.train.checkpoints import Saved
 from codesign.train.clip import Fixed
@@ -64,7 +66,8 @@ from codesign.train.search.setup import (
     start_warmup,
 )
 from codesign.train.search.snap import snap
-from codesign.train.search.tune import frames_of, tune_objective, tune_population
+from codesign.train.search.tune import frames_of, tune_objective, tune_population, tune_programs
+from codesign.train.sharding import shardings
 from codesign.train.stages import Session, Stage, run_stages, session
 from codesign.train.step import Chunk
 
@@ -127,8 +130,9 @@ def run_search(
         with open_loggers(loggers, folder, begun, display.says) as opened:
             loop = loop_of(setup, folder, run, opened, check, profile)
             mesh = setup.trainer.mesh
-            stages = phases(setup, display, folder)
-            state: Searched = run_stages(loop, stages, saved, mesh, leaves_of=leaves_of)
+            with contextlib.closing(Ahead()) as ahead:
+                stages = phases(setup, display, folder, ahead)
+                state: Searched = run_stages(loop, stages, saved, mesh, leaves_of=leaves_of)
             for line in lost_files(folder, config):
                 display.says(line)
             display.says("slicing and measuring the networks", chapter="measuring")
@@ -183,8 +187,17 @@ def loop_of(
     )
 
 
-def phases(setup: Setup, display: Display, folder: RunFolder) -> Sequence[Stage]:
-    """Warm-up, the elastic supernet where one is asked for, joint search and tuning."""
+def phases(
+    setup: Setup, display: Display, folder: RunFolder, ahead: Ahead | None = None
+) -> Sequence[Stage]:
+    """Warm-up, the elastic supernet where one is asked for, joint search and tuning.
+
+    Args:
+      setup: of the search.
+      display: of its progress.
+      folder: of the run.
+      ahead: compiles the joint step while the supernet is trained; None: each when it is called.
+    """
     schedule, space = setup.config.schedule, setup.space
     warmed = schedule.warmup_steps
     ranked = warmed + schedule.elastic_steps
@@ -194,11 +207,21 @@ def phases(setup: Setup, display: Display, folder: RunFolder) -> Sequence[Stage]
     def constants(state: Searched) -> Constants:
         return setup.constants._replace(fixed=state.fixed)
 
+    def joint_program(state: Searched, chunk: Chunk) -> list[tuple[Any, ...]]:
+        params = state.trained.params
+        first = jax.eval_shape(lambda params: start_population(setup, params, ranked), params)
+        population = shapes(first, shardings(first, trainer.mesh))
+        return [(population_chunk, population, setup.goals, chunk, key, constants(state), trainer)]
+
     def warmup(state: Searched, chunk: Chunk) -> tuple[Searched, Metrics]:
+        if ahead is not None and schedule.joint_steps:
+            ahead.begin(JOINT, functools.partial(joint_program, state, chunk))
         trained, metrics = warmup_chunk(state.trained, chunk, key, constants(state), trainer)
         return state._replace(trained=trained), metrics
 
     def joint(state: Searched, chunk: Chunk) -> tuple[Searched, Metrics]:
+        if ahead is not None:
+            ahead.end()
         trained, metrics = population_chunk(
             state.trained, setup.goals, chunk, key, constants(state), trainer
         )
@@ -248,9 +271,11 @@ def phases(setup: Setup, display: Display, folder: RunFolder) -> Sequence[Stage]
         frames = tuple(frames_of(setup, state.trained.z))
 
         def tune(state: Searched, chunk: Chunk) -> tuple[Searched, Metrics]:
-            trained, metrics = tune_population(
-                state.trained, setup.goals, chunk, key, constants(state), frames
-            )
+            given = state.trained, setup.goals, chunk, key, constants(state), frames
+            if ahead is not None:
+                ahead.begin(TUNE, functools.partial(tune_programs, *given))
+                ahead.end()
+            trained, metrics = tune_population(*given)
             return state._replace(trained=trained), metrics
 
         check = checked(tune_objective, setup.goals, by=frames)

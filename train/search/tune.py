@@ -29,6 +29,8 @@ from codesign.models.slicing import Kept, cut, kept_layers, put_back
 from codesign.models.subnets import subnet_specs
 from codesign.runs import ROLLED_BACK
 from codesign.space import DesignSpace
+from codesign.train import placement
+from codesign.train.ahead import shapes
 from codesign.train.clip import Fixed, Weights
 from codesign.train.rollback import all_finite, taken_if
 from codesign.train.search.population import (
@@ -324,6 +326,36 @@ def tune_population(
     metrics |= _costs(population.z, goals.sparse, constants.tables, len(metrics["loss"]))
     step = population.step + chunk.steps
     return population._replace(params=tuned.params, opt_state=tuned.opt_state, step=step), metrics
+
+
+def tune_programs(
+    population: Population,
+    goals: Goals,
+    chunk: Chunk,
+    key: Array,
+    constants: Constants,
+    frames: Sequence[Frame],
+) -> list[tuple[Any, ...]]:
+    """What `tune_population` calls, program and arguments, to be compiled side by side.
+
+    On one device; where on several the supernet's outputs will be, its program tells once it is
+    compiled.
+    """
+    mesh = frames[0].trainer.mesh
+    if mesh.size > 1:
+        return []
+    tuned = Tuned(population.params, population.opt_state)
+    found: list[tuple[Any, ...]] = []
+    taught = None
+    for frame in frames:
+        seen = chunk._replace(data=(chunk.data, taught))
+        given = (tuned, population.z, goals.sparse, population.step, seen, key, constants, frame)
+        found.append((tune_chunk, *given))
+        if taught is None:
+            _, metrics = jax.eval_shape(tune_chunk, *given)
+            outputs = metrics["outputs"]
+            taught = shapes(outputs, jax.tree.map(lambda _: placement.replicated(mesh), outputs))
+    return found
 
 
 @functools.partial(jax.jit, static_argnums=1)

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from codesign.configs.quickstart import config as quickstart
 from codesign.train import placement
+from codesign.train.ahead import Ahead
 from codesign.train.config import TargetConfig
 from codesign.train.feed import Draw
 from codesign.train.search import tune
@@ -94,10 +95,21 @@ def in_frames(setup, lots):
 
 
 @pytest.mark.slow
-def test_frames_train_what_gates_in_the_whole_supernet_do(setup, population, constants):
+def test_frames_train_what_gates_in_the_whole_supernet_do(
+    setup, population, constants, caplog, request
+):
     frames = in_frames(setup, LOTS)
     goals = setup.goals._replace(searched=jnp.zeros_like(setup.goals.searched))
     own, gated = copied(population), copied(population)
+    tune.tune_chunk.clear_cache()
+    jax.config.update("jax_log_compiles", True)
+    request.addfinalizer(lambda: jax.config.update("jax_log_compiles", False))
+    ahead = Ahead()
+    programs = tune.tune_programs(own, setup.goals, chunk(2), KEY, constants, frames)
+    ahead.begin("tune", lambda: programs)
+    ahead.end()
+    ahead.close()
+    assert caplog.text.count("Compiling jit(tune_chunk)") == len(programs) == len(frames)
     for steps in (2, 1):  # the second time with momentum
         own, metrics = tune.tune_population(own, setup.goals, chunk(steps), KEY, constants, frames)
         gated, wanted = population_chunk(gated, goals, chunk(steps), KEY, constants, setup.trainer)
@@ -106,6 +118,7 @@ def test_frames_train_what_gates_in_the_whole_supernet_do(setup, population, con
                 metrics[name][:steps], wanted[name][:steps], rtol=2e-4, atol=2e-5, err_msg=name
             )
     assert int(own.step) == int(gated.step) == 3
+    assert caplog.text.count("Compiling jit(tune_chunk)") == len(frames), "none is compiled again"
     # The weights and their momentum.
     for a, b in zip(jax.tree.leaves(own[:2]), jax.tree.leaves(gated[:2]), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
