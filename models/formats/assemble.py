@@ -50,10 +50,9 @@ def parameter_count(model: CLIP) -> int:
                 continue
             there = np.asarray(present[...])  # [L, units]
             if letter == "H" and path[-1] in _OF_HEADS:
-                there = there.any(axis=1)
-            elif letter not in axes:
-                continue
-            return math.prod(shape) // there.size * int(there.sum())
+                return math.prod(shape) // len(there) * int(there.any(axis=1).sum())
+            if letter in axes:
+                return math.prod(shape) // there.size * int(there.sum())
         return math.prod(shape)
 
     return sum(of(path, v) for path, v in found.items() if isinstance(v, nnx.Param))
