@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -57,7 +57,8 @@ def dry_run(config: Any, console: Console) -> dict[str, Any]:
       over all devices, and "batch_per_device"; "shapes" of the parameters by name; "stages", each
       with "name", "steps", "parameters_bytes", "optimizer_bytes" and, where the backend tells,
       "memory_bytes" of the compiled step by kind, all of them of one device; and of those that
-      take steps with a program of their own "loss" and "compile_s", "step_s".
+      take steps with a program of their own "loss" and "compile_s", "step_s"; "snap_bytes", what
+      a search may hold on top of its candidates while it snaps them, 0 of other runs.
 
     Raises:
       UserError: data, checkpoints or settings that cannot be used.
@@ -92,7 +93,16 @@ def dry_run(config: Any, console: Console) -> dict[str, Any]:
         "shapes": shapes,
         "steps": begin,
         "stages": stages,
+        "snap_bytes": _snap_bytes(config, stages),
     }
+
+
+def _snap_bytes(config: Any, stages: Sequence[Mapping[str, Any]]) -> int:
+    """A population of candidates: what a snap that trains them holds once more."""
+    if not isinstance(config, SearchConfig) or not config.schedule.snap_steps:
+        return 0
+    last = stages[-1]
+    return int(last["parameters_bytes"] + last["optimizer_bytes"])
 
 
 def _plan(config: Any, display: Display) -> Plan:

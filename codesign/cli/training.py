@@ -89,29 +89,32 @@ def _plan_table(found: Mapping[str, Any]) -> Table:
     from rich import box
     from rich.table import Table
 
-    from codesign.report.text import MISSING, duration, significant
+    from codesign.report.text import MISSING, duration
 
     table = Table(box=box.HORIZONTALS, padding=(0, 1, 0, 0))
     table.add_column("stage")
     for heading in ("steps", "weights", "optimizer", "activations", "peak", "loss", "a call"):
         table.add_column(heading, justify="right")
 
-    def size(count: int | None) -> str:
-        return MISSING if count is None else f"{significant(count / 2**20, 3)} MiB"
-
     for stage in found["stages"]:
         memory = stage.get("memory_bytes", {})
         table.add_row(
             stage["name"],
             f"{stage['steps']:,}",
-            size(stage["parameters_bytes"]),
-            size(stage["optimizer_bytes"]),
-            size(memory.get("activations")),
-            size(memory.get("peak")),
+            _mebibytes(stage["parameters_bytes"]),
+            _mebibytes(stage["optimizer_bytes"]),
+            _mebibytes(memory.get("activations")),
+            _mebibytes(memory.get("peak")),
             f"{stage['loss']:.4g}" if "loss" in stage else MISSING,
             duration(stage.get("step_s")),
         )
     return table
+
+
+def _mebibytes(count: int | None) -> str:
+    from codesign.report.text import MISSING, significant
+
+    return MISSING if count is None else f"{significant(count / 2**20, 3)} MiB"
 
 
 def _plan_lines(found: Mapping[str, Any]) -> list[str]:
@@ -120,11 +123,13 @@ def _plan_lines(found: Mapping[str, Any]) -> list[str]:
     numbers = sum(math.prod(shape) for shape in found["shapes"].values())
     devices, parts = found["devices"], found["mesh"]["fsdp"]
     held = "on every one" if parts == 1 else f"split over {parts} of them"
+    snap = found["snap_bytes"]
     return [
         f"batch: {batch}; {found['chunk_steps']} steps a call",
         f"parameters: {numbers:,} in {len(found['shapes'])} arrays",
         f"sharding: {devices['count']} x {devices['kind']}, {found['batch_per_device']} examples "
         f"of a batch on each; weights and optimizer {held}",
+        *([f"snapping may hold {_mebibytes(snap)} more, candidates twice"] if snap else []),
         "memory is of one device; nothing was written",
     ]
 

@@ -85,6 +85,7 @@ def test_search_tells_every_stage_and_writes_nothing(tmp_path, monkeypatch, caps
     designs = joint["parameters_bytes"] / warmup["parameters_bytes"]
     assert designs == round(designs) > 1, "a copy of the supernet each"
     assert all(math.isfinite(stage["loss"]) for stage in (warmup, elastic, joint, tune))
+    assert found["snap_bytes"] == joint["parameters_bytes"] + joint["optimizer_bytes"]
     assert [path.name for path in tmp_path.iterdir() if path.name != "__pycache__"] == ["tiny.py"]
 
 
@@ -98,6 +99,7 @@ def test_a_table_tells_the_same(tmp_path, monkeypatch, capsys):
     written = [path.name for path in tmp_path.iterdir() if path.name != "__pycache__"]
     assert "subnets" in printed and "norms" in printed and "32 examples" in printed
     assert "nothing was written" in printed and written == ["tiny.py"]
+    assert "snapping" not in printed
 
 
 @pytest.mark.parametrize(
