@@ -23,8 +23,12 @@ _VISION = r"(.*\.)?visual\."
 _TEXT = r"(?!.*visual\.)(.*\.)?"
 _MEAN_OF_TOKENS = re.compile(r"torch\.mean\([^\n]*\[1\]")
 _LARGEST = re.compile(r"torch\.argmax\(")
-_EQUAL = re.compile(r"torch\.eq\(\w+,\s+(\d{1,9})\)")
-_TRIANGLE = re.compile(r"torch\.tri[ul]_?\(")
+# Where the ids equal a number, as numbers: masks are compared too, but stay truth values.
+_EQUAL = re.compile(r"torch\.to\(torch\.eq\((?:\w+|torch\.to\([^()]*\)),\s+(\d{1,9})\)")
+# A mask made in the code: a triangle, positions compared with each other, or one that is implied.
+_CAUSAL = re.compile(
+    r"torch\.(?:tri[ul]_?|l[et]|g[et])\(|scaled_dot_product_attention\([^\n]*, True"
+)
 
 
 def with_script(
@@ -95,7 +99,7 @@ def _end_of_text(
     masked = any(name.endswith("attn_mask") for name in script.tensors) or any(
         shape[-2:] == (context, context) for shape in script.constants
     )
-    if not said.by and not masked and not _TRIANGLE.search(script.code):
+    if not said.by and not masked and not _CAUSAL.search(script.code):
         assumed.append("a causal mask of the text tower")
     ends = set(_EQUAL.findall(script.code))
     if _LARGEST.search(script.code) and len(ends) < 2:

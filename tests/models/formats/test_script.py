@@ -199,6 +199,8 @@ def test_towers_that_are_not_ours(load: Callable[..., Any], settings: Any, messa
         ({"text.pool_type": "eos", "text.eos_id": 7}, "", 7),
         ({"text_pool_type": "argmax", "text_eos_id": 5}, "torch.eq(text, 9)", None),
         ({}, "    idx = torch.argmax(torch.to(torch.eq(text, 5), 3), -1)", 5),
+        ({}, "    _1 = torch.to(torch.eq(torch.to(ids, 3), 6), 3)\n_2 = torch.argmax(_1, -1)", 6),
+        ({}, "    mask = torch.eq(x, 0)\ntorch.argmax(text, -1)", None),
         ({}, "    _8 = annotate(List[Optional[Tensor]], [_7, torch.argmax(text, -1)])", None),
     ],
 )
@@ -215,6 +217,9 @@ def test_what_traced_code_does_not_do_is_said(load: Callable[..., Any]) -> None:
     unmasked = TRACED.replace("triu", "tanh") + "torch.argmax(text, -1)"
     with pytest.warns(UserWarning, match="assumed are a causal mask of the text tower;"):
         load({}, unmasked)
+    implied = "    y = torch.scaled_dot_product_attention(q, k, v, None, 0., True)\n"
+    for masks in (implied, "    mask = torch.le(_1, _2)\n"):
+        load({}, unmasked + "\n" + masks)
     with pytest.raises(UserError, match="image tower pools by avg"):
         load({}, TRACED + "    pooled = torch.mean(x, [1])")
     load({"visual.pool_type": "tok"}, TRACED + "torch.mean(x, [1])\ntorch.argmax(text, -1)")
@@ -269,7 +274,7 @@ def test_torch_writes_what_is_looked_for(how: str, tmp_path: Path) -> None:
     made.save(tmp_path / "x.pt")
     script = read_tensors(tmp_path / "x.pt").script
     assert script is not None and script.epsilons == {6: {1e-3}, 4: {1e-5}}
-    for pattern in ("_EQUAL", "_LARGEST", "_TRIANGLE", "_MEAN_OF_TOKENS"):
+    for pattern in ("_EQUAL", "_LARGEST", "_CAUSAL", "_MEAN_OF_TOKENS"):
         assert getattr(script_config, pattern).search(script.code), pattern
     if how == "script":
         assert script.setting("pool_type") == "eos" and script.setting("eos_id") == 5
