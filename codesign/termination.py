@@ -14,6 +14,8 @@ from types import FrameType
 from typing import NoReturn, TypeVar
 
 T = TypeVar("T")
+# The beginning of the names of threads that no end of the process waits for.
+UNWAITED = "unwaited"
 
 
 class Terminated(BaseException):
@@ -35,6 +37,11 @@ def raised() -> Iterator[None]:
     """Raises Terminated where SIGTERM comes; only the main thread can have it so."""
     with _handled(_raise):
         yield
+
+
+def unwaited() -> bool:
+    """Whether threads are there that the process's end is not to wait for."""
+    return any(thread.name.startswith(UNWAITED) for thread in threading.enumerate())
 
 
 class Deferred:

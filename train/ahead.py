@@ -14,6 +14,8 @@ from typing import Any
 
 import jax
 
+from codesign.termination import UNWAITED
+
 
 def shapes(tree: Any, shardings: Any = None) -> Any:
     """The tree with shapes, types and places of its arrays in their stead.
@@ -39,13 +41,13 @@ def shapes(tree: Any, shardings: Any = None) -> Any:
 
 
 class Ahead:
-    """Compiles programs while a run goes on.
+    """Compiles programs while a run goes on; the program's end does not wait for them.
 
     Only where a process runs alone: several would wait for each other in another order.
     """
 
     def __init__(self) -> None:
-        self._threads = ThreadPoolExecutor(os.cpu_count())
+        self._threads = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix=UNWAITED)
         self._begun: dict[str, list[Future[Any]]] = {}
 
     def begin(self, name: str, programs: Callable[[], Iterable[tuple[Any, ...]]]) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 from jax.sharding import Mesh
@@ -27,11 +28,12 @@ from codesign.models.formats import (
     load_processor,
     save_clip,
 )
-from codesign.models.formats.files import locate_side_files
+from codesign.models.formats.files import TOKENIZER_FILES, locate_side_files
 from codesign.models.formats.image_settings import image_settings
 from codesign.models.formats.processor import make_processor
 from codesign.models.formats.tokenizer_files import read_tokenizer
 from codesign.models.subnets import norm_parameters, pack_clip, subnet_specs
+from codesign.printable import short_repr
 from codesign.train import placement
 from codesign.train.clip import ClipTask, Fixed, States, Weights, chunks_of, make_optimizer
 from codesign.train.data import Source, open_source, train_tokenizer
@@ -44,6 +46,8 @@ from codesign.train.zero_shot import evaluate_source
 
 # The words of a vocabulary are looked for in so many samples.
 _MOST_SAMPLES = 100_000
+# Texts by which two tokenizers are held against each other.
+_MOST_COMPARED = 256
 _MOST_EVALUATED_AT_ONCE = 256
 
 
@@ -150,7 +154,9 @@ def open_clip(config: ClipTrainingConfig, display: Display) -> ClipSubject:
     )
     split: Any = nnx.split(begun.model, nnx.Param, ...)
     graphdef, params, rest = split
-    network, states = (None, None) if config.loss.teacher is None else _teacher(config, begun)
+    network, states = (
+        (None, None) if config.loss.teacher is None else _teacher(config, begun, source)
+    )
     task = ClipTask(
         student=Network(graphdef, begun.processor.settings),
         loss_config=config.loss,
@@ -246,7 +252,18 @@ def _texts(source: Source) -> list[str]:
     return [*itertools.chain(*of_classes), *itertools.chain.from_iterable(of_samples)]
 
 
-def _teacher(config: ClipTrainingConfig, begun: Start) -> tuple[Network, States]:
+def _read_otherwise(processor: Processor, path: str, model: CLIP, source: Source) -> str | None:
+    """A text of the source that a checkpoint's own tokenizer, if it has one, reads otherwise."""
+    folder = locate_side_files(path)
+    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
+        return None
+    theirs, texts = load_processor(path, model), _texts(source)
+    some = texts[:: -(-len(texts) // _MOST_COMPARED) or 1]
+    differ = (processor.texts(some) != theirs.texts(some)).any(axis=1) if some else np.zeros(0)
+    return some[int(np.argmax(differ))] if differ.any() else None
+
+
+def _teacher(config: ClipTrainingConfig, begun: Start, source: Source) -> tuple[Network, States]:
     """The teacher, able to read the student's inputs."""
     path, ours = str(config.loss.teacher), begun.model.architecture
     dtype = jnp.bfloat16 if config.bfloat16 else jnp.float32
@@ -259,6 +276,11 @@ def _teacher(config: ClipTrainingConfig, begun: Start) -> tuple[Network, States]
                 f"--loss.teacher {path}: its {name} is {getattr(theirs, name)}, the student's "
                 f"{getattr(ours, name)}; both must read the same inputs"
             )
+    if (text := _read_otherwise(begun.processor, path, model, source)) is not None:
+        raise UserError(
+            f"--loss.teacher {path}: its tokenizer reads {short_repr(text)} otherwise than the "
+            "student's; both must read the same inputs"
+        )
     if config.loss.features and ours.projection != theirs.projection:
         raise UserError(
             f"--loss.features: the teacher embeds in {theirs.projection} dimensions, the student "

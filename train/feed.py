@@ -32,6 +32,7 @@ from codesign.train.data import (
 )
 from codesign.train.data.captions import captions
 from codesign.train.data.picture import Unreadable, decoded, pixels_of
+from codesign.train.data.sources.base import sample
 from codesign.train.data.watch import WatchedStream
 from codesign.train.step import Chunk
 
@@ -120,7 +121,7 @@ class StreamFeed:
             stacked: ImageTextBatch = StreamReader(stream, self.mesh, True).read(0, batches).data
         return stacked
 
-    def first(self, size: int) -> ImageTextBatch:
+    def sample(self, size: int) -> ImageTextBatch:
         """One batch of so many pictures, or all of fewer; not varied."""
         size = max(1, min(size, len(self.source)) // self.mesh.size) * self.mesh.size
         batch: ImageTextBatch = jax.tree.map(lambda x: x[0], self.others(1, size))
@@ -203,12 +204,14 @@ class ResidentFeed:
       data: the pictures.
       config: as of a `StreamFeed`; no crops.
       mesh: the devices.
+      shuffled: whether the pictures are in random order.
       chunked: always.
     """
 
     data: Resident
     config: Any
     mesh: Mesh
+    shuffled: bool = False
     chunked: bool = True
     skipped: None = None
 
@@ -247,11 +250,11 @@ class ResidentFeed:
             ),
         )
 
-    def first(self, size: int) -> ImageTextBatch:
-        """The first so many pictures, or all of fewer; not varied."""
+    def sample(self, size: int) -> ImageTextBatch:
+        """So many pictures, or all of fewer; not varied."""
         images, templates = self.data.images.shape[0], self.data.caption_ids.shape[1]
-        chosen = jnp.arange(min(size, images))
-        return gathered(self.data, Draw(chosen, chosen % templates))
+        chosen = jnp.asarray(sample(images, size, self.shuffled, self.config.seed))
+        return gathered(self.data, Draw(chosen, jnp.arange(len(chosen)) % templates))
 
 
 def _chunk(data: Any, steps: int, mesh: Mesh) -> Chunk:

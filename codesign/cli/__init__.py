@@ -42,7 +42,7 @@ from codesign.cli.output import only_results, spell_what_no_stream_holds
 from codesign.errors import RunError, Stalled, UserError, did_you_mean, out_of_memory, out_of_space
 from codesign.printable import printable
 from codesign.renamed import RetiredWarning
-from codesign.termination import Terminated
+from codesign.termination import Terminated, unwaited
 
 _COMMANDS = {
     "search": search,
@@ -68,10 +68,11 @@ def program() -> NoReturn:
     """The process of the program: `main`, and its end, for which threads that hang do not count.
 
     Python waits for its threads before it ends; those that read from a disk that is gone would
-    keep the process for ever.
+    keep the process for ever, and those that compile what an interrupted run will not call, for
+    minutes.
     """
     code, hangs = _outcome(None)
-    if hangs:
+    if hangs or unwaited():
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

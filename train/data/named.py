@@ -52,8 +52,12 @@ def open_named(config: DataConfig) -> OpenedData:
         if not len(getattr(opened, split)):
             raise DataError(f"the {split} split of {config.name} is empty: change the fractions")
     # The parts are in random order already.
-    limited = subset(opened.train, np.arange(len(opened.train))[: config.train_limit])
-    return opened._replace(train=limited)
+    train, validation, test = (
+        dataclasses.replace(part, shuffled=True)
+        for part in (opened.train, opened.validation, opened.test)
+    )
+    limited = subset(train, np.arange(len(train))[: config.train_limit])
+    return opened._replace(train=limited, validation=validation, test=test)
 
 
 def _digits(config: DataConfig) -> OpenedData:

@@ -26,6 +26,7 @@ from codesign.space import DesignSpace
 from codesign.train.clip import Fixed, Weights
 from codesign.train.data import Source, evaluation_batches
 from codesign.train.data.captions import captions
+from codesign.train.data.sources.base import sample, subset
 from codesign.train.losses import normalise
 from codesign.train.network import Network
 from codesign.train.search.population import gates_at
@@ -49,8 +50,10 @@ class Examples(NamedTuple):
     targets: np.ndarray
 
 
-def examples(source: Source, processor: Processor, images: int, threads: int) -> Examples:
-    """The first images of a source with the texts they are told apart by.
+def examples(
+    source: Source, processor: Processor, images: int, threads: int, seed: int = 0
+) -> Examples:
+    """A sample of a source's images with the texts they are told apart by.
 
     Images of named classes have the classes' captions as candidates; others each its first
     caption, among those of all.
@@ -58,6 +61,7 @@ def examples(source: Source, processor: Processor, images: int, threads: int) ->
     Raises:
       UserError: no image can be read, or images have neither classes nor captions.
     """
+    source = subset(source, sample(len(source), images, source.shuffled, seed))
     pixels, kept = [], []
     with evaluation_batches(
         source, processor, batch_size=min(_BATCH, images), threads=threads

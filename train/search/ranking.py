@@ -21,7 +21,11 @@ def ranked_start(setup: Setup, params: Weights, fixed: Fixed, folder: RunFolder)
     """
     config, space = setup.config, setup.space
     held = examples(
-        setup.held_out.validation, setup.processor, config.schedule.proxy_images, config.threads
+        setup.held_out.validation,
+        setup.processor,
+        config.schedule.proxy_images,
+        config.threads,
+        config.seed,
     )
     proxy = proxy_of(setup.trainer.task.student, params, fixed, space, held)
     if jax.process_index() == 0:

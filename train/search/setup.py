@@ -148,7 +148,9 @@ def prepare(config: SearchConfig, display: Display) -> Setup:
     held_out = HeldOut(opened.test, opened.validation)
     try:
         if is_small(opened.train, processor, opened.augment):
-            feed = ResidentFeed(resident(opened.train, processor, mesh), reading, mesh)
+            feed = ResidentFeed(
+                resident(opened.train, processor, mesh), reading, mesh, opened.train.shuffled
+            )
             held_out = HeldOut(*(in_memory(source, processor) for source in held_out))
     except DataError as error:
         raise UserError(f"data: {error}") from error
@@ -378,8 +380,8 @@ def learning_rates(config: SearchConfig) -> Rates:
     """Each rises to its peak along a line.
 
     The warm-up's then stays, the elastic phase's falls along a cosine, and that of the candidates
-    does so while their designs are tuned: with no joint phase they rise in the tuning itself, for
-    at most half of it.
+    does so while their designs are tuned: with no joint phase they rise in the tuning itself. No
+    phase that falls rises for more than half of it.
     """
     optim, schedule = config.optim, config.schedule
     low, elastic_steps = optim.final_lr, max(1, schedule.elastic_steps)
@@ -389,7 +391,9 @@ def learning_rates(config: SearchConfig) -> Rates:
     falling = optax.cosine_decay_schedule(optim.lr, max(1, steps - peak), low)
     return Rates(
         warmup=_rising(optim.lr, optim.warmup_steps),
-        elastic=warmup_cosine(optim.elastic_lr, optim.warmup_steps, elastic_steps, low),
+        elastic=warmup_cosine(
+            optim.elastic_lr, min(optim.warmup_steps, elastic_steps // 2), elastic_steps, low
+        ),
         candidates=optax.join_schedules([_rising(optim.lr, rising), falling], [peak]),
     )
 

@@ -44,7 +44,7 @@ def snap(setup: Setup, population: Population, fixed: Fixed) -> tuple[Population
     """
     config, space = setup.config, setup.space
     schedule = config.schedule
-    batch = setup.feed.first(schedule.snap_images)
+    batch = setup.feed.sample(schedule.snap_images)
     chance = math.log(len(batch.images))  # the loss of embeddings that tell nothing
     z = np.array(population.z)
     (whole,) = macs_at(space, space.steps[None])

@@ -74,11 +74,12 @@ def carbon_and_slopes():
 
 
 def test_carbon_has_the_slopes_of_finite_differences_in_every_number(carbon_and_slopes):
-    scenario = with_all()
-    _, slopes = carbon_and_slopes(scenario)
-    names = [key[0].name for key, _ in jax.tree_util.tree_leaves_with_path(scenario)]
+    names = [key[0].name for key, _ in jax.tree_util.tree_leaves_with_path(with_all())]
     assert len(names) == 19
     for name in names:
+        # Wider channels come in more packages, in steps whose mean slope is not a difference.
+        scenario = with_all(**{"dram_package_g": 0.0} if name == "dram_channel_bits" else {})
+        _, slopes = carbon_and_slopes(scenario)
         at = float(getattr(jax.tree.unflatten(*reversed(jax.tree.flatten(scenario))), name))
         if name == "glb_bytes_per_cycle":
             continue  # of its piecewise constant part float32 shows noise alone

@@ -311,6 +311,19 @@ def test_a_teacher_of_another_vocabulary_is_refused(finished, tmp_path):
         run(config, tmp_path / "bad")
 
 
+def test_a_teacher_that_reads_other_texts_is_refused(finished, tmp_path):
+    """Of as many words, two of them in each other's place."""
+    path, _ = finished
+    teacher = shutil.copytree(path / "clip", tmp_path / "teacher")
+    words = json.loads((teacher / "tokenizer.json").read_text())
+    vocab = words["model"]["vocab"]
+    vocab["two"], vocab["three"] = vocab["three"], vocab["two"]
+    (teacher / "tokenizer.json").write_text(json.dumps(words))
+    config = dataclasses.replace(CONFIG, loss=LossConfig(teacher=str(teacher)))
+    with pytest.raises(UserError, match=r"reads '.*(two|three).*' otherwise than the student's"):
+        run(config, tmp_path / "bad")
+
+
 @pytest.mark.slow
 def test_prune_keeps_scores_and_writes_a_network_that_evaluates(finished, tmp_path, capsys):
     path, _ = finished

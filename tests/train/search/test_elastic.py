@@ -13,6 +13,7 @@ from flax import nnx
 
 from codesign.configs.quickstart import config as quickstart
 from codesign.train.config import TargetConfig
+from codesign.train.data.sources.base import subset
 from codesign.train.losses import contrastive_loss, distillation_loss, similarity_logits
 from codesign.train.search.elastic import elastic_loss, make_pool
 from codesign.train.search.proxy import examples, proxy_of
@@ -142,6 +143,32 @@ def test_the_proxy_of_every_network_is_that_of_the_sliced_one(setup):
         assert proxy.accuracy[image, text] == pytest.approx(right, abs=1.01 / 40)
 
 
+def test_a_ranking_is_of_all_classes_whatever_their_order(setup):
+    """Folders are read class by class; named data sets are shuffled, of which the first do."""
+    validation = setup.held_out.validation
+    in_order = subset(validation, np.argsort(validation.labels, kind="stable"))
+    for source, classes in ((in_order, 1), (dataclasses.replace(in_order, shuffled=False), 10)):
+        held = examples(source, setup.processor, 40, 1)
+        assert len(set(held.targets.tolist())) >= min(classes, 8)
+        assert (classes > 1) or set(held.targets.tolist()) < set(range(3))
+    again = examples(dataclasses.replace(in_order, shuffled=False), setup.processor, 40, 1)
+    np.testing.assert_array_equal(held.images, again.images)
+    assert validation.shuffled
+    np.testing.assert_array_equal(
+        examples(validation, setup.processor, 40, 1).targets, validation.labels[:40]
+    )
+    assert len(examples(in_order, setup.processor, 10**6, 1).images) == len(in_order)
+
+
+def test_a_snap_looks_at_all_classes_whatever_their_order(setup):
+    feed, data = setup.feed, setup.feed.data
+    assert feed.shuffled and list(feed.sample(30).labels) == list(data.labels[:30])
+    order = np.argsort(data.labels, kind="stable")
+    sorted_ = data._replace(images=data.images[order], labels=data.labels[order])
+    batch = dataclasses.replace(feed, data=sorted_, shuffled=False).sample(60)
+    assert set(batch.labels.tolist()) == set(range(10)) and len(batch.images) == 60
+
+
 def test_the_elastic_rate_rises_falls_and_ends_at_nothing():
     schedule = dataclasses.replace(quickstart.schedule, elastic_steps=200)
     config = dataclasses.replace(CONFIG, schedule=schedule)
@@ -149,6 +176,14 @@ def test_the_elastic_rate_rises_falls_and_ends_at_nothing():
     assert float(rate(0)) == 0 and float(rate(50)) == pytest.approx(config.optim.elastic_lr)
     assert float(rate(200)) == pytest.approx(0, abs=1e-9)
     assert float(rate(125)) == pytest.approx(config.optim.elastic_lr / 2, rel=1e-5)
+
+
+@pytest.mark.parametrize("steps", [1, 30, 50])
+def test_a_short_elastic_phase_rises_for_half_of_it(steps):
+    schedule = dataclasses.replace(quickstart.schedule, elastic_steps=steps)
+    rate = learning_rates(dataclasses.replace(CONFIG, schedule=schedule)).elastic
+    rates = np.array([float(rate(step)) for step in range(steps + 1)])
+    assert rates.argmax() == steps // 2 and rates[-1] == pytest.approx(0, abs=1e-9)
 
 
 @pytest.mark.parametrize("warmup", [0, 50])

@@ -45,6 +45,7 @@ class Source:
       class_names: indexed by label; empty where classes have no names.
       templates: captions for class names, with one `{}` each.
       lost: one line for each part of the data that is damaged and left out.
+      shuffled: whether they are in random order; folders and tables may be in that of classes.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Source:
     class_names: tuple[str, ...] = ()
     templates: tuple[str, ...] = ()
     lost: tuple[str, ...] = ()
+    shuffled: bool = False
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -89,6 +91,24 @@ def subset(source: Source, chosen: np.ndarray) -> Source:
         image=lambda i: source.image(int(chosen[i])),
         where=lambda i: source.where(int(chosen[i])),
     )
+
+
+def sample(pictures: int, number: int, shuffled: bool, seed: int) -> np.ndarray:
+    """Positions of so many of the pictures, or of all, that stand for all of them.
+
+    Args:
+      pictures: N.
+      number: of the sample.
+      shuffled: whether they are in random order, of which the first will do.
+      seed: of the others' sample.
+
+    Returns:
+      int, increasing, [min(number, N)].
+    """
+    number = min(number, pictures)
+    if shuffled:
+        return np.arange(number)
+    return np.sort(np.random.default_rng(seed).choice(pictures, number, replace=False))
 
 
 def joined(sources: Sequence[Source]) -> Source:
