@@ -274,10 +274,13 @@ def _design_card(card: Card, design: Mapping[str, Any], config: Mapping[str, Any
         ("recall at 1", _share(design["recall_at_1"])),
         ("accuracy on validation images", _share(design["validation_accuracy"])),
     ]
-    card = _with_metrics(card.adding("Measured", f"On test images of {images}.\n\n{_table(rows)}"))
+    family = bool(design.get("sparsity"))
+    of = ", the mean of the subnets by their shares of use" if family else ""
+    measured = f"On test images of {images}{of}.\n\n{_table(rows)}"
+    card = _with_metrics(card.adding("Measured", measured))
     card = card.adding("Costs", _costs(design))
-    format: Format = "family" if design.get("sparsity") else "native"
-    tags = ["sparse"] if design.get("sparsity") else []
+    format: Format = "family" if family else "native"
+    tags = ["sparse"] if family else []
     count = design["parameters"]
     return network_card(card, format, design["architecture"], parameters=count, tags=tags)
 
@@ -306,9 +309,14 @@ def _costs(design: Mapping[str, Any]) -> str:
         f"{scenario['precision_bits']} bits, {scenario['clock_mhz']:g} MHz, DRAM "
         f"{scenario['dram_technology']}, costing {scenario['costing']}."
     )
+    means = (
+        "; latency is the slowest subnet's, energy and carbon in use are means by their shares"
+        if design.get("sparsity")
+        else ""
+    )
     return (
-        "By codesign's cost model, of the design on this accelerator, not measured on silicon.\n\n"
-        f"{_table(rows)}\n\n{life} The accelerator:\n\n{_table(chip)}"
+        "By codesign's cost model, of the design on this accelerator, not measured on silicon"
+        f"{means}.\n\n{_table(rows)}\n\n{life} The accelerator:\n\n{_table(chip)}"
     )
 
 
@@ -417,7 +425,8 @@ def _loading(format: Format, uniform: bool) -> str:
     """Code that loads the files."""
     if format == "stablehlo":
         return (
-            "`python FOLDER/example.py PICTURE.jpg IDS.npy` prints embeddings; it needs JAX alone."
+            "`python FOLDER/example.py PICTURE.jpg IDS.npy` prints embeddings; it needs jax, "
+            "flatbuffers, numpy, safetensors and pillow."
         )
     if format in ("native", "openclip", "hf"):
         where = "FOLDER is this folder, or on the hub the name of the repository."

@@ -14,10 +14,14 @@ from codesign.cli.checkpoint import (
     write_network_card,
 )
 from codesign.cli.output import print_json
+from codesign.errors import UserError
 from codesign.printable import printable
 
 if TYPE_CHECKING:
     from codesign.models import CLIP
+
+# Where an export runs by default.
+PLATFORMS = ("cpu", "cuda", "tpu")
 
 
 def add(commands: Any) -> None:
@@ -48,7 +52,6 @@ def add(commands: Any) -> None:
         "--platforms",
         nargs="+",
         metavar="NAME",
-        default=["cpu", "cuda", "tpu"],
         help="to stablehlo: where it will run (default: cpu cuda tpu)",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace files in OUT")
@@ -58,6 +61,13 @@ def run(args: argparse.Namespace) -> int:
     """`codesign convert`; what had to be assumed or padded goes to stderr."""
     import dataclasses
 
+    for option, value, to in (
+        ("--batch", args.batch, "stablehlo"),
+        ("--platforms", args.platforms, "stablehlo"),
+        ("--pad", args.pad or None, "hf"),
+    ):
+        if value is not None and args.to != to:
+            raise UserError(f"{option} is of --to {to}, not of {args.to}; leave it out")
     with notes_to_stderr() as told:
         clip = load(args, args.source)
         card = card_beside(args.source)
@@ -67,6 +77,8 @@ def run(args: argparse.Namespace) -> int:
     if args.image is not None:
         card = card.without("Measured", "Costs")
     if args.subnet is not None:
+        # What is told is of the family.
+        card = card.without("Measured", "Costs", "Subnets")
         card = card.adding("Training", f"Subnet {args.subnet} of the family.")
     write_network_card(args.out, args.to, clip, card.without("Costs") if args.pad else card)
     architecture = dataclasses.asdict(clip.architecture)
@@ -90,7 +102,7 @@ def _write(args: argparse.Namespace, clip: CLIP) -> None:
             args.out,
             like=args.source,
             batch=args.batch,
-            platforms=tuple(args.platforms),
+            platforms=tuple(args.platforms or PLATFORMS),
             overwrite=args.overwrite,
         )
     elif args.to == "onnx":

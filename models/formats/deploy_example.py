@@ -55,11 +55,22 @@ def program(name: str, weights: dict[str, np.ndarray]) -> Callable[[np.ndarray],
     return encode
 
 
+def in_colours(picture: Image.Image, mode: str) -> Image.Image:
+    """8 bits a colour: transparency lies on white, and 16-bit greys keep their range."""
+    if picture.mode.startswith("I"):
+        values = np.asarray(picture).astype(np.uint32)
+        picture = Image.fromarray(((values + 128) // 257).astype(np.uint8))
+    elif picture.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in picture.info:
+        white = Image.new("RGBA", picture.size, "white")
+        picture = Image.alpha_composite(white, picture.convert("RGBA")).convert("RGB")
+    return picture.convert(mode)
+
+
 def pixels(path: str) -> np.ndarray:
     """A picture as uint8 [size, size, colours], resized and cut as the model was trained with."""
     how = MANIFEST["images"]
     size, colours = how["size"], len(how["mean"])
-    picture = Image.open(path).convert("L" if colours == 1 else "RGB")
+    picture = in_colours(Image.open(path), "L" if colours == 1 else "RGB")
     if how["resize"] == "shortest":  # the shorter side becomes `size`, the longer is cut
         sides = [int(size * side / min(picture.size)) for side in picture.size]
     elif how["resize"] == "longest":  # the longer side becomes `size`, the shorter is filled up

@@ -8,6 +8,7 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import pytest
@@ -114,6 +115,22 @@ def test_convert_tells_what_it_assumed(
     assert main([*args, *options]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["notes"] == [] and told["architecture"]["vision"]["heads"] == 2
+
+
+@pytest.mark.parametrize(
+    ("to", "options", "of"),
+    [
+        ("openclip", ["--batch", "2"], "--batch is of --to stablehlo, not of openclip"),
+        ("onnx", ["--platforms", "cpu"], "--platforms is of --to stablehlo, not of onnx"),
+        ("native", ["--pad"], "--pad is of --to hf, not of native"),
+    ],
+)
+def test_options_of_another_format_are_refused(
+    to: str, options: list[str], of: str, tmp_path: Path, files: dict[str, Path], capsys: Any
+) -> None:
+    source, out = str(files["openclip"]), tmp_path / "out"
+    assert main(["convert", source, str(out), "--to", to, *options]) == 2
+    assert of in capsys.readouterr().err and not out.exists()
 
 
 def test_convert_takes_the_weights_that_are_wanted(

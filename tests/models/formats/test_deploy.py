@@ -202,12 +202,27 @@ def test_example_as_shipped(
 
 
 def draw(folder: Path) -> list[Path]:
-    """Pictures of three shapes."""
+    """Pictures of three shapes; of other kinds than RGB, see `odd`."""
     rng, pictures = np.random.default_rng(0), []
     for width, height in ((30, 20), (13, 40), (8, 9)):
         pictures.append(folder / f"{width}.png")
         Image.fromarray(rng.integers(0, 256, (height, width, 3), np.uint8)).save(pictures[-1])
     return pictures
+
+
+def odd(folder: Path) -> list[Path]:
+    """Transparent pictures, a palette with a transparent colour, and 16-bit greys."""
+    rng = np.random.default_rng(1)
+    kinds = {
+        "rgba": Image.fromarray(rng.integers(0, 256, (9, 11, 4), np.uint8)),
+        "la": Image.fromarray(rng.integers(0, 256, (9, 11, 2), np.uint8), "LA"),
+        "grey16": Image.fromarray(rng.integers(0, 65536, (9, 11)).astype(np.uint16)),
+        "palette": Image.fromarray(rng.integers(0, 256, (9, 11, 3), np.uint8)).quantize(8),
+    }
+    for name, picture in kinds.items():
+        more = {"transparency": 0} if name == "palette" else {}
+        picture.save(folder / f"{name}.png", **more)
+    return [folder / f"{name}.png" for name in kinds]
 
 
 @pytest.mark.slow  # the processor imports transformers
@@ -222,7 +237,7 @@ def test_example_prepares_pictures_as_the_processor(
     example = Path(deploy.__file__).with_name("deploy_example.py")
     prepare = runpy.run_path(str(shutil.copy(example, tmp_path)))["pixels"]
     processor = make_processor(settings, None, a.context)
-    for picture in draw(tmp_path):
+    for picture in [*draw(tmp_path), *odd(tmp_path)]:
         np.testing.assert_array_equal(prepare(str(picture)), processor.pixels(Image.open(picture)))
 
 

@@ -72,6 +72,9 @@ def test_subnets_of_the_file_are_what_was_measured(finished, capsys, tmp_path):
         assert result["zero_shot"] == subnet["validation"]["zero_shot"]
     out = tmp_path / "openclip"
     assert main(["convert", family, str(out), "--subnet", "1", "--to", "openclip"]) == 0
+    card = (out / "README.md").read_text()
+    assert "Subnet 1 of the family" in card
+    assert "## Measured" not in card and "## Measured" in (path / "family/README.md").read_text()
     stored = codesign.load_clip(out)
     kernel = np.asarray(stored.vision.blocks.fc1[...])
     expected = np.asarray(load_family(family).clip(1).vision.blocks.fc1[...])
