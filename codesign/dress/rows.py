@@ -72,7 +72,7 @@ def from_rows(rows: Any, spec: RowSpec, shape: Sequence[int]) -> Any:
 def flax_spec(shape: Sequence[int]) -> RowSpec:
     """The rows of a plain Flax kernel: Dense [in, out] or Conv [kh, kw, c_in, c_out].
 
-    Of another layer's kernel of four axes the shape does not tell; it needs a RowSpec of its own.
+    A kernel of four axes is taken for a convolution's; that of another layer needs a RowSpec.
 
     Raises:
       ValueError: another rank, which does not tell what the axes are.

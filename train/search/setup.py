@@ -253,7 +253,7 @@ def _check_memory(space: DesignSpace, scenario: Scenario) -> None:
 def _within_the_rate(config: SearchConfig, tables: CostTables) -> Limits:
     """The limits, with that of keeping up with the scenario's inferences where it can bind.
 
-    It cannot where every accelerator runs the largest network, dense, often enough.
+    It cannot where every accelerator runs the largest dense network often enough.
     """
     latency_s = np.asarray(_latencies_s(tables.dense, jnp.asarray(tables.dense.space.steps)))
     if busy_share(latency_s[np.isfinite(latency_s)].max(initial=0.0), config.scenario) <= 1:

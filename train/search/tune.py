@@ -338,8 +338,8 @@ def tune_programs(
 ) -> list[tuple[Any, ...]]:
     """What `tune_population` calls, program and arguments, to be compiled side by side.
 
-    On one device; where on several the supernet's outputs will be, its program tells once it is
-    compiled.
+    On one device only: on several it takes the supernet's compiled program to tell where its
+    outputs will lie.
     """
     mesh = frames[0].trainer.mesh
     if mesh.size > 1:
