@@ -1,8 +1,8 @@
 """What a TorchScript archive computes, told as a config beside a checkpoint tells it.
 
-Scripted modules keep OpenCLIP's settings under their names, traced ones only have code: what this
-does not do, an image tower that is averaged or texts that are read at another token, is refused or
-taken into account where it shows, else assumed aloud.
+Scripted modules keep OpenCLIP's settings by name; traced ones have their code alone. Where it shows
+that a network is another than ours, its image tower averaged or its texts read at another token,
+that is taken into account or refused; what does not show is assumed aloud.
 """
 
 from __future__ import annotations
