@@ -1,8 +1,9 @@
 """Configs by name or path, and `--a.b value` overrides of any of their fields.
 
 A config is a Python module that defines `config`, an instance of a frozen dataclass
-whose fields are numbers, strings, tuples, Optionals or further frozen dataclasses; or the
-config.json of a run, which repeats it.
+whose fields are numbers, strings, tuples, Optionals or further frozen dataclasses; the
+config.json of a run, which repeats it; or a YAML file with the fields, whose "config" names the
+config that the others are of.
 An override replaces one field of that instance; everything else stays the very object
 the module made.
 """
@@ -20,13 +21,14 @@ import pkgutil
 import re
 import types
 import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from codesign.constraints import type_name
 from codesign.errors import UserError, did_you_mean
 from codesign.hints import type_hints
+from codesign.printable import short_repr
 from codesign.renamed import RETIRED, current, warn_retired
 from codesign.runs import jsonable
 from codesign.userfile import load_file
@@ -35,6 +37,7 @@ if typing.TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
 _PACKAGE = "codesign.configs"
+_YAML = (".yaml", ".yml")
 _NOT_FINITE = re.compile(r"[+-]?\.?(nan|inf|infinity)", re.IGNORECASE)
 
 
@@ -73,8 +76,8 @@ def load_config(name_or_path: str, argv: Sequence[str] = (), command: str = "") 
     """A config with overrides applied.
 
     Args:
-      name_or_path: a module of codesign.configs, or the path of a .py file or of a run's
-        config.json.
+      name_or_path: a module of codesign.configs, or the path of a .py or .yaml file or of a
+        run's config.json.
       argv: overrides, ["--optim.lr", "3e-4", "--space.layers=[1,2]"].
       command: that runs it; a module may define a config for it alone under its name, such as
         `search`.
@@ -178,7 +181,11 @@ def _attribute_docs(cls: type) -> dict[str, str]:
 
 
 def _is_path(name_or_path: str) -> bool:
-    return name_or_path.endswith((".py", ".json")) or "/" in name_or_path or "\\" in name_or_path
+    return (
+        name_or_path.endswith((".py", ".json", *_YAML))
+        or "/" in name_or_path
+        or "\\" in name_or_path
+    )
 
 
 def _is_record(name_or_path: str) -> bool:
@@ -203,7 +210,71 @@ def _recorded(path: Path) -> Any:
     return decode(kind_of_run(path.parent).config_class(), config, str(path), at="config")
 
 
+def _of_yaml(path: Path, command: str) -> Any:
+    """The config of a YAML file: its fields, and those it leaves out.
+
+    These are of the config that "config" names, else the defaults of the kind of run, which "kind"
+    tells where the command runs more than one.
+
+    Raises:
+      UserError: a file that is none, a config that is not there, or a field that it has not.
+    """
+    from codesign.decode import decode
+    from codesign.kinds import KINDS
+    from codesign.yaml_text import read_yaml
+
+    fields = read_yaml(path)
+    if not isinstance(fields, dict):
+        raise UserError(f"{path} holds no fields of a config")
+    base, name = fields.pop("config", None), fields.pop("kind", None)
+    of_command = [kind for kind in KINDS if kind.command == command]
+    kinds = of_command if name is None else [kind for kind in KINDS if kind.name == name]
+    if not kinds:
+        hint = did_you_mean(str(name), [kind.name for kind in KINDS])
+        raise UserError(f"{path}: there is no kind {short_repr(name)}; {hint}")
+    if base is None:
+        try:
+            instance = decode(kinds[0].config_class(), fields, str(path))
+        except UserError as error:
+            raise UserError(f"{error}; a line 'config: NAME' gives what is left out") from error
+    elif isinstance(base, str) and not base.endswith(_YAML):
+        instance = _load_instance(base, command)
+    else:
+        raise UserError(f"{path}: config is {short_repr(base)}: it must be a config's name or path")
+    # As options, so that a field that is not there is told.
+    known = {field.path for field in config_fields(instance)}
+    try:
+        return overridden(instance, list(_options(fields, known)))
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+
+
+def _options(fields: Mapping[str, Any], known: Collection[str], prefix: str = "") -> Iterator[str]:
+    """Nested fields as options of the command line, --optim.lr=0.001."""
+    for key, value in fields.items():
+        path = f"{prefix}{key}"
+        if isinstance(value, dict) and path not in known:
+            yield from _options(value, known, f"{path}.")
+        else:
+            yield f"--{path}={value if isinstance(value, str) else json.dumps(value)}"
+
+
+def printed(config: Any) -> str:
+    """A config as YAML, which is a CONFIG again.
+
+    Raises:
+      UserError: it holds a function, which is in no file.
+    """
+    from codesign.kinds import kind_of
+    from codesign.yaml_text import yaml_text
+
+    kind = kind_of(type(config))
+    return yaml_text(({"kind": kind.name} if kind else {}) | config_to_json(config))
+
+
 def _load_instance(name_or_path: str, command: str = "") -> Any:
+    if name_or_path.endswith(_YAML):
+        return _of_yaml(Path(name_or_path), command)
     if _is_record(name_or_path):
         return _recorded(Path(name_or_path))
     if _is_path(name_or_path):
@@ -214,8 +285,8 @@ def _load_instance(name_or_path: str, command: str = "") -> Any:
             hint = did_you_mean(name_or_path, names)
             raise UserError(
                 f"there is no config '{name_or_path}'; {hint} "
-                f"(configs: {', '.join(names) or 'none'}; or the path of a .py file, or of a run's "
-                "config.json)"
+                f"(configs: {', '.join(names) or 'none'}; or the path of a .py or .yaml file, or "
+                "of a run's config.json)"
             )
         module = importlib.import_module(f"{_PACKAGE}.{name_or_path}")
     config = getattr(module, command, None) if command else None

@@ -154,6 +154,10 @@ def _run(argv: list[str]) -> int:
     command: Callable[[argparse.Namespace], int] = args.command
     results = only_results() if args.json else contextlib.nullcontext()
     with _retired_in_a_line(), results:
+        if getattr(args, "print_config", False):
+            from codesign.cli.configured import print_config
+
+            return print_config(args)
         return command(args)
 
 

@@ -102,9 +102,14 @@ def add_config_command(
     parser.add_argument(
         "config",
         metavar="CONFIG",
-        help="name of a config, or path of a .py file or of a run's config.json",
+        help="name of a config, or path of a .py or .yaml file or of a run's config.json",
+    )
+    parser.add_argument(
+        "--print-config",
+        action="store_true",
+        help="print the config with its overrides as YAML, which is a CONFIG, and exit",
     )
     parser.add_argument("--out", metavar="DIR", help="run folder (default: runs/CONFIG)")
     parser.add_argument("-h", "--help", action=_ConfigHelp, nargs=0, help="show this and exit")
-    parser.set_defaults(overridable=True)
+    parser.set_defaults(overridable=True, load=None)
     return parser

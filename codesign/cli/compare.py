@@ -40,22 +40,32 @@ def add(commands: Any) -> None:
         example="--limits.latency_s 5e-4",
     )
     add_run_options(parser)
+    parser.set_defaults(load=load)
     for name, (nargs, metavar, text) in _OWN.items():
         parser.add_argument(
             f"--{name.replace('_', '-')}", dest=name, nargs=nargs, metavar=metavar, help=text
         )
 
 
-def run(args: argparse.Namespace) -> int:
-    """`codesign compare`: the comparison itself is train.search.compare's."""
-    from codesign.overrides import config_name, config_to_json, load_config
+def load(args: argparse.Namespace) -> Any:
+    """The comparison of the command line: of a search's config, or its own."""
+    from codesign.overrides import load_config
 
-    args.overrides = [*_own_overrides(args), *args.overrides]
     config = load_config(args.config, (), args.command_name)
     from codesign.api.runs import config_of
     from codesign.train.search.compare_config import comparison_of
 
-    config = config_of(args.command_name, comparison_of(config), args.overrides)
+    return config_of(
+        args.command_name, comparison_of(config), [*_own_overrides(args), *args.overrides]
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """`codesign compare`: the comparison itself is train.search.compare's."""
+    from codesign.overrides import config_name, config_to_json
+
+    config = load(args)
+    args.overrides = [*_own_overrides(args), *args.overrides]
     from codesign.runs import RunFolder
     from codesign.train.search.compare import run_compare
 

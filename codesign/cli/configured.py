@@ -25,6 +25,14 @@ def load(args: argparse.Namespace) -> Any:
     return config_of(args.command_name, args.config, args.overrides)
 
 
+def print_config(args: argparse.Namespace) -> int:
+    """`--print-config` of a command that runs a CONFIG."""
+    from codesign.overrides import printed
+
+    print(printed((args.load or load)(args)), end="")
+    return 0
+
+
 def out_folder(args: argparse.Namespace) -> Path:
     """Where the run goes: --out, or runs/ and the config's name."""
     from codesign.overrides import config_name
