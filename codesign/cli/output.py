@@ -61,6 +61,9 @@ def console(stderr: bool = False) -> Console:
     from codesign.printable import printable_lines
 
     class Plain(Console):
+        def on_broken_pipe(self) -> None:
+            raise  # the BrokenPipeError, which `main` takes for no failure
+
         def render_str(self, text: str, **style: Any) -> Text:
             return super().render_str(printable_lines(text), **style)
 

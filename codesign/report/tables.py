@@ -230,7 +230,9 @@ def claim_rows(found: Claims) -> list[tuple[str, str, str, str]]:
                     f"accuracy at {budget}, {found.box.text(at.cost)}",
                     share(at.accuracy, at.standard_error),
                     percent_interval(at.interval),
-                    "no design costs as little" if at.design is None else printable(at.design),
+                    "no feasible design costs as little"
+                    if at.design is None
+                    else printable(at.design),
                 )
             )
     return rows

@@ -82,7 +82,7 @@ def test_a_cost_below_every_design_has_no_accuracy():
     assert found.matched[0].design is None and found.matched[0].accuracy is None
     assert found.matched[1].design == "one"
     text = shown(claims_table(found))
-    assert "no design costs as little" in text
+    assert "no feasible design costs as little" in text
 
 
 def test_the_references_own_cost_is_within_its_budget():
