@@ -218,7 +218,9 @@ def _run_card(record: Mapping[str, Any], summary: Mapping[str, Any]) -> Card:
     if "run_carbon_kgco2e" in summary:
         header["co2_eq_emissions"] = {
             "emissions": round(1e3 * summary["run_carbon_kgco2e"], 4),
-            "source": "CodeCarbon, of the whole run, at the grid of California",
+            # Runs of before were charged to California.
+            "source": "CodeCarbon, of the whole run, at "
+            + _grid(summary.get("run_grid", "california")),
             "training_type": "fine-tuning" if start is not None else "pre-training",
         }
     command = "search" if "space" in config else "dress" if "subnets" in config else "finetune"

@@ -3,14 +3,34 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from codesign import checks
+from codesign.cost.carbon import g_per_kwh
+
 SAMPLE_EVERY_S = 15
-# Grid the run itself is charged to, known to CodeCarbon without a network.
-COUNTRY, REGION = "USA", "california"
+# What tells the grid of the machine: as scenario.use_grid, a name or gCO2e/kWh.
+RUN_GRID = "CODESIGN_RUN_GRID"
+_USUAL_GRID = "california"
+
+
+def run_grid() -> str | float:
+    """The grid that a run's own carbon is of.
+
+    Raises:
+      UserError: there is no grid of that name, or of that intensity.
+    """
+    text = os.environ.get(RUN_GRID) or _USUAL_GRID
+    try:
+        grid: str | float = float(text)
+    except ValueError:
+        grid = text
+    told: str | float = checks.electricity("use_grid")(grid, RUN_GRID)
+    return told
 
 
 class RunTracker:
@@ -26,7 +46,8 @@ class RunTracker:
         self._before = dict(before or {})
         self._started = time.monotonic()
         measured = not self._before or "run_carbon_kgco2e" in self._before
-        self._tracker = _started_tracker() if measured else None
+        self._grid = run_grid()
+        self._tracker = _started_tracker(self._grid) if measured else None
 
     def __enter__(self) -> RunTracker:
         return self
@@ -40,10 +61,12 @@ class RunTracker:
         return self._total(None if self._tracker is None else self._tracker.flush() or 0.0)
 
     def stop(self) -> dict[str, Any]:
-        """Totals of the run: wall_time_s; where measured, run_carbon_kgco2e and run_energy_kwh."""
+        """Totals of the run: wall_time_s; where measured, run_carbon_kgco2e, run_energy_kwh and
+        the run_grid."""
         if self._tracker is None:
             return self._total(None)
-        total = self._total(_stop(self._tracker) or 0.0)
+        total: dict[str, Any] = dict(self._total(_stop(self._tracker) or 0.0))
+        total["run_grid"] = self._grid
         last = self._tracker.final_emissions_data
         if last.emissions:
             kwh_per_kg = last.energy_consumed / last.emissions
@@ -83,8 +106,8 @@ def _timers(schedulers: Sequence[Any]) -> list[threading.Thread]:
     return [timer for timer in every if timer.function in starts]
 
 
-def _started_tracker() -> Any:
-    """CodeCarbon's tracker, or None where that is not installed."""
+def _started_tracker(grid: str | float) -> Any:
+    """CodeCarbon's tracker of a machine on a grid, or None where that is not installed."""
     try:
         from codecarbon import OfflineEmissionsTracker
     except ModuleNotFoundError as error:
@@ -94,8 +117,8 @@ def _started_tracker() -> Any:
     # It announces itself before the log level it is given below is in force.
     logging.getLogger("codecarbon").setLevel(logging.CRITICAL)
     tracker = OfflineEmissionsTracker(
-        country_iso_code=COUNTRY,
-        region=REGION,
+        country_iso_code="USA",  # it wants one, and takes the intensity
+        force_carbon_intensity_g_co2e_kwh=float(g_per_kwh("use_grid", grid)),
         measure_power_secs=SAMPLE_EVERY_S,
         output_methods=[],  # no file, no server: what is measured goes into the run's own
         log_level="critical",

@@ -8,6 +8,8 @@ import types
 
 import pytest
 
+from codesign.cost import carbon
+from codesign.errors import UserError
 from codesign.report import footprint
 from codesign.report.text import MISSING
 from codesign.train import tracking
@@ -143,3 +145,29 @@ def test_codecarbon_itself_measures_where_it_is_installed():
         sum(range(10**7))
         assert set(tracker.so_far()) == {"wall_time_s", "run_carbon_kgco2e"}
         assert tracker.stop()["run_carbon_kgco2e"] >= 0
+
+
+@pytest.mark.parametrize(
+    ("told", "grid", "g_per_kwh"),
+    [("", "california", 224.0), ("sweden", "sweden", None), ("55.5", 55.5, 55.5), ("0", 0, 0.0)],
+)
+def test_carbon_is_of_the_grid_that_is_told(told, grid, g_per_kwh, monkeypatch):
+    """By CodeCarbon itself: carbon over energy is the grid's."""
+    pytest.importorskip("codecarbon")
+    monkeypatch.setenv(tracking.RUN_GRID, told)
+    with RunTracker() as tracker:
+        time.sleep(0.2)
+        total = tracker.stop()
+    assert total["run_grid"] == grid
+    expected = 1e-3 * (carbon.g_per_kwh("use_grid", grid) if g_per_kwh is None else g_per_kwh)
+    if expected:
+        assert total["run_carbon_kgco2e"] / total["run_energy_kwh"] == pytest.approx(expected)
+    else:
+        assert total["run_carbon_kgco2e"] == 0
+
+
+@pytest.mark.parametrize("told", ["swedn", "0.224", "-3", "nan"])
+def test_a_grid_that_is_none_is_one_line(told, monkeypatch):
+    monkeypatch.setenv(tracking.RUN_GRID, told)
+    with pytest.raises(UserError, match=tracking.RUN_GRID):
+        RunTracker()
