@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 from codesign.errors import UserError
-from codesign.openers import unwaiting
+from codesign.openers import read_bounded
 
 # A tokenizer of 250 000 words takes 20 MB; read, JSON takes up to twenty times its size.
 MOST_BYTES = 64 * 2**20
@@ -36,14 +36,7 @@ def read_json(path: str | os.PathLike[str]) -> Any:
       UserError: one line that names the file: it is missing, unreadable, too large, not JSON, or
         refused by `parse_json`.
     """
-    try:
-        with open(path, "rb", opener=unwaiting) as file:
-            data = file.read(MOST_BYTES + 1)
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
-    if len(data) > MOST_BYTES:
-        raise UserError(f"{path} is larger than {MOST_BYTES} bytes, too large for a JSON file")
-    return parse_json(data, str(path))
+    return parse_json(read_bounded(path, MOST_BYTES, "a JSON file"), str(path))
 
 
 def parse_json(text: str | bytes, where: str) -> Any:

@@ -219,7 +219,7 @@ def _run_card(record: Mapping[str, Any], summary: Mapping[str, Any]) -> Card:
         header["co2_eq_emissions"] = {
             "emissions": round(1e3 * summary["run_carbon_kgco2e"], 4),
             # Runs of before were charged to California.
-            "source": "CodeCarbon, of the whole run, at "
+            "source": "CodeCarbon, of the whole run, in "
             + _grid(summary.get("run_grid", "california")),
             "training_type": "fine-tuning" if start is not None else "pre-training",
         }

@@ -241,10 +241,12 @@ def _of_yaml(path: Path, command: str) -> Any:
         instance = _load_instance(base, command)
     else:
         raise UserError(f"{path}: config is {short_repr(base)}: it must be a config's name or path")
-    # As options, so that a field that is not there is told.
-    known = {field.path for field in config_fields(instance)}
+    options = list(_options(fields, {field.path for field in config_fields(instance)}))
     try:
-        return overridden(instance, list(_options(fields, known)))
+        if base is None:  # fields have their values; one that is not there is told
+            given_fields(instance, options)
+            return instance
+        return overridden(instance, options)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
 
@@ -268,8 +270,20 @@ def printed(config: Any) -> str:
     from codesign.kinds import kind_of
     from codesign.yaml_text import yaml_text
 
+    for field in config_fields(config):
+        if _holds_a_function(field.value):
+            raise UserError(
+                f"--{field.path} is a function of a config file, which no other can hold; name it "
+                "FILE.py:NAME"
+            )
     kind = kind_of(type(config))
     return yaml_text(({"kind": kind.name} if kind else {}) | config_to_json(config))
+
+
+def _holds_a_function(value: Any) -> bool:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = tuple(vars(value).values())
+    return any(map(_holds_a_function, value)) if isinstance(value, tuple) else callable(value)
 
 
 def _load_instance(name_or_path: str, command: str = "") -> Any:

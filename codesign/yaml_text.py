@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import yaml
 
 from codesign.errors import UserError
-from codesign.openers import unwaiting
+from codesign.openers import read_bounded
 from codesign.printable import short_repr
 
 _MOST_BYTES = 2**20
@@ -87,14 +87,7 @@ def read_yaml(path: str | os.PathLike[str]) -> Any:
       UserError: one line: it is missing, too large, not YAML, or has a key twice or an alias.
     """
     try:
-        with open(path, "rb", opener=unwaiting) as file:
-            data = file.read(_MOST_BYTES + 1)
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
-    if len(data) > _MOST_BYTES:
-        raise UserError(f"{path} is larger than {_MOST_BYTES} bytes, too large for a config")
-    try:
-        return yaml.load(data, _Loader)
+        return yaml.load(read_bounded(path, _MOST_BYTES, "a config"), _Loader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = "" if mark is None else f" at line {mark.line + 1} column {mark.column + 1}"

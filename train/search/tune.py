@@ -310,14 +310,7 @@ def tune_population(
     every, taught = [], None
     for frame in frames:
         tuned, metrics = tune_chunk(
-            tuned,
-            population.z,
-            goals.sparse,
-            population.step,
-            chunk._replace(data=(chunk.data, taught)),
-            key,
-            constants,
-            frame,
+            tuned, *_given(population, goals, chunk, taught, key, constants), frame
         )
         outputs = metrics.pop("outputs")
         taught = outputs if taught is None else taught
@@ -326,6 +319,19 @@ def tune_population(
     metrics |= _costs(population.z, goals.sparse, constants.tables, len(metrics["loss"]))
     step = population.step + chunk.steps
     return population._replace(params=tuned.params, opt_state=tuned.opt_state, step=step), metrics
+
+
+def _given(
+    population: Population,
+    goals: Goals,
+    chunk: Chunk,
+    taught: Any,
+    key: Array,
+    constants: Constants,
+) -> tuple[Any, ...]:
+    """What `tune_chunk` takes between the state and the frame."""
+    seen = chunk._replace(data=(chunk.data, taught))
+    return population.z, goals.sparse, population.step, seen, key, constants
 
 
 def tune_programs(
@@ -348,8 +354,7 @@ def tune_programs(
     found: list[tuple[Any, ...]] = []
     taught = None
     for frame in frames:
-        seen = chunk._replace(data=(chunk.data, taught))
-        given = (tuned, population.z, goals.sparse, population.step, seen, key, constants, frame)
+        given = (tuned, *_given(population, goals, chunk, taught, key, constants), frame)
         found.append((tune_chunk, *given))
         if taught is None:
             _, metrics = jax.eval_shape(tune_chunk, *given)
