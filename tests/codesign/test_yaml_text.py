@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -126,6 +127,26 @@ def test_bad_fields_are_one_line(
     assert main(["search", str(tmp_path / "bad.yaml"), "--print-config"]) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1, error
+
+
+def test_a_text_stays_one(tmp_path: Path) -> None:
+    """Also one that the command line would take for null or a number."""
+    source = load_config("digits_clip").train
+    config = dataclasses.replace(load_config("digits_clip"), tokenizer="null", checkpoint="300")
+    config = dataclasses.replace(config, train=dataclasses.replace(source, classes="1e3"))
+    (tmp_path / "texts.yaml").write_text(printed(config))
+    assert load_config(str(tmp_path / "texts.yaml"), command="finetune") == config
+
+
+def test_a_function_of_a_config_file_is_not_printed() -> None:
+    from codesign.search.objectives import FunctionLimit, Limits
+
+    config = load_config("quickstart")
+    mode = dataclasses.replace(config.targets, mode=lambda costs: costs.carbon_kgco2e)
+    limits = Limits(functions=(FunctionLimit(lambda costs: costs.energy_j, 1.0),))
+    for field, value in (("targets", mode), ("limits", limits)):
+        with pytest.raises(UserError, match=rf"--{field}\.\w+ is a function .*FILE\.py:NAME"):
+            printed(dataclasses.replace(config, **{field: value}))
 
 
 def test_an_empty_file_has_no_fields(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ from codesign.train.feed import ResidentFeed, StreamFeed, in_memory, is_small, r
 from codesign.train.finetune.config import LossConfig
 from codesign.train.memory import free_device_bytes, free_host_bytes
 from codesign.train.network import Network
-from codesign.train.optim import clipped_adamw, decayed, warmup_cosine
+from codesign.train.optim import clipped_adamw, decayed
 from codesign.train.progress import Display
 from codesign.train.search.population import (
     Constants,
@@ -47,6 +47,7 @@ from codesign.train.search.population import (
     Population,
     SearchTrainer,
 )
+from codesign.train.search.rates import learning_rates
 from codesign.train.search.subnets import RelaxedSubnets
 from codesign.train.sharding import split
 from codesign.train.step import Trainer, TrainState, first_state
@@ -366,42 +367,6 @@ def _trainer(
         mesh=task.mesh,
         subnets=subnets,
     )
-
-
-class Rates(NamedTuple):
-    """Learning rates of the weights, each from the first step of its optimizer."""
-
-    warmup: optax.Schedule
-    elastic: optax.Schedule
-    candidates: optax.Schedule
-
-
-def learning_rates(config: SearchConfig) -> Rates:
-    """Each rises to its peak along a line.
-
-    The warm-up's then stays, the elastic phase's falls along a cosine, and that of the candidates
-    does so while their designs are tuned: with no joint phase they rise in the tuning itself. No
-    phase that falls rises for more than half of it.
-    """
-    optim, schedule = config.optim, config.schedule
-    low, elastic_steps = optim.final_lr, max(1, schedule.elastic_steps)
-    steps = schedule.joint_steps + schedule.tune_steps
-    rising = min(optim.warmup_steps, max(schedule.joint_steps, steps // 2))
-    peak = max(schedule.joint_steps, rising)
-    falling = optax.cosine_decay_schedule(optim.lr, max(1, steps - peak), low)
-    return Rates(
-        warmup=_rising(optim.lr, optim.warmup_steps),
-        elastic=warmup_cosine(
-            optim.elastic_lr, min(optim.warmup_steps, elastic_steps // 2), elastic_steps, low
-        ),
-        candidates=optax.join_schedules([_rising(optim.lr, rising), falling], [peak]),
-    )
-
-
-def _rising(peak: float, steps: int) -> optax.Schedule:
-    """From 0 to the peak in so many steps, and there on."""
-    parts = [optax.linear_schedule(0.0, peak, steps), optax.constant_schedule(peak)]
-    return optax.join_schedules(parts, [steps])
 
 
 def weights_optimizer(

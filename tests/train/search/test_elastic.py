@@ -17,7 +17,7 @@ from codesign.train.data.sources.base import subset
 from codesign.train.losses import contrastive_loss, distillation_loss, similarity_logits
 from codesign.train.search.elastic import elastic_loss, make_pool
 from codesign.train.search.proxy import examples, proxy_of
-from codesign.train.search.setup import learning_rates
+from codesign.train.search.rates import learning_rates
 from simulators.tiny_search import SPACE
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
