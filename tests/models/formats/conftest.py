@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import shutil
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -13,9 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from safetensors.numpy import save_file
 
 from codesign.models.clip import CLIP
 from codesign.models.formats import checkpoint_tensors, load_clip
+from codesign.models.formats.files import read_tensors
 from codesign.models.formats.layout import HUGGINGFACE, OPENCLIP
 
 DATA = Path(__file__).parent / "data"
@@ -139,3 +142,26 @@ def ours(
             return {key: np.asarray(value) for key, value in answers.items()}
 
     return answer
+
+
+@pytest.fixture(scope="module")
+def plain(files: dict[str, Path]) -> dict[str, np.ndarray]:
+    """The stored OpenCLIP checkpoint, in OpenCLIP's own names."""
+    stored = read_tensors(files["openclip"] / "epoch_3.pt").tensors
+    return {name.removeprefix("module."): tensor.read() for name, tensor in stored.items()}
+
+
+@pytest.fixture
+def write(tmp_path: Path, files: dict[str, Path]) -> Callable[..., Path]:
+    """(tensors, config=True) -> a folder with them, and OpenCLIP's config beside."""
+
+    def to_folder(tensors: dict[str, np.ndarray], config: bool = True) -> Path:
+        save_file(
+            {k: np.ascontiguousarray(v) if v.ndim else v for k, v in tensors.items()},
+            tmp_path / "x.safetensors",
+        )
+        if config:
+            shutil.copy(files["openclip"] / "open_clip_config.json", tmp_path)
+        return tmp_path
+
+    return to_folder

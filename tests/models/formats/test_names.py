@@ -21,13 +21,6 @@ Arrays = dict[str, np.ndarray]
 
 
 @pytest.fixture(scope="module")
-def plain(files: dict[str, Path]) -> Arrays:
-    """The stored OpenCLIP checkpoint, in OpenCLIP's own names."""
-    stored = read_tensors(files["openclip"] / "epoch_3.pt").tensors
-    return {name.removeprefix("module."): tensor.read() for name, tensor in stored.items()}
-
-
-@pytest.fixture(scope="module")
 def other(plain: Arrays) -> Arrays:
     return {name: np.asarray(values + 1) for name, values in plain.items()}
 

@@ -84,12 +84,6 @@ def archive(path: Path, tensors: dict[str, np.ndarray], activation: str) -> Path
     return path
 
 
-@pytest.fixture(scope="module")
-def plain(files: dict[str, Path]) -> dict[str, np.ndarray]:
-    stored = read_tensors(files["openclip"] / "epoch_3.pt").tensors
-    return {name.removeprefix("module."): tensor.read() for name, tensor in stored.items()}
-
-
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("activation", ["gelu", "quick_gelu"])
 def test_archives_load_as_they_compute(
