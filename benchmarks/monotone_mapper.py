@@ -15,6 +15,7 @@ import dataclasses
 import jax
 import numpy as np
 from mapper_cases import GRIDS, PRODUCTS, chips_of, with_twice
+from scipy.stats import binomtest
 
 from codesign.accelerator import Accelerator
 from codesign.cost.chips import run_on
@@ -83,6 +84,8 @@ def main() -> None:
             print(_row(f"{grid}, {name}", ratio, which), flush=True)
     print(f"\n{args.chips} chips a row")
     heading("networks")
+    cell = args.chips // len(RESOURCES)
+    worst = 0
     for grid in ("default", "wide"):
         for name, more in NETWORKS.items():
             chips = chips_of(grid, args.chips, rng)
@@ -91,6 +94,11 @@ def main() -> None:
             twice = _edp_of_network(name, more, with_twice(chips, which), tech)
             ratio = twice / _edp_of_network(name, more, chips, tech)
             print(_row(f"{grid}, {name}", ratio, which), flush=True)
+            above = np.bincount(which[ratio > 1.02], minlength=len(RESOURCES))
+            worst = max(worst, int(above.max()))
+    low, high = binomtest(worst, cell).proportion_ci()
+    share = f"{100 * worst / cell:.2f} %"
+    print(f"a cell is of {cell} chips: {share} are {100 * low:.1f} to {100 * high:.1f} % (95 %)")
 
 
 if __name__ == "__main__":
