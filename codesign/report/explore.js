@@ -135,7 +135,8 @@ host.hidden = false;
 const several = data.runs.length > 1;
 const groups = several ? data.runs : [...new Set(designs.map(d => d.group))];
 const groupOf = d => several ? d.run : groups.indexOf(d.group);
-const colour = i => `c${i % 7}`;
+// Beyond the colours that there are, these come again, dashed.
+const colour = i => `c${i % 7}${i < 7 ? "" : " again"}`;
 const named = d => several ? `${data.runs[d.run]}: ${d.name}` : d.name;
 const marked = d => d.group === "reference" || d.group === "best";
 let selected = -1, shown = new Set(designs.keys());
