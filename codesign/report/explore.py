@@ -147,7 +147,7 @@ class Dimension:
     """One choice of the design space.
 
     Attributes:
-      group, key: where it stands in an entry: "architecture.vision", "layers".
+      path: where it stands in an entry, ("architecture", "vision", "layers").
       label: in words.
     """
 
@@ -175,7 +175,8 @@ def dimensions(designs: Sequence[Row]) -> list[Dimension]:
 def _paths(part: Any, path: tuple[str, ...]) -> list[tuple[str, ...]]:
     if isinstance(part, Mapping) and len(path) < 4:
         return [p for key, value in part.items() for p in _paths(value, (*path, str(key)))]
-    return [path] if is_number(part) else []
+    # A group that is a number itself is no group.
+    return [path] if is_number(part) and len(path) > 1 else []
 
 
 _DIMENSION_WORDS = {

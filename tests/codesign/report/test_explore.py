@@ -98,6 +98,11 @@ def test_only_dimensions_that_differ_are_axes():
     assert [d["dimensions"] for d in found["designs"]] == [[1.0], [2.0], [4.0], [3.0]]
 
 
+def test_a_group_that_is_a_number_has_no_dimensions():
+    damaged = [{"architecture": n, "accelerator": {"pe_x": n}} for n in (1, 2)]
+    assert [d.label for d in explore.dimensions(damaged)] == ["PEs across"]
+
+
 def test_breakdowns_add_up_to_the_costs():
     made = {b["label"]: b for b in explore.breakdowns(DESIGNS)}
     assert set(made) == {"carbon by part", "energy by part", "embodied carbon by part"}
